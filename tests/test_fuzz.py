@@ -25,8 +25,8 @@ import pytest
 
 from boardfit.converters.imatrix.files import read_imatrix
 from boardfit.converters.oci.artifact import parse_artifact
-from boardfit.converters.oci.reference import parse_reference
-from boardfit.converters.source.names import parse_name
+from boardfit.converters.oci.registry import parse_reference
+from boardfit.converters.source.resolve import parse_name
 from boardfit.device_profiles.profile import ProfileError
 from boardfit.device_profiles.toml import build_profile, parse_sources, parse_toml
 from boardfit.edge.bench.importers import read_any
@@ -40,18 +40,18 @@ from boardfit.edge.errors import EdgeError
 from boardfit.edge.files import gguf, safetensors
 from boardfit.edge.files.onnx import read_onnx
 from boardfit.edge.flash.answers import parse_entries, parse_free_bytes
+from boardfit.edge.flash.board import DirectoryBoard
 from boardfit.edge.flash.checks import parse_facts
-from boardfit.edge.flash.directory import DirectoryBoard
 from boardfit.edge.flash.flash import FlashOptions, flash
+from boardfit.edge.flash.fleet import read_inventory
 from boardfit.edge.flash.gate import read_report
-from boardfit.edge.flash.inventory import read_inventory
 from boardfit.edge.flash.media.partitions import SECTOR, read_table
 from boardfit.edge.flash.session import Done
 from boardfit.edge.flash.target import parse_flash_target
 from boardfit.edge.probe import machine
 from boardfit.edge.probe.system import parse_dump
 from boardfit.edge.report.figures import group_runs
-from boardfit.edge.report.terminal import run_lines
+from boardfit.edge.report.kinds import run_lines
 from boardfit.edge.report.verify import verify_run
 from boardfit.edge.slots.health import Health
 from boardfit.edge.slots.layout import SlotState, parse_pointer, parse_state

@@ -1,6 +1,5 @@
-"""systemd units, made here from two templates and never taken from a bundle.
-
-What a bundle decides in them is typed: its id, its name as a description, its planned memory.
+"""systemd units, made here from two templates and never taken from a bundle. What a bundle decides
+in them is typed: its id, its name as a description, its planned memory.
 """
 
 from __future__ import annotations
@@ -23,9 +22,8 @@ INSTALL_SCRIPT = "board/install.sh"
 
 
 def service_unit(name: str, plan: Plan, root: str = DEFAULT_ROOT) -> str:
-    """The text of the service that checks a release at boot, within the plan's memory.
-
-    Raises InputError when the plan's memory is no number of bytes.
+    """The service that checks a release at boot, within the plan's memory. Raises InputError when
+    that is no number of bytes.
     """
     peak = planned_bytes(plan)
     return read_text_beside(

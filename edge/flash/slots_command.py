@@ -10,10 +10,9 @@ from pathlib import Path
 
 import click
 
-from boardfit.edge.bench.seal import sealed
+from boardfit.edge.bench.store import sealed
 from boardfit.edge.errors import EngineError
-from boardfit.edge.flash.connect import connect
-from boardfit.edge.flash.connection_options import ssh_config_option
+from boardfit.edge.flash.connect import connect, ssh_config_option
 from boardfit.edge.flash.target import parse_flash_target
 from boardfit.edge.slots.failed_starts import MAX_FAILED
 from boardfit.edge.slots.health import check_release, judge
@@ -34,12 +33,9 @@ def slots() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per release.")
 def list_command(target: str, ssh_config: Path | None, as_json: bool) -> None:
     """List the releases at TARGET (dir:, ssh:// or adb://), the current one first."""
-    board = connect(parse_flash_target(target), ssh_config=ssh_config)
-    try:
+    with closing(connect(parse_flash_target(target), ssh_config=ssh_config)) as board:
         found = Slots(board.files).releases()
         free = board.files.free_bytes() if found else 0
-    finally:
-        board.close()
     if not found and not as_json:
         echo(f"there are no releases on {board.place} yet; edge flash puts one there")
         return
@@ -71,15 +67,10 @@ def list_command(target: str, ssh_config: Path | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def verify_command(target: str, ssh_config: Path | None, as_json: bool) -> None:
     """Read every byte of the current release at TARGET and compare it with its manifest."""
-    board = connect(parse_flash_target(target), ssh_config=ssh_config)
-    try:
+    with closing(connect(parse_flash_target(target), ssh_config=ssh_config)) as board:
         store = Slots(board.files)
-        current = store.current()
-        if current is None:
-            raise EngineError(f"{board.place} has no current release", next_step="edge flash")
+        current = store.require_current(board.place)
         bundle = store.verify(current)
-    finally:
-        board.close()
     if as_json:
         echo(json.dumps({"target": board.place, "current": current, "ok": True}))
     else:
@@ -99,40 +90,35 @@ def verify_command(target: str, ssh_config: Path | None, as_json: bool) -> None:
 )
 @click.option("--gen", "n_gen", type=click.IntRange(min=2), help="Tokens per decode test.")
 @click.option(
-    "--threads",
-    "n_threads",
-    type=click.IntRange(min=1),
+    "--threads", "n_threads", type=click.IntRange(min=1),
     help="Number of threads. [default: the plan's]",
-)
+)  # fmt: skip
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Append results to this file."
 )
 @ssh_config_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result lines instead of a report.")
 def bench_command(
-    target: str,
-    quick: bool,
-    repeats: int | None,
-    n_gen: int | None,
-    n_threads: int | None,
-    output: Path | None,
-    ssh_config: Path | None,
-    as_json: bool,
-) -> None:
+    target: str, quick: bool, repeats: int | None, n_gen: int | None, n_threads: int | None,
+    output: Path | None, ssh_config: Path | None, as_json: bool,
+) -> None:  # fmt: skip
     """Run `edge bench` with the current release at TARGET and store the results here.
 
     `edge report` and `edge compare` read them like the results of this machine.
     """
     from boardfit.edge.bench.store import data_directory
-    from boardfit.edge.flash.board_bench import BenchOptions, bench_board
+    from boardfit.edge.flash.board_bench import bench_board
     from boardfit.edge.report.figures import group_runs
-    from boardfit.edge.report.terminal import run_lines
+    from boardfit.edge.report.kinds import run_lines
 
     path = output or data_directory() / f"{datetime.now(timezone.utc):%Y-%m}.jsonl"
     reporter = TerminalReporter(quiet=as_json, is_timed=False, in_bytes=True)
     board = connect(parse_flash_target(target), ssh_config=ssh_config)
     with closing(board), reporter:
-        records = bench_board(board, BenchOptions(quick, repeats, n_gen, n_threads), path, reporter)
+        options = {
+            "--quick": quick, "--repeats": repeats, "--gen": n_gen, "--threads": n_threads,
+        }  # fmt: skip
+        records = bench_board(board, options, path, reporter)
     if as_json:
         for record in records:
             echo(json.dumps({k: v for k, v in record.items() if k != "traces"}))
@@ -149,14 +135,11 @@ def bench_command(
 @ssh_config_option
 def remove_command(target: str, release: str, ssh_config: Path | None) -> None:
     """Delete a RELEASE (the beginning of its id) at TARGET. It cannot be the current one."""
-    board = connect(parse_flash_target(target), ssh_config=ssh_config)
-    try:
+    with closing(connect(parse_flash_target(target), ssh_config=ssh_config)) as board:
         store = Slots(board.files)
         with store.hold_lock():
             found = store.find(release)
             store.remove([found])
-    finally:
-        board.close()
     echo(f"{board.place}: {found[:12]} removed")
 
 
