@@ -213,7 +213,6 @@ def _make(
 
 
 def _check_architecture(refusal: NoFamilyError) -> None:
-    """Raise UnsupportedModelError for what upstream's converter does not know either."""
     named = list(_architectures(refusal.origin.config))
     if not any(name in known_architectures() for name in named):
         why = NOT_YET.get(str(refusal.origin.config.get("model_type")))
@@ -291,7 +290,6 @@ def conversion_bytes(checkpoint: SafetensorsCheckpoint) -> int:
 
 
 def check_resources(checkpoint: SafetensorsCheckpoint, folder: Path) -> None:
-    """Raise DoesNotFitError if the conversion's memory or its result's disk is not free."""
     check_memory(
         "upstream's converter",
         conversion_bytes(checkpoint),
@@ -350,9 +348,7 @@ def _tensors(checkpoint: SafetensorsCheckpoint) -> Iterator[tuple[str, str, tupl
 
 def _folder_name(origin: Origin) -> str:
     """The name that upstream's converter reads the model's name from."""
-    name = (
-        origin.model_id.rpartition("/")[2] if origin.model_id else origin.directory.resolve().name
-    )
+    name = origin.repo_id.rpartition("/")[2] if origin.repo_id else origin.directory.resolve().name
     return name or "model"
 
 
