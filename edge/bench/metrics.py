@@ -25,6 +25,7 @@ Spread = dict[str, Any]
 
 NS = 1e-9
 MIN_POWER_SAMPLES = 3
+MEMORY_KINDS = ("anon", "file", "rss", "pss")
 # Of a sustained run the first and the last tenth of the time are compared, each at least this many
 # repetitions.
 SHARE, MIN_REPEATS = 0.1, 2
@@ -147,10 +148,7 @@ def measure(trace: Trace) -> Figures:
         "itl_p95_s": quantile(gaps, 0.95) if gaps else None,
         "itl_max_s": max(gaps) if gaps else None,
         "end_to_end_s": end_to_end_s,
-        "peak_anon_bytes": peak(trace.memory, "anon_bytes"),
-        "peak_file_bytes": peak(trace.memory, "file_bytes"),
-        "peak_rss_bytes": peak(trace.memory, "rss_bytes"),
-        "peak_pss_bytes": peak(trace.memory, "pss_bytes"),
+        **{f"peak_{kind}_bytes": peak(trace.memory, f"{kind}_bytes") for kind in MEMORY_KINDS},
         "swap_grown_bytes": swaps[-1] - swaps[0] if swaps else None,
         "power_w": power_w,
         "j_per_token": power_w * end_to_end_s / len(tokens) if power_w and tokens else None,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from boardfit.edge.bench.conditions import disturbances, read_conditions
-from boardfit.edge.bench.metrics import Spread, peak, quantile, spread
+from boardfit.edge.bench.metrics import MEMORY_KINDS, Spread, peak, quantile, spread
 from boardfit.edge.bench.network_folder import is_network_folder, open_network_folder
 from boardfit.edge.bench.network_inputs import make_values, parse_shapes, resolve_shapes, shape_text
 from boardfit.edge.bench.network_runtime import Network, open_network
@@ -35,8 +35,6 @@ N_PER_REPEAT, N_PER_REPEAT_QUICK = 20, 4
 _MAX_S = 60.0  # of one test; a slow board gets fewer repetitions, at least MIN_RUNS
 _LATENCY_QUANTILES = {"latency_p50_s": 0.5, "latency_p90_s": 0.9, "latency_p95_s": 0.95,
                       "latency_p99_s": 0.99}  # fmt: skip
-_PEAKS = {"peak_anon_bytes": "anon_bytes", "peak_file_bytes": "file_bytes",
-          "peak_rss_bytes": "rss_bytes", "peak_pss_bytes": "pss_bytes"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,8 +59,9 @@ class InferenceRun(TestRun):
         found: dict[str, Sequence[float]] = {"latency_s": latencies}
         found |= {name: [quantile(latencies, q)] for name, q in _LATENCY_QUANTILES.items()}
         found["load_s"] = [self.load_s]
-        peaks = {name: peak(self.traces[0].memory, field) for name, field in _PEAKS.items()}
-        found |= {name: [value] for name, value in peaks.items() if value is not None}
+        for kind in MEMORY_KINDS:
+            value = peak(self.traces[0].memory, f"{kind}_bytes")
+            found |= {f"peak_{kind}_bytes": [value]} if value is not None else {}
         return {name: spread(values) for name, values in found.items()}
 
 

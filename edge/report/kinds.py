@@ -9,15 +9,10 @@ from typing import NamedTuple
 from boardfit.edge.report import deadline_rows as workload
 from boardfit.edge.report import language_rows as language
 from boardfit.edge.report import network_rows as network
+from boardfit.edge.report import run_charts as charts
 from boardfit.edge.report.chart import Chart, Missing
 from boardfit.edge.report.figures import Figure, Run, Table, median
 from boardfit.edge.report.rows import flag_lines
-from boardfit.edge.report.run_charts import (
-    deadline_charts,
-    language_charts,
-    latencies,
-    memory_over_time,
-)
 from boardfit.edge.units import MIB, format_bytes, format_seconds, printable
 
 
@@ -90,7 +85,7 @@ LANGUAGE = Kind(
     language.language_figures,
     lambda run: [(language.SPEED_HEADER, language.speed_rows(run))],
     language.language_lines,
-    language_charts,
+    charts.language_charts,
 )  # fmt: skip
 #: By the kind that all tests of a run share. Any other run is a language model's.
 KINDS = {
@@ -108,7 +103,7 @@ KINDS = {
         network.network_figures,
         network.network_tables,
         network.network_lines,
-        lambda run, within_s: [latencies(run, within_s), memory_over_time(run)],
+        lambda run, within_s: [charts.latencies(run, within_s), charts.memory_over_time(run)],
     ),
     "deadline": Kind(
         "workload",
@@ -125,7 +120,7 @@ KINDS = {
         workload.deadline_figures,
         workload.deadline_tables,
         workload.deadline_lines,
-        deadline_charts,
+        charts.deadline_charts,
         workload.deadline_notes,
     ),
 }  # fmt: skip
