@@ -25,6 +25,7 @@ from boardfit.converters.build.verify import (
     check_template,
     check_vocabulary,
 )
+from boardfit.converters.build.warm import check_warm, make_warm, read_prompts
 from boardfit.converters.formats.base import Conversion, FormatArtifact
 from boardfit.converters.formats.gguf.as_is import write_as_is
 from boardfit.converters.formats.gguf.assign import assign_types
@@ -62,7 +63,8 @@ class BuildRequest:
     `with_engine` adds what each board needs to run its bundle offline; `python` is the board's
     Python where it is not the profile's. `formats` are of `boardfit.converters.formats.table`.
     `sign` puts a signature beside every manifest. `accept_tokenizer` goes on where the engine does
-    not normalize text as the checkpoint does.
+    not normalize text as the checkpoint does. `warm` are texts of system prompts whose states go
+    into the bundles.
     """
 
     spec: ModelSpec
@@ -80,6 +82,7 @@ class BuildRequest:
     thinking: Thinking = "auto"
     template_variables: Mapping[str, Any] = field(default_factory=dict)
     accept_tokenizer: bool = False
+    warm: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,9 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
     losses = describe_losses(request.spec, jobs)
     for text in losses.values():
         reporter.say(text)
+    prompts = read_prompts(request.warm)
+    if prompts:
+        check_warm(request.spec, jobs)
     adders = {job.name: adding_engine(request, job.device, reporter) for job in jobs}
     reporter.stage("checking the tokenizer")
     template = check_template(request.spec, request.thinking, request.template_variables)
@@ -147,12 +153,14 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
             manifest = make_manifest(
                 request.spec, plan, artifact, checked, used, loss=losses.get(plan.recipe)
             )
+            warm = make_warm(prompts, job, plan, artifact, folder / f"warm-{job.name}")
             seal(
                 request.spec,
                 plan,
                 artifact,
                 manifest | {"quality": add_tokenizer(request, card, vocabulary)},
                 bundles / (job.name or "bundle"),
+                warm=warm,
                 add_engine=adders[job.name],
                 key=request.sign,
             )

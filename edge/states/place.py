@@ -23,13 +23,15 @@ VARIABLE = "BOARDFIT_STATES"
 
 
 def open_store(opened: OpenModel) -> StateStore | None:
-    """The store of an opened model; None if its engine cannot save states, or the user wants none.
+    """The store of an opened model, with the states that its bundle brings. None if its engine
+    cannot save states, or if the user wants none and the bundle brings none.
 
     Raises UsageError if BOARDFIT_STATES is neither a size nor "off".
     """
     limit = limit_bytes()
     info = opened.engine.describe()
-    if not limit or not info.details.get("can_save_prefix"):
+    shipped = opened.bundle.prefixes if opened.bundle else ()
+    if not (limit or shipped) or not info.details.get("can_save_prefix"):
         return None
     # The engine's own check is stricter (it reads the model); this keeps files of others apart.
     identity = {
@@ -40,7 +42,9 @@ def open_store(opened: OpenModel) -> StateStore | None:
         "flash_attn": info.details.get("flash_attn"),
     }
     folder = choose_folder(opened)
-    return StateStore(folder, opened.name, identity, limit, claims=folder != user_folder())
+    return StateStore(
+        folder, opened.name, identity, limit, claims=folder != user_folder(), shipped=shipped
+    )
 
 
 def model_identity(opened: OpenModel) -> str:
