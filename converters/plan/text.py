@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from boardfit.converters.plan.candidate import Candidate, find_better
 from boardfit.converters.plan.make import assemble_plan, list_alternatives
 from boardfit.converters.plan.planner import Planner
-from boardfit.device_profiles.cost.memory import kv_bytes_read
+from boardfit.device_profiles.cost.memory import kv_bytes, kv_bytes_read, pad
 from boardfit.device_profiles.cost.speed import load_seconds, weight_bytes_read
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.types import Plan
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from boardfit.device_profiles.cost.accelerators import AcceleratorSpeed
 
 _BAR_WIDTH = 24
+#: Prompts from here on are an agent's: worth keeping.
+_LONG_PROMPT = 1000
 _KINDS = {
     "weights_mapped": "weights, mapped from the file",
     "table_rows": "rows of per-layer embeddings",
@@ -98,14 +100,46 @@ def speed_text(chosen: Candidate, profile_basis: str) -> str:
 def answer_lines(planner: Planner, chosen: Candidate) -> list[str]:
     """What a user waits for, where the speeds are known."""
     options = planner.options
-    ttft = chosen.ttft_s(options.n_prompt)
+    ttft = planner.first_token_s(chosen)
     if ttft is None:
         return []
     text = f"  first token {format_seconds(ttft)} after a question of {options.n_prompt} tokens"
     if options.n_users > 1:
         rate = _rate(chosen.user_tps)
         text += f", then {rate} tokens/s for each of {options.n_users} users, at the least"
-    return [text]
+    return [text, *prompt_lines(planner, chosen)]
+
+
+def prompt_lines(planner: Planner, chosen: Candidate) -> list[str]:
+    """What an agent's prompt costs once, and again; none for a short one."""
+    cost = prompt_record(planner, chosen)
+    if cost is None:
+        return []
+    state = format_bytes(cost["state_bytes"])
+    warm = f", {format_seconds(s)} with it read from a file" if (s := cost["warm_s"]) else ""
+    lines = [f"  kept by `edge serve` or `edge build --warm`, it is a state of {state}{warm}"]
+    if cost["needs_n_ctx"]:
+        lines.append(
+            f"  it does not fit the context of {chosen.n_ctx}: --ctx {cost['needs_n_ctx']}"
+        )
+    return lines
+
+
+def prompt_record(planner: Planner, chosen: Candidate) -> dict[str, Any] | None:
+    """Seconds and bytes of a long prompt, cold and warm; None for one that any turn could have."""
+    n = planner.options.n_prompt
+    if n < _LONG_PROMPT:
+        return None
+    n_bytes = kv_bytes(planner.spec.shape, n, chosen.kv_type)
+    read = planner.profile.storage.read
+    fits = n < chosen.n_ctx
+    return {
+        "n_tokens": n,
+        "cold_s": planner.first_token_s(chosen),
+        "warm_s": n_bytes / read if read else None,
+        "state_bytes": n_bytes,
+        "needs_n_ctx": None if fits else pad(n + 1, 1024),
+    }
 
 
 def accelerator_lines(planner: Planner, chosen: Candidate) -> list[str]:
@@ -274,7 +308,8 @@ def plan_record(planner: Planner, chosen: Candidate) -> dict[str, Any]:
         "n_users": options.n_users,
         "user_tps": chosen.user_tps,
         "n_prompt": options.n_prompt,
-        "ttft_s": chosen.ttft_s(options.n_prompt),
+        "ttft_s": planner.first_token_s(chosen),
+        "prompt": prompt_record(planner, chosen),
         "load_s": load_seconds(made.artifact_bytes, planner.profile),
         "sustained_share": planner.profile.sustained_share,
         "accelerator": accelerator_record(planner, chosen),
