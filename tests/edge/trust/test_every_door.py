@@ -327,6 +327,7 @@ BUILDERS = {
     "converters/quality/reference.py",
     "converters/quality/vectors.py",
     "converters/build/verify.py",
+    "converters/build/warm.py",
 }
 
 
