@@ -19,7 +19,7 @@ from boardfit.converters.source.resolve import Mtp
 from boardfit.device_profiles.catalog import THIS_MACHINE
 from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.errors import UsageError
-from boardfit.edge.terminal.progress import SilentReporter
+from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.types import Plan, Thinking
 
 __all__ = ["build", "plan"]
@@ -76,7 +76,7 @@ def build(
         thinking=thinking,
         template_variables=template_variables or {},
     )
-    (built,) = build_all(request, SilentReporter())
+    (built,) = build_all(request, Reporter())
     return built.bundle
 
 

@@ -1,7 +1,4 @@
-"""Find boards by id or alias: those that ship with boardfit, and those that the user has probed.
-
-One file is loaded at a time.
-"""
+"""Find boards by id or alias: those that ship with boardfit, and those that the user has probed."""
 
 from __future__ import annotations
 
@@ -64,9 +61,7 @@ def load_profiles(folder: Path) -> dict[str, DeviceProfile]:
 
 @lru_cache(maxsize=1)
 def shipped_profiles() -> dict[str, DeviceProfile]:
-    """The boards in this package by id. `this-machine` is not among them: `boardfit.edge.probe`
-    makes it.
-    """
+    """The boards in this package by id, without `this-machine`, which is probed."""
     return load_profiles(_HERE / "boards")
 
 
@@ -83,10 +78,7 @@ def user_profiles() -> dict[str, DeviceProfile]:
 
 
 def all_profiles() -> dict[str, DeviceProfile]:
-    """Shipped boards and the user's own by id.
-
-    Raises ProfileError when a board of the user's has the name of another one.
-    """
+    """Shipped boards and the user's own by id. Raises ProfileError for a name of two boards."""
     shipped, own = shipped_profiles(), user_profiles()
     taken = {name: p.id for p in shipped.values() for name in (p.id, *p.aliases)}
     for profile in own.values():
@@ -100,9 +92,7 @@ def all_profiles() -> dict[str, DeviceProfile]:
 
 
 def find_profile(name: str) -> DeviceProfile:
-    """A board by id or alias, the user's own included. Raises ProfileError with the nearest name,
-    and when a board of the user's has the name of a shipped one.
-    """
+    """A board by id or alias. Raises ProfileError for an unknown name, or one of two boards."""
     wanted = name.strip().lower().replace("_", "-").replace(" ", "-")
     folders = (_HERE / "boards", user_boards_directory())
     found = [profile for folder in folders if (profile := _find_in(folder, wanted)) is not None]

@@ -1,8 +1,7 @@
 """Whether an engine's published builds run on a board, from its instructions, libc and Python.
 
-Tested engines (`DeviceProfile.engines`) come first. These rules cover the untested ones. They were
-checked with these versions: litert-lm-api 0.18.1, ai-edge-litert 2.3.0, onnxruntime-genai 0.18.0,
-llama-cpp-python 0.3.36.
+The rules cover untested engines. They were checked with litert-lm-api 0.18.1, ai-edge-litert 2.3.0,
+onnxruntime-genai 0.18.0 and llama-cpp-python 0.3.36.
 """
 
 from __future__ import annotations
@@ -19,9 +18,7 @@ _RULE = "rule, not tried here"
 
 
 def engine_verdicts(profile: DeviceProfile) -> tuple[EngineSupport, ...]:
-    """Verdicts on each engine for a board: tested ones from the profile, then those that follow
-    from rules. Engines without a verdict are left out.
-    """
+    """Verdicts on engines for a board: tested ones first, then those that follow from rules."""
     tried = {entry.engine for entry in profile.engines}
     return profile.engines + tuple(e for e in _by_rule(profile) if e.engine not in tried)
 
@@ -55,7 +52,6 @@ def _wheel(
     least_glibc: tuple[int, int],
     least_python: tuple[int, int] = _OWN_PYTHON,
 ) -> EngineSupport:
-    """A verdict on a wheel that needs these versions of libc and Python."""
     lacks = [
         f"{name} {'.'.join(map(str, least))}"
         for name, has, least in (

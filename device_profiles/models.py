@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,14 +12,11 @@ from typing import Any
 from boardfit.device_profiles.shape import LayerShape, ModelShape
 from boardfit.device_profiles.toml_parser import decode_toml
 
-_FILE = Path(__file__).parent / "models.toml"
-
 
 @dataclass(frozen=True)
 class Matrix:
-    """`count` equal matrices (one per layer) of `n_rows` rows, all experts' rows together.
-
-    `role` is q, k, v, o, up, gate, down, mix (the state part of a hybrid), head or table.
+    """`count` equal matrices (one per layer) of `n_rows` rows, all experts' rows together. `role`
+    is q, k, v, o, up, gate, down, mix (the state part of a hybrid), head or table.
     """
 
     role: str
@@ -68,11 +65,6 @@ class KnownModel:
     @property
     def n_attention(self) -> int:
         return self.layers if self.attn_layers is None else self.attn_layers
-
-    @property
-    def table_values(self) -> int:
-        """Values of the token embedding."""
-        return self.vocab * self.embd
 
     def matrices(self) -> Iterator[Matrix]:
         """Every matrix; norms and biases are less than a thousandth and left out."""
@@ -125,7 +117,6 @@ class KnownModel:
         yield self.global_head, n_full, own_full
 
     def shape(self) -> ModelShape:
-        """The shape that costs are computed from."""
         layers = []
         for i in range(self.layers):
             before, after = (n * self.n_attention // self.layers for n in (i, i + 1))
@@ -163,41 +154,19 @@ class KnownModel:
 
 
 @lru_cache(maxsize=1)
+def _data() -> dict[str, Any]:
+    return decode_toml((Path(__file__).parent / "models.toml").read_text("utf-8"))
+
+
+@lru_cache(maxsize=1)
 def known_models() -> dict[str, KnownModel]:
     """The catalogue by canonical name. Raises ValueError for a broken file."""
-    data: Mapping[str, Mapping[str, Any]] = decode_toml(_FILE.read_text("utf-8"))["models"]
-    models = {}
-    for name, entry in data.items():
-        fields = {**entry, "aliases": tuple(entry.get("aliases", ()))}
-        models[name] = KnownModel(name=name, **fields)
-    return models
+    return {
+        name: KnownModel(name=name, **{**entry, "aliases": tuple(entry.get("aliases", ()))})
+        for name, entry in _data()["models"].items()
+    }
 
 
-# Words of a repository's or a tag's name that change no shape.
-_NO_SHAPE = frozenset(
-    (
-        *("instruct", "it", "chat", "base", "pt", "sft", "dpo", "thinking", "text", "latest"),
-        *("gguf", "ggml", "hf", "mlx", "exl2", "unsloth", "bnb", "awq", "gptq", "qat", "dynamic"),
-        *("4bit", "6bit", "8bit", "int4", "int8", "fp8", "fp16", "bf16", "f16", "f32"),
-        *("meta", "google"),
-    )
-)
-# What a name without a tag means. Source: `latest` on https://ollama.com/library.
-_LATEST = {
-    "llama3.2": "llama-3.2-3b",
-    "llama3.1": "llama-3.1-8b",
-    "llama3": "llama-3.1-8b",
-    "llama2": "llama-2-7b",
-    "qwen3": "qwen3-8b",
-    "qwen2.5": "qwen2.5-7b",
-    "qwen2.5coder": "qwen2.5-7b",
-    "gemma3": "gemma-3-4b",
-    "gemma2": "gemma-2-9b",
-    "gemma": "gemma-7b",
-    "smollm2": "smollm-1.7b",
-    "falcon3": "falcon3-7b",
-    "deepseekr1": "qwen3-8b",
-}
 _QUANT = re.compile(r"(?:i?q\d(?:_\w+)?|tq\d_\w+|mxfp4|w\d+a\d+|\d{4})")
 
 
@@ -209,7 +178,7 @@ def find_model(name: str) -> KnownModel | None:
     for candidate in (plain, _reduced(plain), plain.removeprefix("meta-")):
         if (found := _by_key().get(_key(candidate))) is not None:
             return found
-        if (latest := _LATEST.get(_key(candidate))) is not None:
+        if (latest := _data()["names"]["latest"].get(_key(candidate))) is not None:
             return known_models()[latest]
     return None
 
@@ -218,7 +187,8 @@ def _reduced(name: str) -> str:
     """The name without what changes no shape. Quants keep their underscores as hyphens here."""
     joined = re.sub(r"-((?:i?q|tq)\d)-(?=[a-z0-9]{1,2}(?:-|$))", r"-\1_", name)
     joined = re.sub(r"(_[a-z0-9])-([smlx]{1,2})(?=-|$)", r"\1_\2", joined)
-    words = [w for w in joined.split("-") if w not in _NO_SHAPE and not _QUANT.fullmatch(w)]
+    plain = _data()["names"]["no_shape"]
+    words = [w for w in joined.split("-") if w not in plain and not _QUANT.fullmatch(w)]
     return "-".join(words)
 
 
@@ -229,9 +199,7 @@ def _key(name: str) -> str:
 
 @lru_cache(maxsize=1)
 def _by_key() -> dict[str, KnownModel]:
-    """The catalogue by every name; a canonical name comes before an alias, that before a
-    repository.
-    """
+    """The catalogue by every name: canonical ones first, then aliases, then repositories."""
     found: dict[str, KnownModel] = {}
     models = known_models().values()
     for names in (

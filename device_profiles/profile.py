@@ -1,11 +1,8 @@
 """`DeviceProfile`: one board as data, read from `boards/<id>.toml` with every key checked.
 
-A board file holds facts, each with a `# Source:` comment above it; what several boards share comes
-from `socs/<name>.toml` through `extends = "<name>"`. Units are part of the key names in the files
-(`ram_mib`, `clock_mhz`, `read_mb_per_s`), and only base units (bytes, hertz, bytes per second,
-watts) leave this module. An unknown key, a wrong type, a figure out of range or an id used twice is
-a `ProfileError` that names the expected value. None means that the fact is not published and not
-measured.
+What several boards share comes from `socs/<name>.toml` through `extends = "<name>"`. Units are part
+of the keys in the files (`ram_mib`, `read_mb_per_s`); only base units (bytes, hertz, bytes per
+second, watts) leave this module. None means neither published nor measured.
 """
 
 from __future__ import annotations
@@ -39,10 +36,8 @@ FROM_SPECIFICATIONS = "from specifications"
 class BoardMemory:
     """RAM in bytes and bandwidth in bytes per second.
 
-    `reserved_bytes` is what firmware, kernel and the stock OS's services keep after boot, so that
-    `free_bytes` is what one process can use without swapping. `bandwidth_by_threads` holds pairs of
-    (threads, bytes per second), ascending, if measured: on some boards two
-    threads read as fast as four.
+    `reserved_bytes` is what firmware, kernel and the stock OS's services keep after boot.
+    `bandwidth_by_threads` holds pairs of (threads, bytes per second), ascending, if measured.
     """
 
     ram_bytes: int
@@ -50,10 +45,6 @@ class BoardMemory:
     bandwidth_theoretical: float | None = None
     bandwidth_sustained: float | None = None
     bandwidth_by_threads: tuple[tuple[int, float], ...] = ()
-
-    @property
-    def free_bytes(self) -> int:
-        return self.ram_bytes - self.reserved_bytes
 
 
 @dataclass(frozen=True)
@@ -98,10 +89,8 @@ class Software:
 
 @dataclass(frozen=True)
 class KernelSpeed:
-    """A measured matrix product of the engine.
-
-    It has multiply-accumulates per second on `threads` cores together, with weights of `ggml_type`,
-    repacked for the CPU or as they are in the file.
+    """Measured multiply-accumulates per second of a product on `threads` cores together, with
+    weights repacked for the CPU or as they are in the file.
     """
 
     ggml_type: str
@@ -150,7 +139,7 @@ class DeviceProfile:
     @property
     def free_ram_bytes(self) -> int:
         """What one process may use: RAM less what the OS keeps."""
-        return self.memory.free_bytes
+        return self.memory.ram_bytes - self.memory.reserved_bytes
 
     @property
     def n_cores(self) -> int:

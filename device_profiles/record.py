@@ -9,7 +9,6 @@ from boardfit.device_profiles.profile import DeviceProfile
 
 
 def profile_record(profile: DeviceProfile) -> dict[str, Any]:
-    """The profile as a JSON-able object, base units in the names."""
     return {
         "id": profile.id,
         "name": profile.name,
@@ -33,15 +32,7 @@ def profile_record(profile: DeviceProfile) -> dict[str, Any]:
             }
             for kernel in profile.kernel_speeds
         ],
-        "clusters": [
-            {
-                "core": cluster.core,
-                "count": cluster.count,
-                "clock_hz": cluster.clock_hz,
-                "isa": sorted(cluster.isa),
-            }
-            for cluster in profile.clusters
-        ],
+        "clusters": [{**vars(cluster), "isa": sorted(cluster.isa)} for cluster in profile.clusters],
         "accelerator": profile.accelerator.name if profile.accelerator else None,
         "storage_medium": profile.storage.medium,
         "storage_read_bytes_per_s": profile.storage.read,

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class LayerShape:
     """One layer's state. Attention layers keep `n_head_kv × (head_dim_k + head_dim_v)` KV values
-    per token, at most `window` tokens of them (None: the whole context). Recurrent layers keep
-    `state_values` float32 values in all, regardless of the context; their `n_head_kv` is 0, except
-    in layers that have both. A layer that `shares_kv` attends to an earlier layer's cache.
+    per token, of at most `window` tokens. Recurrent layers keep `state_values` float32 values in
+    all, and their `n_head_kv` is 0, but some are both. A layer that `shares_kv` attends to an
+    earlier cache.
     """
 
     n_head_kv: int
@@ -22,16 +22,13 @@ class LayerShape:
 
     @property
     def has_cache(self) -> bool:
-        """Whether the layer has KV values of its own."""
         return self.n_head_kv > 0 and not self.shares_kv
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Shape of a decoder-only language model.
-
-    `n_params` counts every stored parameter once (tied heads once). `n_params_active` counts those
-    that one token reads (a mixture of experts reads only the chosen experts).
+    """Shape of a decoder-only language model. `n_params` counts every stored parameter once,
+    `n_params_active` those that one token reads.
     """
 
     arch: str
@@ -66,15 +63,11 @@ class ModelShape:
 
 
 def is_behind(name: str, n_layer: int) -> bool:
-    """Whether a tensor belongs to a block behind the last layer: one of next-token prediction,
-    which the engine neither loads nor reads unasked.
-    """
+    """Whether a tensor belongs to a block of next-token prediction, which is not loaded unasked."""
     parts = name.split(".", 2)
     return parts[0] == "blk" and len(parts) > 2 and parts[1].isdigit() and int(parts[1]) >= n_layer
 
 
 def find_lazy_table(arch: str) -> str | None:
-    """The tensor of which the engine reads rows on demand, if asked to read tables lazily
-    (TENSOR_READ_LAZY in upstream's src/models/*.cpp).
-    """
+    """The table that the engine may read row by row (TENSOR_READ_LAZY in src/models/*.cpp)."""
     return "per_layer_token_embd.weight" if arch == "gemma4" else None

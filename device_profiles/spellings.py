@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
@@ -17,10 +17,7 @@ _REVISION = re.compile(r"\s+(?:rev|v)\s*\d[\d.]*[a-z]?\s*\Z", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class BoardNames:
-    """What a system writes about its board; empty or None where it writes nothing.
-
-    `names` are texts for people, the most telling first.
-    """
+    """What a system writes about its board, if anything; of `names`, the most telling first."""
 
     names: tuple[str, ...] = ()
     compatible: tuple[str, ...] = ()
@@ -45,25 +42,31 @@ class Spelling:
 def spellings() -> tuple[Spelling, ...]:
     """The table in its order. Raises TypeError for an unknown key, ValueError for a broken file."""
     entries = decode_toml(_FILE.read_text("utf-8"))["boards"]
-    return tuple(Spelling(**{key: tuple(texts) for key, texts in e.items()}) for e in entries)
+    found = [Spelling(**{key: tuple(texts) for key, texts in e.items()}) for e in entries]
+    return tuple(
+        replace(
+            entry,
+            names=tuple(f"* {name}" for name in entry.names),
+            devices=tuple(map(str.lower, entry.devices)),
+        )
+        for entry in found
+    )
 
 
 def find_profiles(board: BoardNames) -> tuple[str, ...]:
-    """Ids of the profiles that the board's names allow, with any RAM; empty for none.
-
-    The device tree's `compatible` comes first, since it is for machines. Then the names count, then
-    Android's code name, and the CPU last.
+    """Ids of the profiles that the board's names allow, with any RAM; empty for none. `compatible`,
+    which is for machines, counts most; then the names, Android's code name, the CPU.
     """
     steps = (
-        (board.compatible, _has_compatible),
-        (board.names, _has_name),
-        ((board.device,), _has_device),
-        ((board.cpu,), _has_cpu),
+        (board.compatible, "compatible", str.lower),
+        (board.names, "names", lambda text: f" {plain_name(text)}"),
+        ((board.device,), "devices", str.lower),
+        ((board.cpu,), "cpus", lambda text: " ".join(text.lower().split())),
     )
-    for texts, is_meant in steps:
+    for texts, field, spell in steps:
         for text in filter(None, texts):
             for entry in spellings():
-                if is_meant(entry, text):
+                if any(fnmatchcase(spell(text), pattern) for pattern in getattr(entry, field)):
                     # A phone with another chip is sold under the same name elsewhere.
                     is_other = bool(entry.socs and board.soc and not _has_soc(entry, board.soc))
                     return () if is_other else entry.profiles
@@ -73,22 +76,6 @@ def find_profiles(board: BoardNames) -> tuple[str, ...]:
 def plain_name(text: str) -> str:
     """`Xunlong Orange Pi 3B v2.1` → `xunlong orange pi 3b`."""
     return re.sub(r"[^a-z0-9+]+", " ", _REVISION.sub("", text).lower()).strip()
-
-
-def _has_compatible(entry: Spelling, text: str) -> bool:
-    return any(fnmatchcase(text.lower(), pattern) for pattern in entry.compatible)
-
-
-def _has_name(entry: Spelling, text: str) -> bool:
-    return any(fnmatchcase(f" {plain_name(text)}", f"* {name}") for name in entry.names)
-
-
-def _has_device(entry: Spelling, text: str) -> bool:
-    return any(fnmatchcase(text.lower(), device.lower()) for device in entry.devices)
-
-
-def _has_cpu(entry: Spelling, text: str) -> bool:
-    return any(fnmatchcase(" ".join(text.lower().split()), cpu) for cpu in entry.cpus)
 
 
 def _has_soc(entry: Spelling, soc: str) -> bool:

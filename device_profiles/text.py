@@ -1,10 +1,12 @@
 """A `DeviceProfile` as the text of a board file: what `edge probe` writes and `load_profile` reads.
 
-Text from a board (its name, its model) is hostile: it is written as TOML strings, escaped.
+Text from a board is hostile: it is written as TOML strings, escaped.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Mapping
 
 from boardfit.device_profiles.profile import MIB, CpuCluster, DeviceProfile
@@ -19,23 +21,23 @@ def profile_text(
     borrowed: str | None = None,
     measured: Mapping[str, str] | None = None,
 ) -> str:
-    """The file's text. `source` stands above what was read on the board, `borrowed` above what no
-    reading gives and the profile of a known board does; `measured` (`date`, `tool`) means that the
-    bandwidth was measured on this very board. Figures that are None are left out.
+    """The file's text. `source` stands above what was read on the board, `borrowed` above what
+    comes from the profile of a known board; `measured` (`date`, `tool`): the bandwidth was measured
+    here.
     """
     memory, storage, software = profile.memory, profile.storage, profile.software
     comment = f"# Source: {_one_line(source)}"
     known = f"# Source: {_one_line(borrowed)}" if borrowed else comment
     rates = _table(
-        theoretical_gb_per_s=_giga(memory.bandwidth_theoretical),
-        sustained_gb_per_s=None if measured else _giga(memory.bandwidth_sustained),
+        theoretical_gb_per_s=_scale(memory.bandwidth_theoretical),
+        sustained_gb_per_s=None if measured else _scale(memory.bandwidth_sustained),
     )
     lines = _table(id=profile.id, name=profile.name, soc=profile.soc)
     lines += ["", "[memory]", comment]
     lines += _table(
         ram_mib=max(1, memory.ram_bytes // MIB),
         reserved_mib=min(-(-memory.reserved_bytes // MIB), memory.ram_bytes // MIB - 1),
-        sustained_gb_per_s=_giga(memory.bandwidth_sustained) if measured else None,
+        sustained_gb_per_s=_scale(memory.bandwidth_sustained) if measured else None,
         sustained_is_measured=True if profile.basis.startswith("measured") else None,
     )
     lines += [known, *rates] if rates else []
@@ -51,36 +53,20 @@ def profile_text(
             compute_capability=a.compute_capability,
             memory_mib=None if a.memory_bytes is None else a.memory_bytes // MIB,
         )
-    lines += _group("storage", comment, medium=storage.medium, read_mb_per_s=_mega(storage.read))
-    lines += _group(
-        "software",
-        comment,
-        os=software.os,
-        libc=software.libc,
-        python=software.python,
-        wheel_tags=software.wheel_tags or None,
-    )
+    read = _scale(storage.read, 1e6)
+    lines += _group("storage", comment, medium=storage.medium, read_mb_per_s=read)
+    tags = software.wheel_tags or None
+    lines += _group("software", comment, **{**vars(software), "wheel_tags": tags})
     lines += _group("heat", known, sustained_share=profile.sustained_share)
     lines += _group("power", known, idle_w=profile.idle_w, load_w=profile.load_w)
     lines += _group("measured", None, **(measured or {}))
     for threads, rate in memory.bandwidth_by_threads:
-        lines += ["", "[[bandwidth]]", *_table(threads=threads, gb_per_s=_giga(rate))]
+        lines += ["", "[[bandwidth]]", *_table(threads=threads, gb_per_s=_scale(rate))]
     for kernel in profile.kernel_speeds:
-        lines += ["", "[[kernels]]"]
-        lines += _table(
-            type=kernel.ggml_type,
-            repacked=kernel.repacked,
-            threads=kernel.threads,
-            gmacs_per_s=_giga(kernel.macs_per_s),
-        )
+        lines += ["", "[[kernels]]", *_table(type=kernel.ggml_type, repacked=kernel.repacked)]
+        lines += _table(threads=kernel.threads, gmacs_per_s=_scale(kernel.macs_per_s))
     for engine in profile.engines:
-        lines += ["", "[[engines]]"]
-        lines += _table(
-            engine=engine.engine,
-            runs=engine.runs,
-            source=engine.source,
-            note=engine.note or None,
-        )
+        lines += ["", "[[engines]]", *_table(**{**vars(engine), "note": engine.note or None})]
     return "\n".join(lines) + "\n"
 
 
@@ -109,27 +95,14 @@ def _value(value: Value) -> str:
 
 
 def _string(text: str) -> str:
-    """A TOML basic string (toml.io, "String"): quotes, backslashes and control characters escaped,
-    lone surrogates replaced.
-    """
-    out = []
-    for char in text.encode("utf-8", "replace").decode("utf-8"):
-        if char in '"\\':
-            out.append("\\" + char)
-        elif ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0:
-            out.append(f"\\u{ord(char):04x}")
-        else:
-            out.append(char)
-    return f'"{"".join(out)}"'
+    """A TOML basic string (toml.io), which escapes more than JSON; lone surrogates replaced."""
+    text = json.dumps(text.encode("utf-8", "replace").decode("utf-8"), ensure_ascii=False)
+    return re.sub("[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def _one_line(text: str) -> str:
     return "".join(char if char.isprintable() else " " for char in text)
 
 
-def _giga(value: float | None) -> float | None:
-    return None if value is None else float(f"{value / 1e9:.4g}")
-
-
-def _mega(value: float | None) -> float | None:
-    return None if value is None else float(f"{value / 1e6:.4g}")
+def _scale(value: float | None, unit: float = 1e9) -> float | None:
+    return None if value is None else float(f"{value / unit:.4g}")

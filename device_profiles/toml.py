@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from boardfit.device_profiles.profile import (
@@ -31,70 +31,97 @@ _SOURCE = re.compile(r"^\s*#\s*Source:\s*(.+?)\s*$")
 
 
 @dataclass(frozen=True)
-class _Figure:
-    """A number in a file: its range in the file's unit, and the factor to base units."""
+class _Kind:
+    """What a key may hold, and the field `name` (default: the key) that it becomes."""
 
-    low: float
-    high: float
-    scale: float = 1.0
-    whole: bool = False
+    expected: str
+    accepts: Callable[[Any], bool]
+    convert: Callable[[Any], Any] = lambda value: value
+    name: str = ""
 
 
-_TEXT, _TEXTS, _BOOL = object(), object(), object()
+def _figure(
+    low: float, high: float, scale: float = 1, *, name: str = "", whole: bool = False
+) -> _Kind:
+    """A number with its range in the file's unit, and the factor to base units."""
+    kinds = (int,) if whole else (int, float)
+    return _Kind(
+        f"{'a whole number' if whole else 'a number'} from {low:g} to {high:g}",
+        lambda value: type(value) in kinds and low <= value <= high,
+        lambda value: int(value * scale) if whole else value * scale,
+        name,
+    )
+
+
+_TEXT = _Kind("a text", lambda value: isinstance(value, str) and bool(value.strip()))
+_TEXTS = _Kind(
+    "a list of texts",
+    lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
+    tuple,
+)
+_FLAGS = replace(_TEXTS, convert=frozenset)
+_BOOL = _Kind("true or false", lambda value: isinstance(value, bool))
 
 # What a prediction for a board rests on, in the words that are printed beside it.
 _HERE, _MEASURED, _SPECIFIED = "measured here", "measured on this SoC", "from specifications"
 
 # table → key → what it holds. Ranges refuse slips of the unit (a Pi with 8 MiB or 8 TiB of RAM).
-_SCHEMA: dict[str, dict[str, object]] = {
+_SCHEMA: dict[str, dict[str, _Kind]] = {
     "": {"id": _TEXT, "name": _TEXT, "aliases": _TEXTS, "extends": _TEXT, "soc": _TEXT},
     "memory": {
-        "ram_mib": _Figure(16, 1024 * 1024, MIB, whole=True),
-        "reserved_mib": _Figure(0, 1024 * 1024, MIB, whole=True),
-        "theoretical_gb_per_s": _Figure(0.5, 2000, 1e9),
-        "sustained_gb_per_s": _Figure(0.2, 2000, 1e9),
+        "ram_mib": _figure(16, 1024 * 1024, MIB, name="ram_bytes", whole=True),
+        "reserved_mib": _figure(0, 1024 * 1024, MIB, name="reserved_bytes", whole=True),
+        "theoretical_gb_per_s": _figure(0.5, 2000, 1e9, name="bandwidth_theoretical"),
+        "sustained_gb_per_s": _figure(0.2, 2000, 1e9, name="bandwidth_sustained"),
         "sustained_is_measured": _BOOL,
     },
     "cpu": {
         "core": _TEXT,
-        "count": _Figure(1, 256, whole=True),
-        "clock_mhz": _Figure(100, 8000, 1e6),
-        "isa": _TEXTS,
+        "count": _figure(1, 256, whole=True),
+        "clock_mhz": _figure(100, 8000, 1e6, name="clock_hz"),
+        "isa": _FLAGS,
     },
     "accelerator": {
         "kind": _TEXT,
         "name": _TEXT,
-        "cores": _Figure(1, 100_000, whole=True),
+        "cores": _figure(1, 100_000, whole=True),
         "compute_capability": _TEXT,
-        "memory_mib": _Figure(64, 1024 * 1024, MIB, whole=True),
+        "memory_mib": _figure(64, 1024 * 1024, MIB, name="memory_bytes", whole=True),
     },
     "storage": {
         "medium": _TEXT,
-        "read_mb_per_s": _Figure(1, 50_000, 1e6),
-        "write_mb_per_s": _Figure(1, 50_000, 1e6),
+        "read_mb_per_s": _figure(1, 50_000, 1e6, name="read"),
+        "write_mb_per_s": _figure(1, 50_000, 1e6, name="write"),
     },
     "software": {"os": _TEXT, "libc": _TEXT, "python": _TEXT, "wheel_tags": _TEXTS},
-    "heat": {"sustained_share": _Figure(0.05, 1.0)},
-    "power": {"idle_w": _Figure(0.05, 500), "load_w": _Figure(0.1, 1000)},
+    "heat": {"sustained_share": _figure(0.05, 1.0)},
+    "power": {"idle_w": _figure(0.05, 500), "load_w": _figure(0.1, 1000)},
     "engines": {"engine": _TEXT, "runs": _BOOL, "source": _TEXT, "note": _TEXT},
     # What `edge probe` writes: measured on this very board, on that day.
     "measured": {"date": _TEXT, "tool": _TEXT},
-    "bandwidth": {"threads": _Figure(1, 1024, whole=True), "gb_per_s": _Figure(0.05, 5000, 1e9)},
+    "bandwidth": {"threads": _figure(1, 1024, whole=True), "gb_per_s": _figure(0.05, 5000, 1e9)},
     "kernels": {
-        "type": _TEXT,
+        "type": replace(_TEXT, name="ggml_type"),
         "repacked": _BOOL,
-        "threads": _Figure(1, 1024, whole=True),
-        "gmacs_per_s": _Figure(0.01, 1e6, 1e9),
+        "threads": _figure(1, 1024, whole=True),
+        "gmacs_per_s": _figure(0.01, 1e6, 1e9, name="macs_per_s"),
     },
 }
 _LISTS = ("cpu", "engines", "bandwidth", "kernels")
+# What each entry of a table must have.
+_NEEDED = {
+    "": "id name",
+    "memory": "ram_mib reserved_mib",
+    "cpu": "core count isa",
+    "accelerator": "kind name",
+    "engines": "engine runs source",
+    "bandwidth": "threads gb_per_s",
+    "kernels": "type repacked threads gmacs_per_s",
+}
 
 
 def parse_toml(text: str, origin: str) -> dict[str, Any]:
-    """The file as a dict, every key and figure checked, figures still in the file's units.
-
-    Raises ProfileError naming `origin` and the key.
-    """
+    """The file as a dict, every key checked. Raises ProfileError naming `origin` and the key."""
     try:
         data: dict[str, Any] = decode_toml(text)
     except TOMLDecodeError as error:
@@ -117,31 +144,18 @@ def parse_toml(text: str, origin: str) -> dict[str, Any]:
     return data
 
 
-def _check_value(origin: str, table: str, key: str, value: object) -> None:
+def _check_value(origin: str, table: str, key: str, value: Any) -> None:
     where = f"{origin}: {f'[{table}] ' if table else ''}{key}"
     known = _SCHEMA[table]
     if key not in known:
         names = list(known) + ([] if table else [name for name in _SCHEMA if name])
         raise ProfileError(f"{where}: unknown key; known: {', '.join(names)}.{suggest(key, names)}")
     kind = known[key]
-    if kind is _TEXT and not (isinstance(value, str) and value.strip()):
-        raise ProfileError(f"{where}: expected a text, got {value!r}")
-    if kind is _BOOL and not isinstance(value, bool):
-        raise ProfileError(f"{where}: expected true or false, got {value!r}")
-    if kind is _TEXTS and not (
-        isinstance(value, list) and all(isinstance(item, str) for item in value)
-    ):
-        raise ProfileError(f"{where}: expected a list of texts, got {value!r}")
-    if isinstance(kind, _Figure):
-        number = isinstance(value, int) or (isinstance(value, float) and not kind.whole)
-        if isinstance(value, bool) or not number or not kind.low <= value <= kind.high:  # type: ignore[operator]
-            what = "a whole number" if kind.whole else "a number"
-            raise ProfileError(
-                f"{where}: expected {what} from {kind.low:g} to {kind.high:g}, got {value!r}"
-                " (the unit is part of the key's name)"
-            )
-    if key == "isa":
-        for flag in value:  # type: ignore[attr-defined]
+    if not kind.accepts(value):
+        unit = " (the unit is part of the key's name)" if "number" in kind.expected else ""
+        raise ProfileError(f"{where}: expected {kind.expected}, got {value!r}{unit}")
+    if kind is _FLAGS:
+        for flag in value:
             if flag not in ISA_FLAGS:
                 raise ProfileError(f"{where}: unknown ISA flag {flag!r}.{suggest(flag, ISA_FLAGS)}")
 
@@ -149,9 +163,8 @@ def _check_value(origin: str, table: str, key: str, value: object) -> None:
 def parse_sources(text: str) -> dict[str, str]:
     """Dotted key → text of the `# Source:` comment above it.
 
-    A comment holds for the keys below it up to a blank line, the next table or the next comment
-    block, so that one source can cover a group of facts. Repeated tables are numbered, as in
-    `cpu.1.count`.
+    A comment holds for the keys below it up to a blank line, the next table or the next comment.
+    Repeated tables are numbered, as in `cpu.1.count`.
     """
     sources: dict[str, str] = {}
     seen: dict[str, int] = {}
@@ -196,104 +209,59 @@ def build_profile(
     data: Mapping[str, Any], origin: str, sources: Mapping[str, str] | None = None
 ) -> DeviceProfile:
     """A `DeviceProfile` in base units from checked data. Raises ProfileError for a missing part."""
-
-    def require(table: str, key: str) -> Any:
-        holder = data.get(table, {}) if table else data
-        if key not in holder:
-            where = f"[{table}] {key}" if table else key
-            raise ProfileError(f"{origin}: {where} is missing")
-        return holder[key]
-
-    def base(table: str, key: str, holder: Mapping[str, Any] | None = None) -> Any:
-        value = (data.get(table, {}) if holder is None else holder).get(key)
-        figure = _SCHEMA[table][key]
-        if value is None or not isinstance(figure, _Figure):
-            return value
-        return int(value * figure.scale) if figure.whole else value * figure.scale
-
-    profile_id = require("", "id")
-    if not BOARD_ID.match(profile_id):
-        raise ProfileError(f"{origin}: id {profile_id!r} must be lower-case words with hyphens")
-    require("memory", "ram_mib"), require("memory", "reserved_mib")
-    memory = BoardMemory(
-        ram_bytes=base("memory", "ram_mib"),
-        reserved_bytes=base("memory", "reserved_mib"),
-        bandwidth_theoretical=base("memory", "theoretical_gb_per_s"),
-        bandwidth_sustained=base("memory", "sustained_gb_per_s"),
-        bandwidth_by_threads=tuple(
-            sorted(
-                (entry["threads"], base("bandwidth", "gb_per_s", entry))
-                for entry in data.get("bandwidth", [])
-            )
-        ),
-    )
+    _require_keys(data, origin)
+    top = {name: value for name, value in data.items() if name in _SCHEMA[""]}
+    if not BOARD_ID.match(top["id"]):
+        raise ProfileError(f"{origin}: id {top['id']!r} must be lower-case words with hyphens")
+    rates = ((row["threads"], row["gb_per_s"]) for row in _rows(data, "bandwidth"))
+    (stated,) = _rows(data, "memory")
+    stated.pop("sustained_is_measured", None)
+    memory = BoardMemory(**stated, bandwidth_by_threads=tuple(sorted(rates)))
     if memory.reserved_bytes >= memory.ram_bytes:
         raise ProfileError(f"{origin}: [memory] reserved_mib must be less than ram_mib")
     if (memory.bandwidth_sustained or 0) > (memory.bandwidth_theoretical or float("inf")):
         raise ProfileError(
             f"{origin}: [memory] sustained_gb_per_s is more than theoretical_gb_per_s"
         )
-    if not data.get("cpu"):
-        raise ProfileError(f"{origin}: at least one [[cpu]] cluster is needed")
-    for table, needed in (
-        ("cpu", ("core", "count", "isa")),
-        ("engines", ("engine", "runs", "source")),
-        ("bandwidth", ("threads", "gb_per_s")),
-        ("kernels", ("type", "repacked", "threads", "gmacs_per_s")),
-    ):
-        for entry in data.get(table, []):
-            for key in needed:
-                if key not in entry:
-                    raise ProfileError(f"{origin}: [[{table}]] {key} is missing")
-    clusters = tuple(
-        CpuCluster(c["core"], c["count"], base("cpu", "clock_mhz", c), frozenset(c["isa"]))
-        for c in data["cpu"]
-    )
-    accelerator = None
-    if "accelerator" in data:
-        accelerator = Accelerator(
-            kind=require("accelerator", "kind"),
-            name=require("accelerator", "name"),
-            cores=base("accelerator", "cores"),
-            compute_capability=base("accelerator", "compute_capability"),
-            memory_bytes=base("accelerator", "memory_mib"),
-        )
-    software = data.get("software", {})
+    parts: dict[str, Any] = {}
+    for table, kind in (("accelerator", Accelerator), ("storage", Storage), ("software", Software)):
+        for row in _rows(data, table):
+            parts[table] = kind(**row)
+    for row in (*_rows(data, "heat"), *_rows(data, "power")):
+        parts |= row
     return DeviceProfile(
-        id=profile_id,
-        name=require("", "name"),
+        **_convert("", top),
+        **parts,
         memory=memory,
-        clusters=clusters,
-        aliases=tuple(data.get("aliases", ())),
-        soc=data.get("soc"),
-        accelerator=accelerator,
-        storage=Storage(
-            medium=base("storage", "medium"),
-            read=base("storage", "read_mb_per_s"),
-            write=base("storage", "write_mb_per_s"),
-        ),
-        software=Software(
-            os=software.get("os"),
-            libc=software.get("libc"),
-            python=software.get("python"),
-            wheel_tags=tuple(software.get("wheel_tags", ())),
-        ),
-        sustained_share=base("heat", "sustained_share"),
+        clusters=tuple(CpuCluster(**row) for row in _rows(data, "cpu")),
         basis=_basis(data),
-        idle_w=base("power", "idle_w"),
-        load_w=base("power", "load_w"),
-        engines=tuple(EngineSupport(**entry) for entry in data.get("engines", [])),
-        kernel_speeds=tuple(
-            KernelSpeed(
-                entry["type"],
-                entry["repacked"],
-                entry["threads"],
-                base("kernels", "gmacs_per_s", entry),
-            )
-            for entry in data.get("kernels", [])
-        ),
+        engines=tuple(EngineSupport(**row) for row in _rows(data, "engines")),
+        kernel_speeds=tuple(KernelSpeed(**row) for row in _rows(data, "kernels")),
         sources=dict(sources or {}),
     )
+
+
+def _require_keys(data: Mapping[str, Any], origin: str) -> None:
+    for table, keys in _NEEDED.items():
+        given = data.get(table, {} if table == "memory" else []) if table else data
+        shown = (f"[[{table}]] " if table in _LISTS else f"[{table}] ") if table else ""
+        if table == "cpu" and not given:
+            raise ProfileError(f"{origin}: at least one [[cpu]] cluster is needed")
+        for row in given if isinstance(given, list) else [given]:
+            for key in keys.split():
+                if key not in row:
+                    raise ProfileError(f"{origin}: {shown}{key} is missing")
+
+
+def _rows(data: Mapping[str, Any], table: str) -> list[dict[str, Any]]:
+    """The entries of a table as fields in base units; empty where there is no such table."""
+    found = data.get(table, [])
+    return [_convert(table, row) for row in (found if isinstance(found, list) else [found])]
+
+
+def _convert(table: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    kinds = _SCHEMA[table]
+    return {kinds[key].name or key: kinds[key].convert(value) for key, value in row.items()}
 
 
 def _basis(data: Mapping[str, Any]) -> str:

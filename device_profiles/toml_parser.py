@@ -16,7 +16,6 @@ TOMLDecodeError = tomllib.TOMLDecodeError
 
 
 def decode_toml(text: str) -> dict[str, Any]:
-    """Parse a TOML document. Raises TOMLDecodeError."""
     document: dict[str, Any] = tomllib.loads(text)
     return document
 

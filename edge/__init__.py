@@ -1,7 +1,4 @@
-"""boardfit on the board: run, chat with, measure and report on a 4-bit language model.
-
-Importing this package loads the standard library only; `edge --help` adds click.
-"""
+"""boardfit on the board. Importing this package loads the standard library only."""
 
 from __future__ import annotations
 

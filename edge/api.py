@@ -24,7 +24,7 @@ from boardfit.edge.flash.flash import FlashOptions, FlashReport
 from boardfit.edge.flash.flash import flash as flash_board
 from boardfit.edge.flash.rehearsal import rehearse
 from boardfit.edge.flash.target import MEDIA, parse_flash_target
-from boardfit.edge.terminal.progress import SilentReporter
+from boardfit.edge.terminal.progress import Reporter
 
 __all__ = ["Model", "Reply", "bench", "devices", "errors", "flash", "open"]
 
@@ -53,7 +53,7 @@ def flash(
             f"{target} holds a whole system", next_step=f"edge flash BUNDLE {target}"
         )
     path = bundle.path if isinstance(bundle, Bundle) else Path(bundle)
-    opened, reporter = open_bundle(path), SilentReporter()
+    opened, reporter = open_bundle(path), Reporter()
     rehearsed = rehearse(opened, reporter)
     with closing(connect(place, ssh_config=ssh_config)) as board:
         notes = check_board(board, opened, force=force)

@@ -1,15 +1,16 @@
 """The `edge` command: a table of commands, each imported only when it is called.
 
-`edge --help` reads the table alone, so it stays fast with every engine installed. Commands of the
-host stand in it as well: a board, which lacks them, can name what they need. This is also the only
-place that prints an error and turns it into an exit code.
+`edge --help` reads the table alone (`commands.json`). Commands of the host stand in it as well: a
+board can name what they need. Errors are printed here only, and become exit codes.
 """
 
 from __future__ import annotations
 
 import errno
 import importlib.util
+import json
 import os
+import pkgutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,11 +24,8 @@ from boardfit.edge.units import did_you_mean, printable
 
 
 class Command(NamedTuple):
-    """One line of the table of commands.
-
-    It has the place of the click command, its line in `--help`, and the pip extra that brings what
-    it imports (None: nothing beyond the base installation). `on_board` is what runs in its place
-    where the host's side is not installed.
+    """A click command, its line in `--help`, and the pip extra that brings what it imports (None:
+    the base installation suffices). `on_board` is run where the host's side is not installed.
     """
 
     target: str  # "module:attribute"
@@ -37,102 +35,9 @@ class Command(NamedTuple):
 
 
 #: Every command, in the order of `--help`: the way a model travels, then the tools.
-COMMANDS: dict[str, Command] = {
-    "devices": Command(
-        "boardfit.edge.probe.devices_command:devices", "List the known boards and their facts."
-    ),
-    "probe": Command(
-        "boardfit.edge.probe.command:probe",
-        "Identify and measure a board: this one, over ssh or adb.",
-    ),
-    "plan": Command(
-        "boardfit.converters.plan.command:plan_command",
-        "Show what fits a board, how fast, how good, and why.",
-        "convert",
-    ),
-    "build": Command(
-        "boardfit.converters.build.command:build_command",
-        "Build a 4-bit artifact sized to a board, in a bundle.",
-        "host",
-    ),
-    "formats": Command(
-        "boardfit.converters.formats.command:formats_command",
-        "List formats, and the model families that can be built.",
-        "convert",
-    ),
-    "bundle": Command(
-        "boardfit.edge.bundle.command:bundle", "Show, verify, sign, pack or unpack a bundle."
-    ),
-    "key": Command(
-        "boardfit.edge.flash.key_command:key",
-        "Manage signing keys and restrict boards to signed bundles.",
-    ),
-    "push": Command(
-        "boardfit.converters.oci.command:push_command", "Push a bundle to an OCI registry.", "host"
-    ),
-    "pull": Command(
-        "boardfit.converters.oci.command:pull_command",
-        "Pull a bundle from an OCI registry.",
-        "host",
-    ),
-    "rehearse": Command(
-        "boardfit.converters.board.rehearse.command:rehearse_command",
-        "Install and run a bundle under emulation of its board.",
-        "host",
-    ),
-    "flash": Command(
-        "boardfit.edge.flash.command:flash_command",
-        "Put a bundle on a board, image, card or folder.",
-    ),
-    "slots": Command(
-        "boardfit.edge.flash.slots_command:slots", "List, verify or delete the releases on a board."
-    ),
-    "rollback": Command(
-        "boardfit.edge.flash.command:rollback_command", "Restore the previous release of a board."
-    ),
-    "tasks": Command(
-        "boardfit.edge.tasks.command:tasks",
-        "List built-in tasks with typical prompt and answer lengths.",
-    ),
-    "run": Command(
-        "boardfit.edge.chat.run_command:run", "Answer one prompt, from a pipe too, as text or JSON."
-    ),
-    "chat": Command("boardfit.edge.chat.command:chat", "Chat with a bundle, offline."),
-    "states": Command(
-        "boardfit.edge.states.command:states", "List, measure or delete saved KV states."
-    ),
-    "serve": Command(
-        "boardfit.edge.serve.command:serve",
-        "Answer other programs over HTTP, within their time.",
-        "serve",
-    ),
-    "bench": Command(
-        "boardfit.edge.bench.command:bench", "Measure memory, time to first token and tokens/s."
-    ),
-    "race": Command(
-        "boardfit.converters.build.race_command:race_command",
-        "Find the fastest engine on this machine.",
-        "host",
-        on_board="boardfit.edge.race.command:race",
-    ),
-    "watch": Command(
-        "boardfit.edge.watch.command:watch", "Show live tokens/s, memory, heat and throttling."
-    ),
-    "report": Command(
-        "boardfit.edge.report.command:report", "Render stored results as a page or text."
-    ),
-    "compare": Command(
-        "boardfit.edge.report.compare_command:compare_command",
-        "Compare benchmark runs with a baseline, with confidence intervals.",
-    ),
-    "engine": Command(
-        "boardfit.converters.board.command:engine", "Compile engines for boards.", "host"
-    ),
-    "imatrix": Command(
-        "boardfit.converters.imatrix.command:imatrix",
-        "Measure a model's activations over a text.",
-        "host",
-    ),
+COMMANDS = {
+    name: Command(**row)
+    for name, row in json.loads(pkgutil.get_data(__package__, "commands.json") or "").items()
 }
 
 
@@ -157,9 +62,7 @@ class TableGroup(click.Group):
 
 
 def import_command(name: str, entry: Command) -> click.Command:
-    """Import one command. Raises EngineMissingError that names the packages when its extra, or the
-    host's side of boardfit, is missing.
-    """
+    """Import one command. Raises EngineMissingError when its extra, or the host's side, lacks."""
     target = entry.target
     if entry.on_board and importlib.util.find_spec("boardfit.converters") is None:
         target = entry.on_board
@@ -185,10 +88,7 @@ def edge() -> None:
 
 @contextmanager
 def errors_to_exit_code(as_json: bool) -> Iterator[None]:
-    """Print an error as one line (and as JSON for machines) and leave with its exit code.
-
-    Set BOARDFIT_TRACEBACK=1 to see where an error came from.
-    """
+    """Print an error as one line (and as JSON for machines) and leave with its exit code."""
     try:
         yield
     except click.ClickException as error:
@@ -212,8 +112,6 @@ def print_error(kind: str, message: str, next_step: str | None, *, as_json: bool
     message = printable(message, limit=2000)
     next_step = next_step and printable(next_step, limit=2000)
     if as_json:
-        import json
-
         click.echo(json.dumps({"error": kind, "message": message, "next_step": next_step}))
     click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
     if next_step:
@@ -223,17 +121,13 @@ def print_error(kind: str, message: str, next_step: str | None, *, as_json: bool
 def describe(error: BaseException) -> str:
     """The error in words. The system's own errors get the file first, and no number."""
     if isinstance(error, OSError) and not isinstance(error, EdgeError) and error.strerror:
-        where = f"{os.fsdecode(error.filename)}: " if _is_path(error.filename) else ""
+        is_path = isinstance(error.filename, (str, bytes))
+        where = f"{os.fsdecode(error.filename)}: " if is_path else ""
         return f"{where}{error.strerror}"
     return str(error) or type(error).__name__
 
 
-def _is_path(name: object) -> bool:
-    return isinstance(name, (str, bytes))
-
-
 def describe_error(error: BaseException) -> tuple[int, str | None]:
-    """Exit code and next step for any exception that reaches the command line."""
     from boardfit.device_profiles.profile import ProfileError
 
     if isinstance(error, EdgeError):

@@ -22,10 +22,8 @@ from __future__ import annotations
 
 
 class EdgeError(Exception):
-    """Base of all errors that boardfit raises on purpose.
-
-    `next_step` is one sentence or command that gets the user further; it is printed on a line of
-    its own below the message.
+    """Base of all errors that boardfit raises on purpose. `next_step` is one sentence or command
+    that gets the user further.
     """
 
     exit_code = 1

@@ -1,15 +1,13 @@
 """Types and ranges of what a stranger's JSON may hold: plans, results, boards' reports and states.
 
-A schema is data: `{"n_ctx": Whole(1, MAX_INT), "device": Word()}`. `check_fields` raises InputError
-that names the entry, what was got and what was expected. Nothing is converted.
+A schema is data: `{"n_ctx": Whole(1, MAX_INT), "device": Word()}`. Nothing is converted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
 
 from boardfit.edge.errors import InputError
 from boardfit.edge.units import did_you_mean, printable
@@ -41,156 +39,85 @@ def read_finite(text: str) -> float:
     return value
 
 
-class FieldKind(Protocol):
-    """What one entry may hold."""
+class FieldKind:
+    """What one entry may hold: in words for a message, and as a test of a value."""
 
-    @property
-    def expected(self) -> str:
-        """The kind in words, for a message."""
-
-    def accepts(self, value: Any) -> bool:
-        """Whether the value is of this kind."""
+    def __init__(self, expected: str, accepts: Callable[[Any], object]) -> None:
+        self.expected, self.accepts = expected, accepts
 
 
-@dataclass(frozen=True)
-class Whole:
-    """A whole number in a range."""
-
-    least: int = 0
-    most: int = MAX_BYTES
-
-    @property
-    def expected(self) -> str:
-        return f"a whole number from {self.least} to {self.most}"
-
-    def accepts(self, value: Any) -> bool:
-        return type(value) is int and self.least <= value <= self.most
+class Whole(FieldKind):
+    def __init__(self, least: int = 0, most: int = MAX_BYTES) -> None:
+        expected = f"a whole number from {least} to {most}"
+        super().__init__(expected, lambda value: type(value) is int and least <= value <= most)
 
 
-@dataclass(frozen=True)
-class Real:
-    """A finite number in a range."""
-
-    least: float = 0.0
-    most: float = MAX_FIGURE
-
-    @property
-    def expected(self) -> str:
-        return f"a finite number of at least {self.least:g}"
-
-    def accepts(self, value: Any) -> bool:
-        return is_finite(value) and self.least <= value <= self.most
+class Real(FieldKind):
+    def __init__(self, least: float = 0.0, most: float = MAX_FIGURE) -> None:
+        expected = f"a finite number of at least {least:g}"
+        super().__init__(expected, lambda value: is_finite(value) and least <= value <= most)
 
 
-@dataclass(frozen=True)
-class Flag:
-    """True or false."""
-
-    expected: str = "true or false"
-
-    def accepts(self, value: Any) -> bool:
-        return isinstance(value, bool)
+class Flag(FieldKind):
+    def __init__(self) -> None:
+        super().__init__("true or false", lambda value: isinstance(value, bool))
 
 
-@dataclass(frozen=True)
-class Text:
+class Text(FieldKind):
     """A text of limited length. It may hold control characters: print it with `printable`."""
 
-    most: int = MAX_TEXT
-
-    @property
-    def expected(self) -> str:
-        return f"a text of at most {self.most} characters"
-
-    def accepts(self, value: Any) -> bool:
-        return isinstance(value, str) and len(value) <= self.most
+    def __init__(self, most: int = MAX_TEXT) -> None:
+        expected = f"a text of at most {most} characters"
+        super().__init__(expected, lambda value: isinstance(value, str) and len(value) <= most)
 
 
-@dataclass(frozen=True)
-class Word:
+class Word(FieldKind):
     """A short text without control characters, such as a name or an id."""
 
-    most: int = MAX_WORD
-
-    @property
-    def expected(self) -> str:
-        return f"a text of at most {self.most} characters without control characters"
-
-    def accepts(self, value: Any) -> bool:
-        return isinstance(value, str) and len(value) <= self.most and value.isprintable()
+    def __init__(self, most: int = MAX_WORD) -> None:
+        text = Text(most)
+        expected = f"{text.expected} without control characters"
+        super().__init__(expected, lambda value: text.accepts(value) and value.isprintable())
 
 
-@dataclass(frozen=True)
-class OneOf:
-    """One of a few words."""
-
-    words: tuple[str, ...]
-
-    @property
-    def expected(self) -> str:
-        return f"one of {', '.join(self.words)}"
-
-    def accepts(self, value: Any) -> bool:
-        return isinstance(value, str) and value in self.words
+class OneOf(FieldKind):
+    def __init__(self, words: tuple[str, ...]) -> None:
+        expected = f"one of {', '.join(words)}"
+        super().__init__(expected, lambda value: isinstance(value, str) and value in words)
 
 
-@dataclass(frozen=True)
-class ListOf:
-    """A list with items of one kind."""
+class ListOf(FieldKind):
+    def __init__(self, item: FieldKind, most: int = 10_000) -> None:
+        def accepts(value: Any) -> bool:
+            is_list = isinstance(value, (list, tuple)) and len(value) <= most
+            return is_list and all(map(item.accepts, value))
 
-    item: FieldKind
-    most: int = 10_000
-
-    @property
-    def expected(self) -> str:
-        return f"a list of at most {self.most} items, each {self.item.expected}"
-
-    def accepts(self, value: Any) -> bool:
-        is_list = isinstance(value, (list, tuple)) and len(value) <= self.most
-        return is_list and all(map(self.item.accepts, value))
+        super().__init__(f"a list of at most {most} items, each {item.expected}", accepts)
 
 
-@dataclass(frozen=True)
-class TableOf:
+class TableOf(FieldKind):
     """An object whose values are of one kind."""
 
-    item: FieldKind
-    most: int = 1000
+    def __init__(self, item: FieldKind, most: int = 1000) -> None:
+        def accepts(value: Any) -> bool:
+            is_table = isinstance(value, Mapping) and len(value) <= most
+            return is_table and all(
+                isinstance(key, str) and key.isprintable() and item.accepts(entry)
+                for key, entry in value.items()
+            )
 
-    @property
-    def expected(self) -> str:
-        return f"an object of at most {self.most} entries, each {self.item.expected}"
-
-    def accepts(self, value: Any) -> bool:
-        is_table = isinstance(value, Mapping) and len(value) <= self.most
-        return is_table and all(
-            isinstance(key, str) and key.isprintable() and self.item.accepts(entry)
-            for key, entry in value.items()
-        )
+        super().__init__(f"an object of at most {most} entries, each {item.expected}", accepts)
 
 
-@dataclass(frozen=True)
-class OrNull:
-    """Null, or a value of another kind."""
-
-    kind: FieldKind
-
-    @property
-    def expected(self) -> str:
-        return f"null or {self.kind.expected}"
-
-    def accepts(self, value: Any) -> bool:
-        return value is None or self.kind.accepts(value)
+class OrNull(FieldKind):
+    def __init__(self, kind: FieldKind) -> None:
+        expected = f"null or {kind.expected}"
+        super().__init__(expected, lambda value: value is None or kind.accepts(value))
 
 
-@dataclass(frozen=True)
-class AnyObject:
-    """An object with any content."""
-
-    expected: str = "an object"
-
-    def accepts(self, value: Any) -> bool:
-        return isinstance(value, Mapping)
+class AnyObject(FieldKind):
+    def __init__(self) -> None:
+        super().__init__("an object", lambda value: isinstance(value, Mapping))
 
 
 Schema = Mapping[str, FieldKind]
@@ -204,9 +131,8 @@ def check_fields(
     required: frozenset[str] = frozenset(),
     others: bool = False,
 ) -> None:
-    """Raise InputError unless `data` is an object whose entries are as the schema has them.
-
-    `required` entries must be there. `others` allows entries that the schema does not name.
+    """Raise InputError, which names the entry, unless `data` is an object as the schema has it.
+    `required` entries must be there; `others` are allowed.
     """
     if not isinstance(data, Mapping):
         raise InputError(f"{where}: expected an object, got {shown(data)}")
@@ -224,9 +150,7 @@ def check_fields(
 
 
 def keep_valid(data: Any, schema: Schema, *, others: bool = False) -> dict[str, Any]:
-    """Only the entries that are as the schema has them, for what may be lost. `others` keeps
-    entries that the schema does not name.
-    """
+    """Only the entries that are as the schema has them; `others` keeps those that it lacks."""
     if not isinstance(data, Mapping):
         return {}
     return {

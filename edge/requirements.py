@@ -1,8 +1,7 @@
 """Which packages to install, by their own names, as boardfit's installed metadata states them.
 
-Nothing of ours is published, so `boardfit` on a package index would be a stranger's. No message of
-ours asks for it there. Extras are taken apart: `install_line("report")` is `pip install
-'matplotlib>=3.9,<4' …`.
+Nothing of ours is published: `boardfit` on a package index would be a stranger's. Extras are taken
+apart: `install_line("report")` is `pip install 'matplotlib>=3.9,<4' …`.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def explain_missing(error: ModuleNotFoundError, what: str, extra: str | None) -> Exception:
-    """The error to raise when `what` cannot be imported: it names the packages of its extra, and
-    the host where this is a board. A module of ours that is missing is a fault: `error` itself.
+    """The error to raise when `what` cannot be imported: it names the packages, and the host
+    where this is a board. A module of ours that is missing is a fault: `error` itself.
     """
     missing = error.name or ""
     is_board = missing == "boardfit.converters"
@@ -41,9 +40,8 @@ def explain_missing(error: ModuleNotFoundError, what: str, extra: str | None) ->
 
 
 def install_line(extra: str, *names: str) -> str:
-    """A shell line that installs what the extra needs; `names` picks some packages of it.
-
-    Without metadata (a copied folder) it names our own sources, never our name on an index.
+    """A shell line that installs (some packages of) an extra; without metadata, from our own
+    sources.
     """
     wanted = [text for text in _requirements(extra) if not names or normalize_name(text) in names]
     if not wanted:
@@ -54,9 +52,7 @@ def install_line(extra: str, *names: str) -> str:
 def split_requirements(
     requires: Sequence[str],
 ) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
-    """Requirements without an extra, and those of each extra with that marker taken off. An extra
-    that is made of others of our extras holds what they hold.
-    """
+    """Requirements without an extra, and those of each extra, also through others of our extras."""
     base: list[str] = []
     extras: dict[str, list[str]] = {}
     for text in requires:
@@ -82,7 +78,6 @@ def is_true_for(marker: str, python: tuple[int, int]) -> bool:
 
 
 def _requirements(extra: str) -> Iterator[str]:
-    """What an extra needs on this Python; nothing where it is unknown."""
     from importlib import metadata
 
     try:

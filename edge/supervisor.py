@@ -1,8 +1,7 @@
 """Run the command line in a child, so that the death of native code ends in a sentence.
 
-A kernel that this CPU lacks, a segmentation fault, a native assertion or the kernel's out-of-memory
-killer ends a process before Python can print anything. The parent stays small: it forks before it
-imports anything else, waits, and reports how the child died.
+A missing instruction, a segmentation fault, an assertion or the kernel's out-of-memory killer ends
+a process before Python can print anything. The small parent reports how the child died.
 """
 
 from __future__ import annotations
@@ -15,9 +14,8 @@ from boardfit.edge.process import last_words
 
 
 def main() -> None:
-    """Entry point of the `edge` command.
-
-    While modules are imported, Ctrl-C ends the process at once: there is nothing to clean up.
+    """Entry point of the `edge` command. Ctrl-C ends the process at once while modules are
+    imported.
     """
     open_closed_streams()
     before = signal.getsignal(signal.SIGINT)
@@ -35,9 +33,8 @@ def main() -> None:
 
 
 def open_closed_streams() -> None:
-    """Give a process that was started without stdin, stdout or stderr the null device there.
-
-    The first files that it opens would take their numbers else, and get what is printed.
+    """Give a process that was started without stdin, stdout or stderr the null device there:
+    else the first files that it opens would get what is printed.
     """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
@@ -79,9 +76,7 @@ def supervise() -> None:
 
 
 def wait_for(child: int, waited: set[signal.Signals]) -> int:
-    """The child's wait status. A signal that another process sent us is handed on. One from the
-    terminal has reached the child already.
-    """
+    """The child's wait status. A signal that another process sent us is handed on."""
     while True:
         if hasattr(signal, "sigwaitinfo"):
             info = signal.sigwaitinfo(waited)

@@ -1,7 +1,6 @@
-"""The values that cross rooms: messages, generation settings, token events, traces, plans.
+"""The values that cross rooms: frozen dataclasses that validate themselves, imported by all.
 
-A leaf module of frozen dataclasses that validate themselves; every module may import it. Times
-are monotonic nanoseconds (`t_ns`), sizes are bytes, `None` means not measured.
+Times are monotonic nanoseconds (`t_ns`), sizes are bytes, `None` means not measured.
 """
 
 from __future__ import annotations
@@ -40,8 +39,6 @@ Thinking = Literal["auto", "on", "off"]
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation."""
-
     role: Role
     content: str
 
@@ -82,15 +79,15 @@ class Passing(Protocol):
 @dataclass(frozen=True)
 class GenerationConfig:
     """How tokens are chosen and when to stop. `temperature` 0 is greedy; -1 for `max_tokens` means
-    up to the end of the context. `ignore_eos` serves benchmarks that need an exact token count.
+    up to the end of the context. `ignore_eos` serves benchmarks.
 
-    `pressure`, asked before each token, is how urgently the answer should end: at 0 not at all,
-    towards 1 tokens that end a sentence or the turn are favoured more and more, from 1 on nothing
-    else is taken. Engines that cannot do this (`describe().details["can_close"]`) ignore it.
+    `pressure`, asked before each token, is how urgently the answer should end: towards 1 tokens
+    that end a sentence or the turn are favoured more and more, from 1 on nothing else is taken.
+    Engines that cannot do this (`describe().details["can_close"]`) ignore it.
 
-    `marks` are lengths of beginnings that later prompts are likely to share: the end of the system
-    prompt, and of the question. A memory that cannot be cut back is kept there, where it can be.
-    `passing` is asked between steps whether more urgent streams are to be run first.
+    `marks` are lengths of beginnings that later prompts are likely to share: a memory that cannot
+    be cut back is kept there, where it can be. `passing` is asked between steps whether more urgent
+    streams are to be run first.
     """
 
     max_tokens: int = -1
@@ -124,10 +121,10 @@ class GenerationConfig:
 
 @dataclass(frozen=True)
 class TokenEvent:
-    """One generated token. `text` may be empty while a character is still incomplete; `t_ns` is
-    stamped when the token is known. The last event of a stream carries `finish_reason`; that event
-    has `token_id` None when the stream ended without another token (stop token, abort). `thought`
-    is what a model thinks before its answer; an engine leaves it in `text` (Engine.filter_answer).
+    """One generated token; `text` may be empty while a character is incomplete. The last event
+    of a stream carries `finish_reason`, and no `token_id` when the stream ended without another
+    token. `thought` is what a model thinks before its answer; an engine leaves it in `text`
+    (Engine.filter_answer).
     """
 
     token_id: int | None
@@ -152,10 +149,8 @@ class AnswerFilter:
 
 @dataclass(frozen=True)
 class StreamStart:
-    """What a stream did before its first token, for traces.
-
-    These are the tokens reused from the KV cache, the tokens prefilled, and the times at which the
-    prompt was handed over and processed.
+    """The tokens of a prompt, those reused from the KV cache, and when it was handed over and
+    processed.
     """
 
     n_prompt: int
@@ -224,12 +219,10 @@ class Trace:
 class Plan:
     """What was decided for one model on one board, and what it is predicted to cost.
 
-    `memory` maps a kind to bytes: `weights_mapped`, `weights_repacked`, `kv_cache`,
-    `compute_buffers`, `output_buffer`, `engine_and_interpreter`, `margin`. They are not all there
-    at once: `loading_bytes` are needed at most until the model is ready, `running_bytes` with the
-    context full; at most `peak_anonymous_bytes` are in no file. Predicted times are None where no
-    constant for the board exists. `thinking` and `template_variables` are how the chat template is
-    rendered where a user does not choose.
+    `memory` maps a kind to bytes; the kinds are not all there at once: `loading_bytes` are needed
+    at most until the model is ready, `running_bytes` with the context full; at most
+    `peak_anonymous_bytes` are in no file. Times are None where no constant for the board exists.
+    `thinking` and `template_variables` are for the chat template where a user does not choose.
     """
 
     engine: str
@@ -259,9 +252,7 @@ class Plan:
 
     @property
     def peak_bytes(self) -> int:
-        """Everything that is resident at once at the worst moment, mapped weights included. Where
-        the phases are not known, all kinds of memory together.
-        """
+        """Everything that is resident at once at the worst moment, mapped weights included."""
         if self.loading_bytes is None or self.running_bytes is None:
             return sum(self.memory.values())
         return max(self.loading_bytes, self.running_bytes)
@@ -286,9 +277,7 @@ class Plan:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
-        """Inverse of `to_dict`. Raises InputError on an unknown or missing key, or a value of
-        another type or out of its range.
-        """
+        """Inverse of `to_dict`. Raises InputError for an unknown or missing key, or a bad value."""
         check_fields(data, PLAN_FIELDS, "plan", required=_PLAN_REQUIRED)
         sequences = {key: tuple(data[key]) for key in ("reasons", "rejected") if key in data}
         return cls(**{**data, **sequences})
@@ -357,8 +346,8 @@ class Engine(Protocol):
         """Whether the model has a chat template; `render` needs it."""
 
     def prompt(self, text: str) -> list[int]:
-        """Token ids of a plain text to be continued, with the beginning-of-text token where the
-        vocabulary asks for one.
+        """Token ids of a plain text to be continued, with the beginning-of-text token if asked
+        for.
         """
 
     def render(
@@ -368,16 +357,13 @@ class Engine(Protocol):
         generate: bool = True,
         choice: TemplateChoice | None = None,
     ) -> list[int]:
-        """Token ids of a conversation through the model's chat template, ready for `stream`.
-
-        Special tokens that are written out in a message stay text. Without a `choice` the template
-        is rendered as `set_template` said.
+        """Token ids of a conversation through the model's chat template. Special tokens that are
+        written out in a message stay text. `set_template` sets the default `choice`.
         """
 
     def set_template(self, thinking: Thinking, variables: Mapping[str, Any]) -> None:
-        """Choose how the chat template is rendered from now on.
-
-        Raises UsageError for variables that the template does not read.
+        """Choose how the chat template is rendered. Raises UsageError for variables it does not
+        read.
         """
 
     def check_choice(self, choice: TemplateChoice) -> None:
@@ -394,11 +380,9 @@ class Engine(Protocol):
         config: GenerationConfig,
         stop: Callable[[], bool] | None = None,
     ) -> Iterator[TokenEvent]:
-        """Generate after `tokens`. The KV cache of the longest common prefix with the previous
-        call is reused, or with an earlier one if the engine has shelves. `stop` is honoured within
-        50 ms, during prefill too.
-
-        Raises InputError if `tokens` is empty or does not leave room for one token in the context.
+        """Generate after `tokens`. The KV cache of the longest common prefix with the previous call
+        is reused, or with an earlier one if the engine has shelves. `stop` is honoured within
+        50 ms, during prefill too. Raises InputError if `tokens` is empty or fills the context.
         """
 
     @property
@@ -409,10 +393,8 @@ class Engine(Protocol):
         self, path: Path, n_tokens: int | None = None, *, max_bytes: int | None = None
     ) -> int:
         """Write the KV state of the first `n_tokens` in the cache (None: of all); returns their
-        number. The cache stays as it is.
-
-        Raises UnsupportedModelError if this engine or this model's memory cannot do that,
-        InputError if they are not there, DoesNotFitError for more than `max_bytes` or a full disk.
+        number. Raises UnsupportedModelError if this engine or model cannot, InputError if they
+        are not there, DoesNotFitError for more than `max_bytes` or a full disk.
         """
 
     def restore_prefix(self, path: PathLike[str]) -> int:
@@ -424,9 +406,7 @@ class Engine(Protocol):
 
     @property
     def threads_now(self) -> int:
-        """Threads that compute the next step; an engine may take fewer than it was opened with
-        while other processes hold the cores.
-        """
+        """Threads that compute the next step; fewer while other processes hold the cores."""
 
     def reusable(self, tokens: Sequence[int]) -> int:
         """How many leading `tokens` a stream of them would find in the KV cache."""
@@ -454,12 +434,9 @@ class LogitsEngine(Protocol):
         progress: Callable[[int, int], None] | None = None,
         visit: Callable[[int, Any], None] | None = None,
     ) -> Any:
-        """Return next-token logits after every prefix of `tokens`.
-
-        They are computed from an empty cache by the kernels that `stream` uses: a float32 numpy
-        array [len(tokens), n_vocab], where n_vocab is the size of the vocabulary without padding.
-        The cache is empty afterwards. With `visit` nothing is returned: it gets each block of rows
-        and the number of its first row, valid during the call. What it raises ends the computation.
-
-        Raises InputError if `tokens` is empty or longer than the context.
+        """Return next-token logits after every prefix of `tokens`: float32 [len(tokens), n_vocab],
+        without padding, by the kernels that `stream` uses. The cache is empty before and
+        afterwards. With `visit` nothing is returned: it gets each block of rows and the number of
+        its first row, valid during the call; what it raises ends the computation. Raises InputError
+        if `tokens` is empty or longer than the context.
         """

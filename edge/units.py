@@ -1,6 +1,4 @@
-"""Units in and out of text: bytes, seconds, rates. Data holds plain bytes and seconds; only these
-functions make text of them, so that MiB and GB never mix.
-"""
+"""Units in and out of text, so that MiB and GB never mix: data holds plain bytes and seconds."""
 
 from __future__ import annotations
 
@@ -33,10 +31,7 @@ def format_bytes(n_bytes: int | None) -> str:
 
 
 def parse_bytes(text: str) -> int:
-    """`512`, `512 MiB`, `1.5G`, `2GB` → bytes. `G` and `GiB` are 1024-based, `GB` 1000-based.
-
-    Raises ValueError on anything else.
-    """
+    """`512`, `1.5G`, `2GB` → bytes; `G` and `GiB` are 1024-based. Raises ValueError otherwise."""
     match = _BYTES.match(text)
     if not match:
         raise ValueError(f"not a size: {text!r}; write for example 512MiB, 1.5G or 2GB")
@@ -84,9 +79,7 @@ def printable(text: str, limit: int = 200) -> str:
 
 
 def find_error_line(output: str) -> str:
-    """The line of a program's output that names the error: its last `error:` line, or its last
-    line.
-    """
+    """The last `error:` line of a program's output, or its last line."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error:")]
     return (errors or lines or [""])[-1].removeprefix("error:").strip()

@@ -57,7 +57,7 @@ from boardfit.edge.slots.health import Health
 from boardfit.edge.slots.layout import SlotState, parse_pointer, parse_state
 from boardfit.edge.tasks.task import parse_task
 from boardfit.edge.template.render import render_here
-from boardfit.edge.terminal.progress import SilentReporter
+from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.trust.board_rules import BoardRules, Floor, parse_rules
 from boardfit.edge.trust.bundle_signature import NAMESPACE
 from boardfit.edge.trust.pins import parse_trusted_keys
@@ -371,7 +371,7 @@ def materials(folder: Path) -> list[tuple[list[str], Path, tuple[Any, ...]]]:
     """Commands, the file that each reads and that is damaged before, and the ways to damage it."""
     bundle = make_bundle(folder / "bundle", {"model.gguf": b"model", "LICENSE": b"mine"})
     root, checkpoint = folder / "root", tiny_checkpoint(folder / "checkpoint")
-    flash(open_bundle(bundle), DirectoryBoard(root), FlashOptions(gate=False), SilentReporter())
+    flash(open_bundle(bundle), DirectoryBoard(root), FlashOptions(gate=False), Reporter())
     files = {
         "key.pub": KEY.line.encode(), "r.jsonl": results()[0], "net.onnx": ONNX,
     }  # fmt: skip

@@ -27,6 +27,7 @@ from boardfit.converters.build.verify import (
 )
 from boardfit.converters.build.warm import check_warm, make_warm, read_prompts
 from boardfit.converters.formats.base import Conversion, FormatArtifact
+from boardfit.converters.formats.converted import ConvertedFormat
 from boardfit.converters.formats.gguf.as_is import write_as_is
 from boardfit.converters.formats.gguf.assign import assign_types
 from boardfit.converters.formats.gguf.recipe import AS_IS, GgufRecipe, load_recipe, make_as_is
@@ -227,7 +228,9 @@ def make_all_artifacts(
                 request.spec, job.plan, job.device, folder / job.key, threads=request.threads,
                 stage=reporter.stage, progress=reporter.progress,
             )  # fmt: skip
-            converted[job.key] = job.target.load().convert(conversion)
+            target = job.target.load()
+            assert isinstance(target, ConvertedFormat)  # others are streamed
+            converted[job.key] = target.convert(conversion)
         found[job.name] = converted[job.key]
     return found
 

@@ -35,7 +35,7 @@ from boardfit.edge.terminal.option_groups import GroupedCommand
 from boardfit.edge.terminal.options import add_options
 from boardfit.edge.terminal.output import echo
 from boardfit.edge.terminal.progress import TerminalReporter
-from boardfit.edge.trust.key_argument import signing_key
+from boardfit.edge.trust.signing import signing_key
 from boardfit.edge.types import Thinking
 from boardfit.edge.units import format_bytes, printable
 

@@ -17,8 +17,7 @@ from boardfit.edge.engines.kv_state import remove_mac
 from boardfit.edge.engines.model_file import built_file
 from boardfit.edge.engines.settings import usable_cpus
 from boardfit.edge.errors import EngineMissingError, InputError, UnsupportedModelError, UsageError
-from boardfit.edge.states.prefix import MIN_TOKENS, system_prefix
-from boardfit.edge.states.store import file_label
+from boardfit.edge.states.store import MIN_TOKENS, file_label, system_prefix
 from boardfit.edge.types import Engine, GenerationConfig, Plan
 
 FOLDER = "prefix"

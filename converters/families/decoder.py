@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,12 +13,7 @@ import numpy as np
 from boardfit.converters.families import settings
 from boardfit.converters.families.assembly import assemble, check_kinds
 from boardfit.converters.families.base import Checkpoint
-from boardfit.converters.families.layout import (
-    ExpertStack,
-    TensorRule,
-    copy,
-    language_model_only,
-)
+from boardfit.converters.families.layout import ExpertStack, TensorRule, copy, language_model_only
 from boardfit.converters.families.rope import global_rope, rope_metadata, rope_parameters
 from boardfit.converters.families.settings import Config
 from boardfit.converters.spec import KeyValue, TargetTensor
@@ -29,6 +26,7 @@ MOST_LAYERS = 4096
 MOST_EXPERTS = 4096
 _ROWS_COMPARED = 256
 _DEFAULTS = load_toml("boardfit.converters.families", "defaults.toml")
+_TENSORS = load_toml("boardfit.converters.families", "tensors.toml")
 
 
 @dataclass(frozen=True)
@@ -59,13 +57,14 @@ class DecoderFamily:
     It never reads tensor data itself. It names which rows of which source tensors make up a target
     tensor.
 
-    Class data: `arch` (GGUF architecture), `kinds_key` and `mark` (the key that lists the kinds of
-    layers; the kind of recurrent ones, and a tensor that only they have), `is_multimodal` (whether
-    the checkpoint has more than a language model), `can_keep_mtp` (whether its MTP head can be in
-    the file), `keep_mtp` (whether it shall be).
+    Class data: `arch` (GGUF architecture), `parts` (of a layer, in tensors.toml), `kinds_key` and
+    `mark` (the key that lists the kinds of layers; the kind of recurrent ones, and a tensor that
+    only they have), `is_multimodal` (whether the checkpoint has more than a language model),
+    `can_keep_mtp` (whether its MTP head can be in the file), `keep_mtp` (whether it shall be).
     """
 
     arch: ClassVar[str]
+    parts: ClassVar[tuple[str, ...]] = ()
     kinds_key: ClassVar[str] = "layer_types"
     mark: ClassVar[tuple[str, str] | None] = None
     is_multimodal: ClassVar[bool] = False
@@ -128,7 +127,7 @@ class DecoderFamily:
 
     def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
         """Rules of one layer by the name after `model.layers.N.`."""
-        raise NotImplementedError
+        return copies(dims, *self.parts)
 
     def outer_rules(self, config: Config, dims: Dimensions) -> dict[str, TensorRule]:
         """Rules of tensors outside the layers by full name."""
@@ -324,6 +323,22 @@ class DecoderFamily:
         if config.get("num_experts_per_tok") is not None:
             values["expert_used_count"] = self.n_expert_used(config)
         return values
+
+
+def copies(
+    dims: Dimensions, *parts: str, optional: bool = False, **sizes: int
+) -> dict[str, TensorRule]:
+    """The rules of these parts in tensors.toml. `sizes` are those that `dims` does not have."""
+    known = {**vars(dims), "q_rows": dims.q_rows, "kv_rows": dims.kv_rows, **sizes}
+    rules = {}
+    for name, row in chain.from_iterable(_TENSORS[part].items() for part in parts):
+        target, *shape = row.split()
+        extents = [
+            math.prod(int(f) if f.isdigit() else known[f] for f in size.split("*"))
+            for size in shape
+        ]
+        rules[name] = copy(target, *extents, optional=optional)
+    return rules
 
 
 def head_values(dims: Dimensions) -> dict[str, int]:

@@ -16,14 +16,8 @@ import numpy as np
 
 from boardfit.converters.families import settings
 from boardfit.converters.families.base import Checkpoint, SourceTensor
-from boardfit.converters.families.decoder import DecoderFamily, Dimensions, head_values
-from boardfit.converters.families.layout import (
-    TensorRule,
-    copy,
-    matrix,
-    target_tensor,
-    to_f32,
-)
+from boardfit.converters.families.decoder import DecoderFamily, Dimensions, copies, head_values
+from boardfit.converters.families.layout import TensorRule, copy, matrix, target_tensor, to_f32
 from boardfit.converters.families.mamba2 import Mamba2
 from boardfit.converters.families.rope import rope_metadata, rope_parameters
 from boardfit.converters.families.settings import Config
@@ -69,10 +63,7 @@ class FalconH1(DecoderFamily):
         return {
             **self.mixer(config).rules("mamba.", has_norm=has_norm),
             **self._scaled_rules(config, dims),
-            "feed_forward.up_proj.weight": copy("ffn_up.weight", dims.n_ff, dims.n_embd),
-            "input_layernorm.weight": copy("attn_norm.weight", dims.n_embd),
-            # Without `.weight`, which the engine does not look for here.
-            "pre_ff_layernorm.weight": copy("ffn_norm", dims.n_embd),
+            **copies(dims, "falcon_h1"),
         }
 
     def _scaled_rules(self, config: Config, dims: Dimensions) -> dict[str, TensorRule]:

@@ -20,12 +20,12 @@ from boardfit.converters.families.base import SourceTensor
 from boardfit.converters.families.decoder import (
     DecoderFamily,
     Dimensions,
+    copies,
     head_values,
     norm_values,
     window_values,
 )
 from boardfit.converters.families.layout import TensorRule, ignore, target_tensor, to_f32
-from boardfit.converters.families.llama import attention_rules, mlp_rules
 from boardfit.converters.families.rope import global_rope, rope_parameters
 from boardfit.converters.families.settings import Config, quote
 from boardfit.converters.spec import TargetTensor
@@ -43,8 +43,7 @@ class Gemma2(DecoderFamily):
 
     def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
         return {
-            **attention_rules(dims, interleave=False),
-            **mlp_rules(dims),
+            **copies(dims, "attention", "mlp"),
             **sandwich_norm_rules(dims),
         }
 
@@ -99,10 +98,9 @@ class Gemma3(DecoderFamily):
 
     def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
         return {
-            **attention_rules(dims, interleave=False),
+            **copies(dims, "attention", "mlp"),
             "self_attn.q_norm.weight": plus_one("attn_q_norm.weight", dims.head_dim),
             "self_attn.k_norm.weight": plus_one("attn_k_norm.weight", dims.head_dim),
-            **mlp_rules(dims),
             **sandwich_norm_rules(dims),
         }
 

@@ -18,25 +18,15 @@ import numpy as np
 
 from boardfit.converters.families import settings
 from boardfit.converters.families.base import Checkpoint, SourceTensor
-from boardfit.converters.families.decoder import MOST_LAYERS, Dimensions
+from boardfit.converters.families.decoder import MOST_LAYERS, Dimensions, copies
 from boardfit.converters.families.gemma import Gemma3, sliding_layers
 from boardfit.converters.families.gemma4 import (
     check_shared_layers,
     is_shared,
-    per_layer_outer_rules,
-    per_layer_rules,
-    plain_norm_rules,
     refuse_unknown_parts,
-    shared_attention_rules,
+    shared_attention,
 )
-from boardfit.converters.families.layout import (
-    ExpertStack,
-    TensorRule,
-    copy,
-    matrix,
-    target_tensor,
-)
-from boardfit.converters.families.llama import mlp_rules
+from boardfit.converters.families.layout import ExpertStack, TensorRule, copy, matrix, target_tensor
 from boardfit.converters.families.settings import Config, quote
 from boardfit.converters.spec import TargetTensor
 from boardfit.device_profiles.shape import LayerShape
@@ -107,22 +97,12 @@ class Gemma3n(Gemma3):
             )
 
     def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
-        n_embd, rank = dims.n_embd, config["laurel_rank"]
+        sizes = {"rank": config["laurel_rank"], "n_altup": _N_ALTUP}
+        width = config["hidden_size_per_layer_input"]
         return {
-            **shared_attention_rules(dims, shared=is_shared(config, dims, layer)),
-            **mlp_rules(dims),
-            **plain_norm_rules(dims),
-            **per_layer_rules(dims, config["hidden_size_per_layer_input"]),
-            "altup.correct_output_scale": copy("altup_correct_scale.weight", n_embd),
-            "altup.correction_coefs.weight": copy("altup_correct_coef.weight", _N_ALTUP, _N_ALTUP),
-            "altup.modality_router.weight": copy("altup_router.weight", _N_ALTUP, n_embd),
-            "altup.prediction_coefs.weight": copy(
-                "altup_predict_coef.weight", _N_ALTUP**2, _N_ALTUP
-            ),
-            "altup.router_norm.weight": copy("altup_router_norm.weight", n_embd),
-            "laurel.linear_left.weight": copy("laurel_l.weight", rank, n_embd),
-            "laurel.linear_right.weight": copy("laurel_r.weight", n_embd, rank),
-            "laurel.post_laurel_norm.weight": copy("laurel_post_norm.weight", n_embd),
+            **shared_attention(dims, is_shared=is_shared(config, dims, layer)),
+            **copies(dims, "mlp", "norms_around", "gemma3n", **sizes),
+            **copies(dims, "gemma_per_layer", width=width),
         }
 
     def outer_rules(self, config: Config, dims: Dimensions) -> dict[str, TensorRule]:
@@ -134,7 +114,8 @@ class Gemma3n(Gemma3):
         return {
             **super().outer_rules(config, dims),
             "model.norm.weight": copy("output_norm.weight", dims.n_embd),
-            **per_layer_outer_rules(dims, width, table),
+            "model.embed_tokens_per_layer.weight": table,
+            **copies(dims, "gemma_per_layer_outer", width=width),
         }
 
     def outer_stacks(self, config: Config, dims: Dimensions) -> list[tuple[ExpertStack, int]]:

@@ -23,11 +23,11 @@ from boardfit.converters.families.decoder import (
     MOST_EXPERTS,
     MOST_LAYERS,
     Dimensions,
+    copies,
     head_values,
 )
 from boardfit.converters.families.gemma import Gemma3, sliding_layers
 from boardfit.converters.families.layout import TensorRule, constant, copy
-from boardfit.converters.families.llama import mlp_rules
 from boardfit.converters.families.settings import Config, quote
 from boardfit.converters.spec import TargetTensor
 from boardfit.device_profiles.shape import LayerShape, ModelShape
@@ -79,18 +79,19 @@ class Gemma4(Gemma3):
         here = self._layer_dimensions(config, dims, layer)
         takes_keys = self._has_keys_for_values(config) and not config[_SLIDING][layer]
         rules = {
-            **shared_attention_rules(
-                here, shared=is_shared(config, dims, layer), has_values=not takes_keys
+            **shared_attention(
+                here, is_shared=is_shared(config, dims, layer), has_values=not takes_keys
             ),
-            **mlp_rules(here),
-            **plain_norm_rules(dims),
+            **copies(here, "mlp"),
+            **copies(dims, "norms_around"),
             "layer_scalar": copy("layer_output_scale.weight", 1, optional=True),
         }
-        width = per_layer_width(config)
+        width, n_expert = per_layer_width(config), self.n_expert(config)
         if width:
-            rules |= per_layer_rules(dims, width)
-        if self.n_expert(config):
-            rules |= self._expert_rules(config, dims)
+            rules |= copies(dims, "gemma_per_layer", width=width)
+        if n_expert:
+            expert_ff = self._expert_ff(config)
+            rules |= copies(dims, "gemma4_experts", n_expert=n_expert, expert_ff=expert_ff)
         return rules
 
     def outer_rules(self, config: Config, dims: Dimensions) -> dict[str, TensorRule]:
@@ -106,7 +107,8 @@ class Gemma4(Gemma3):
                 f"{dims.n_vocab}; the engine looks every token up in both tables"
             )
         table = copy("per_layer_token_embd.weight", rows, dims.n_layer * width)
-        return {**rules, **per_layer_outer_rules(dims, width, table)}
+        rules["model.embed_tokens_per_layer.weight"] = table
+        return {**rules, **copies(dims, "gemma_per_layer_outer", width=width)}
 
     def extra_tensors(self, config: Config, dims: Dimensions) -> list[TargetTensor]:
         """Divisors for full attention: 1 where a pair of values is rotated, else so large that it
@@ -196,21 +198,6 @@ class Gemma4(Gemma3):
         given = key if config.get(key) is not None else "moe_intermediate_size"
         return settings.require_int(config, given)
 
-    def _expert_rules(self, config: Config, dims: Dimensions) -> dict[str, TensorRule]:
-        """A router with scales, and experts beside the dense part. Gate and up stay fused."""
-        n_expert, n_ff, n_embd = self.n_expert(config), self._expert_ff(config), dims.n_embd
-        inward, outward = (n_expert, 2 * n_ff, n_embd), (n_expert, n_embd, n_ff)
-        return {
-            "router.proj.weight": copy("ffn_gate_inp.weight", n_expert, n_embd),
-            "router.scale": copy("ffn_gate_inp.scale", n_embd),
-            "router.per_expert_scale": copy("ffn_down_exps.scale", n_expert),
-            "experts.gate_up_proj": copy("ffn_gate_up_exps.weight", *inward),
-            "experts.down_proj": copy("ffn_down_exps.weight", *outward),
-            "pre_feedforward_layernorm_2.weight": copy("pre_ffw_norm_2.weight", n_embd),
-            "post_feedforward_layernorm_1.weight": copy("post_ffw_norm_1.weight", n_embd),
-            "post_feedforward_layernorm_2.weight": copy("post_ffw_norm_2.weight", n_embd),
-        }
-
 
 class Gemma4Unified(Gemma4):
     """`Gemma4UnifiedForConditionalGeneration` (12B), whose images and sounds have no towers."""
@@ -293,34 +280,14 @@ def is_shared(config: Config, dims: Dimensions, layer: int) -> bool:
     return layer >= dims.n_layer - n_shared
 
 
-def shared_attention_rules(
-    dims: Dimensions, *, shared: bool, has_values: bool = True
+def shared_attention(
+    dims: Dimensions, *, is_shared: bool, has_values: bool = True
 ) -> dict[str, TensorRule]:
     """Projections and head norms. Published checkpoints hold keys and values of shared layers too,
     which nothing reads; transformers saves none.
     """
-    rules = {
-        "self_attn.q_proj.weight": copy("attn_q.weight", dims.q_rows, dims.n_embd),
-        "self_attn.o_proj.weight": copy("attn_output.weight", dims.n_embd, dims.q_rows),
-        "self_attn.q_norm.weight": copy("attn_q_norm.weight", dims.head_dim),
-        "self_attn.k_norm.weight": copy("attn_k_norm.weight", dims.head_dim, optional=shared),
-    }
-    for letter in "kv" if has_values else "k":
-        rules[f"self_attn.{letter}_proj.weight"] = copy(
-            f"attn_{letter}.weight", dims.kv_rows, dims.n_embd, optional=shared
-        )
-    return rules
-
-
-def plain_norm_rules(dims: Dimensions) -> dict[str, TensorRule]:
-    """Norms before and after attention and the feed-forward part, stored as they are."""
-    names = {
-        "input_layernorm": "attn_norm",
-        "post_attention_layernorm": "post_attention_norm",
-        "pre_feedforward_layernorm": "ffn_norm",
-        "post_feedforward_layernorm": "post_ffw_norm",
-    }
-    return {f"{a}.weight": copy(f"{b}.weight", dims.n_embd) for a, b in names.items()}
+    own = ["gemma_keys", *(["gemma_values"] if has_values else [])]
+    return {**copies(dims, "gemma_query"), **copies(dims, *own, optional=is_shared)}
 
 
 def per_layer_width(config: Config) -> int:
@@ -328,24 +295,3 @@ def per_layer_width(config: Config) -> int:
     if config.get("hidden_size_per_layer_input") is None:
         return 0
     return settings.require_int(config, "hidden_size_per_layer_input", least=0)
-
-
-def per_layer_rules(dims: Dimensions, width: int) -> dict[str, TensorRule]:
-    """How a layer mixes its part of the per-layer embedding in."""
-    return {
-        "per_layer_input_gate.weight": copy("inp_gate.weight", width, dims.n_embd),
-        "per_layer_projection.weight": copy("proj.weight", dims.n_embd, width),
-        "post_per_layer_input_norm.weight": copy("post_norm.weight", dims.n_embd),
-    }
-
-
-def per_layer_outer_rules(dims: Dimensions, width: int, table: TensorRule) -> dict[str, TensorRule]:
-    """The table of all layers' embeddings, and the projection of the usual one to them."""
-    rows = dims.n_layer * width
-    return {
-        "model.embed_tokens_per_layer.weight": table,
-        "model.per_layer_model_projection.weight": copy(
-            "per_layer_model_proj.weight", rows, dims.n_embd
-        ),
-        "model.per_layer_projection_norm.weight": copy("per_layer_proj_norm.weight", width),
-    }

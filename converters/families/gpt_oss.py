@@ -16,17 +16,15 @@ import numpy as np
 
 from boardfit.converters.families import settings
 from boardfit.converters.families.base import Checkpoint, SourceTensor
-from boardfit.converters.families.decoder import DecoderFamily, Dimensions, window_values
+from boardfit.converters.families.decoder import DecoderFamily, Dimensions, copies, window_values
 from boardfit.converters.families.gemma import sliding_layers, unusual_pattern
 from boardfit.converters.families.layout import (
     TensorRule,
-    copy,
     from_rows,
     stack_reader,
     target_tensor,
 )
 from boardfit.converters.families.lazy import LazyRows
-from boardfit.converters.families.llama import attention_bias_rules, attention_rules
 from boardfit.converters.families.settings import Config
 from boardfit.converters.spec import TargetTensor
 from boardfit.edge.errors import UnsupportedModelError
@@ -64,15 +62,7 @@ class GptOss(DecoderFamily):
 
     def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
         n_expert = self.n_expert(config)
-        rules = {
-            **attention_rules(dims, interleave=False),
-            **attention_bias_rules({"attention_bias": True}, dims),
-            "self_attn.sinks": copy("attn_sinks.weight", dims.n_head),
-            "mlp.router.weight": copy("ffn_gate_inp.weight", n_expert, dims.n_embd),
-            "mlp.router.bias": copy("ffn_gate_inp.bias", n_expert),
-            "input_layernorm.weight": copy("attn_norm.weight", dims.n_embd),
-            "post_attention_layernorm.weight": copy("post_attention_norm.weight", dims.n_embd),
-        }
+        rules = copies(dims, "attention", "attention_bias", "gpt_oss", n_expert=n_expert)
         for name, targets, rows, columns in (
             ("gate_up_proj", ("ffn_gate_exps", "ffn_up_exps"), 2 * dims.n_ff, dims.n_embd),
             ("down_proj", ("ffn_down_exps",), dims.n_embd, dims.n_ff),

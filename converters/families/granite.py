@@ -19,14 +19,9 @@ from typing import Any
 
 from boardfit.converters.families import settings
 from boardfit.converters.families.base import Checkpoint
-from boardfit.converters.families.decoder import DecoderFamily, Dimensions
+from boardfit.converters.families.decoder import DecoderFamily, Dimensions, copies
 from boardfit.converters.families.layout import TensorRule, copy, split
-from boardfit.converters.families.llama import (
-    Llama,
-    attention_bias_rules,
-    attention_rules,
-    norm_rules,
-)
+from boardfit.converters.families.llama import Llama, attention_biases, interleaved_attention
 from boardfit.converters.families.mamba2 import HybridFamily, Mamba2
 from boardfit.converters.families.settings import Config, quote
 from boardfit.edge.errors import InputError, UnsupportedModelError
@@ -71,10 +66,10 @@ class GraniteMoe(Granite):
 
     def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
         return {
-            **attention_rules(dims, interleave=True),
-            **attention_bias_rules(config, dims, interleave=True),
+            **interleaved_attention(dims),
+            **attention_biases(config, dims, interleave=True),
             **expert_rules(config, dims),
-            **norm_rules(dims),
+            **copies(dims, "norms"),
         }
 
     def extra_metadata(self, config: Config, dims: Dimensions) -> dict[str, Any]:
@@ -127,10 +122,10 @@ class Granite4(Granite):
 
     def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
         return {
-            **attention_rules(dims, interleave=True),
-            **attention_bias_rules(config, dims, interleave=True),
+            **interleaved_attention(dims),
+            **attention_biases(config, dims, interleave=True),
             **self.feed_forward_rules(config, dims),
-            **norm_rules(dims),
+            **copies(dims, "norms"),
         }
 
     def feed_forward_rules(self, config: Config, dims: Dimensions) -> dict[str, TensorRule]:
@@ -186,7 +181,7 @@ class Granite4Hybrid(HybridFamily, Granite4):
         return {
             **self.mixer(config).rules("mamba."),
             **self.feed_forward_rules(config, dims),
-            **norm_rules(dims),
+            **copies(dims, "norms"),
         }
 
 

@@ -16,7 +16,7 @@ from gguf import ExpertGatingFuncType
 
 from boardfit.converters.families import settings
 from boardfit.converters.families.base import Checkpoint
-from boardfit.converters.families.decoder import DecoderFamily, Dimensions
+from boardfit.converters.families.decoder import DecoderFamily, Dimensions, copies
 from boardfit.converters.families.layout import ExpertStack, TensorRule, copy, reshape
 from boardfit.converters.families.settings import Config
 
@@ -56,11 +56,11 @@ class Lfm2(DecoderFamily):
 
     def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
         attends = self.kinds(config)[layer] == "full_attention"
+        here = "lfm2_attention", "head_layernorms"
         return {
-            **(_attention_rules(dims) if attends else _convolution_rules(config, dims)),
+            **(copies(dims, *here) if attends else _convolution_rules(config, dims)),
             **self._feed_forward_rules(config, dims, layer),
-            "operator_norm.weight": copy("attn_norm.weight", dims.n_embd),
-            "ffn_norm.weight": copy("ffn_norm.weight", dims.n_embd),
+            **copies(dims, "lfm2_norms"),
         }
 
     def outer_rules(self, config: Config, dims: Dimensions) -> dict[str, TensorRule]:
@@ -99,11 +99,7 @@ class Lfm2(DecoderFamily):
     def _feed_forward_rules(
         self, config: Config, dims: Dimensions, layer: int
     ) -> dict[str, TensorRule]:
-        return {
-            "feed_forward.w1.weight": copy("ffn_gate.weight", dims.n_ff, dims.n_embd),
-            "feed_forward.w2.weight": copy("ffn_down.weight", dims.n_embd, dims.n_ff),
-            "feed_forward.w3.weight": copy("ffn_up.weight", dims.n_ff, dims.n_embd),
-        }
+        return copies(dims, "lfm2_mlp")
 
 
 class Lfm2Vl(Lfm2):
@@ -148,11 +144,7 @@ class Lfm2Moe(Lfm2):
     ) -> dict[str, TensorRule]:
         if layer < self._n_dense(config):
             return super()._feed_forward_rules(config, dims, layer)
-        n_expert = self.n_expert(config)
-        return {
-            "feed_forward.gate.weight": copy("ffn_gate_inp.weight", n_expert, dims.n_embd),
-            "feed_forward.expert_bias": copy("exp_probs_b.bias", n_expert),
-        }
+        return copies(dims, "lfm2_router", n_expert=self.n_expert(config))
 
     def _n_dense(self, config: Config) -> int:
         return settings.require_int(config, "num_dense_layers", least=0)
@@ -163,23 +155,7 @@ def _kernel(config: Config) -> int:
     return settings.require_int(config, "conv_L_cache", least=2)
 
 
-def _attention_rules(dims: Dimensions) -> dict[str, TensorRule]:
-    return {
-        "self_attn.q_proj.weight": copy("attn_q.weight", dims.q_rows, dims.n_embd),
-        "self_attn.k_proj.weight": copy("attn_k.weight", dims.kv_rows, dims.n_embd),
-        "self_attn.v_proj.weight": copy("attn_v.weight", dims.kv_rows, dims.n_embd),
-        "self_attn.out_proj.weight": copy("attn_output.weight", dims.n_embd, dims.q_rows),
-        "self_attn.q_layernorm.weight": copy("attn_q_norm.weight", dims.head_dim),
-        "self_attn.k_layernorm.weight": copy("attn_k_norm.weight", dims.head_dim),
-    }
-
-
 def _convolution_rules(config: Config, dims: Dimensions) -> dict[str, TensorRule]:
     n_embd, kernel = dims.n_embd, _kernel(config)
-    return {
-        "conv.conv.weight": reshape(
-            "shortconv.conv.weight", n_embd, 1, kernel, to=(n_embd, kernel)
-        ),
-        "conv.in_proj.weight": copy("shortconv.in_proj.weight", 3 * n_embd, n_embd),
-        "conv.out_proj.weight": copy("shortconv.out_proj.weight", n_embd, n_embd),
-    }
+    short = reshape("shortconv.conv.weight", n_embd, 1, kernel, to=(n_embd, kernel))
+    return {"conv.conv.weight": short, **copies(dims, "lfm2_convolution")}

@@ -13,8 +13,8 @@ from typing import Any
 
 from boardfit.converters.families import settings
 from boardfit.converters.families.base import Checkpoint
-from boardfit.converters.families.decoder import DecoderFamily, Dimensions
-from boardfit.converters.families.layout import TensorRule, copy, interleave_rows
+from boardfit.converters.families.decoder import DecoderFamily, Dimensions, copies
+from boardfit.converters.families.layout import TensorRule, interleave_rows
 from boardfit.converters.families.rope import llama3_rope_freqs, rope_parameters
 from boardfit.converters.families.settings import Config
 from boardfit.converters.spec import TargetTensor
@@ -36,11 +36,9 @@ class Llama(DecoderFamily):
     def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
         has_mlp_bias = settings.optional_bool(config, "mlp_bias", False)
         return {
-            **attention_rules(dims, interleave=True),
-            **attention_bias_rules(config, dims, interleave=True),
-            **mlp_rules(dims),
-            **(mlp_bias_rules(dims) if has_mlp_bias else {}),
-            **norm_rules(dims),
+            **interleaved_attention(dims),
+            **attention_biases(config, dims, interleave=True),
+            **copies(dims, "mlp", "norms", *(["mlp_bias"] if has_mlp_bias else [])),
         }
 
     def extra_tensors(self, config: Config, dims: Dimensions) -> list[TargetTensor]:
@@ -127,62 +125,26 @@ class Mistral3(Mistral):
         }
 
 
-def attention_rules(dims: Dimensions, *, interleave: bool) -> dict[str, TensorRule]:
-    """The four projections; query and key rows reordered where the engine's rope wants pairs."""
-    return {
-        **_query_and_key("weight", dims, interleave, dims.n_embd),
-        "self_attn.v_proj.weight": copy("attn_v.weight", dims.kv_rows, dims.n_embd),
-        "self_attn.o_proj.weight": copy("attn_output.weight", dims.n_embd, dims.q_rows),
-    }
+def interleaved_attention(dims: Dimensions) -> dict[str, TensorRule]:
+    """The four projections, query and key rows reordered: the engine's rope wants pairs."""
+    return {**copies(dims, "attention"), **_query_and_key("weight", dims, dims.n_embd)}
 
 
-def attention_bias_rules(
+def attention_biases(
     config: Config, dims: Dimensions, *, interleave: bool = False
 ) -> dict[str, TensorRule]:
     """Biases of the four projections where `attention_bias` asks for them."""
     if not settings.optional_bool(config, "attention_bias", False):
         return {}
-    return {
-        **_query_and_key("bias", dims, interleave),
-        "self_attn.v_proj.bias": copy("attn_v.bias", dims.kv_rows),
-        "self_attn.o_proj.bias": copy("attn_output.bias", dims.n_embd),
-    }
+    reordered = _query_and_key("bias", dims) if interleave else {}
+    return {**copies(dims, "attention_bias"), **reordered}
 
 
-def mlp_rules(dims: Dimensions) -> dict[str, TensorRule]:
-    """Gate, up and down projections."""
-    return {
-        "mlp.gate_proj.weight": copy("ffn_gate.weight", dims.n_ff, dims.n_embd),
-        "mlp.up_proj.weight": copy("ffn_up.weight", dims.n_ff, dims.n_embd),
-        "mlp.down_proj.weight": copy("ffn_down.weight", dims.n_embd, dims.n_ff),
-    }
-
-
-def mlp_bias_rules(dims: Dimensions) -> dict[str, TensorRule]:
-    """Biases of the three projections."""
-    return {
-        "mlp.gate_proj.bias": copy("ffn_gate.bias", dims.n_ff),
-        "mlp.up_proj.bias": copy("ffn_up.bias", dims.n_ff),
-        "mlp.down_proj.bias": copy("ffn_down.bias", dims.n_embd),
-    }
-
-
-def norm_rules(dims: Dimensions) -> dict[str, TensorRule]:
-    """The norms before attention and before the feed-forward part."""
-    return {
-        "input_layernorm.weight": copy("attn_norm.weight", dims.n_embd),
-        "post_attention_layernorm.weight": copy("ffn_norm.weight", dims.n_embd),
-    }
-
-
-def _query_and_key(
-    kind: str, dims: Dimensions, interleave: bool, *columns: int
-) -> dict[str, TensorRule]:
-    rules = {}
+def _query_and_key(kind: str, dims: Dimensions, *columns: int) -> dict[str, TensorRule]:
     sizes = {"q": (dims.q_rows, dims.n_head), "k": (dims.kv_rows, dims.n_head_kv)}
-    for letter, (rows, n_head) in sizes.items():
-        target, shape = f"attn_{letter}.{kind}", (rows, *columns)
-        rules[f"self_attn.{letter}_proj.{kind}"] = (
-            interleave_rows(target, *shape, n_head=n_head) if interleave else copy(target, *shape)
+    return {
+        f"self_attn.{letter}_proj.{kind}": interleave_rows(
+            f"attn_{letter}.{kind}", rows, *columns, n_head=n_head
         )
-    return rules
+        for letter, (rows, n_head) in sizes.items()
+    }

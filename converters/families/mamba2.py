@@ -17,13 +17,7 @@ import numpy as np
 from boardfit.converters.families import settings
 from boardfit.converters.families.base import Checkpoint, SourceTensor
 from boardfit.converters.families.decoder import DecoderFamily, Dimensions
-from boardfit.converters.families.layout import (
-    TensorRule,
-    copy,
-    reshape,
-    target_tensor,
-    to_f32,
-)
+from boardfit.converters.families.layout import TensorRule, copy, reshape, target_tensor, to_f32
 from boardfit.converters.families.settings import Config
 from boardfit.converters.spec import TargetTensor
 from boardfit.edge.errors import InputError, UnsupportedModelError

@@ -14,7 +14,7 @@ from typing import Any
 
 from boardfit.converters.families import settings
 from boardfit.converters.families.base import Checkpoint
-from boardfit.converters.families.decoder import DecoderFamily, Dimensions, head_values
+from boardfit.converters.families.decoder import DecoderFamily, Dimensions, copies, head_values
 from boardfit.converters.families.layout import ExpertStack, TensorRule, copy, interleave_rows
 from boardfit.converters.families.mamba2 import HybridFamily, Mamba2
 from boardfit.converters.families.settings import Config, quote
@@ -113,14 +113,8 @@ class NemotronH(HybridFamily):
 
     def feed_forward_rules(self, config: Config, dims: Dimensions) -> dict[str, TensorRule]:
         """The rules of a layer that is neither attention nor a Mamba layer."""
-        rules = {
-            "mixer.up_proj.weight": copy("ffn_up.weight", dims.n_ff, dims.n_embd),
-            "mixer.down_proj.weight": copy("ffn_down.weight", dims.n_embd, dims.n_ff),
-        }
-        if settings.optional_bool(config, "mlp_bias", False):
-            rules["mixer.up_proj.bias"] = copy("ffn_up.bias", dims.n_ff)
-            rules["mixer.down_proj.bias"] = copy("ffn_down.bias", dims.n_embd)
-        return rules
+        has_bias = settings.optional_bool(config, "mlp_bias", False)
+        return copies(dims, "nemotron_mlp", *(["nemotron_mlp_bias"] if has_bias else []))
 
     def per_layer(self, config: Config, dims: Dimensions) -> dict[str, Any]:
         has_ffn = [kind in ("mlp", "moe") for kind in self.kinds(config)]
@@ -161,20 +155,11 @@ class NemotronHMoe(NemotronH):
         return config
 
     def feed_forward_rules(self, config: Config, dims: Dimensions) -> dict[str, TensorRule]:
-        n_embd, n_expert = dims.n_embd, self.n_expert(config)
-        shared = settings.require_int(config, "moe_shared_expert_intermediate_size")
-        rules = {
-            "mixer.gate.weight": copy("ffn_gate_inp.weight", n_expert, n_embd),
-            "mixer.gate.e_score_correction_bias": copy("exp_probs_b.bias", n_expert),
-            "mixer.shared_experts.up_proj.weight": copy("ffn_up_shexp.weight", shared, n_embd),
-            "mixer.shared_experts.down_proj.weight": copy("ffn_down_shexp.weight", n_embd, shared),
-        }
+        n_expert = self.n_expert(config)
+        n_shared = settings.require_int(config, "moe_shared_expert_intermediate_size")
+        rules = copies(dims, "nemotron_experts", n_expert=n_expert, n_shared=n_shared)
         latent = settings.optional_int(config, "moe_latent_size")
-        if latent is not None:
-            down = copy("ffn_latent_down.weight", latent, n_embd)
-            rules["mixer.fc1_latent_proj.weight"] = down
-            rules["mixer.fc2_latent_proj.weight"] = copy("ffn_latent_up.weight", n_embd, latent)
-        return rules
+        return rules | (copies(dims, "nemotron_latent", latent=latent) if latent else {})
 
     def expert_stacks(self, config: Config, dims: Dimensions, layer: int) -> Sequence[ExpertStack]:
         if self.kinds(config)[layer] != "moe":
@@ -210,6 +195,5 @@ def _attention_rules(dims: Dimensions) -> dict[str, TensorRule]:
     return {
         "mixer.q_proj.weight": interleave_rows("attn_q.weight", q[0], dims.n_embd, n_head=q[1]),
         "mixer.k_proj.weight": interleave_rows("attn_k.weight", k[0], dims.n_embd, n_head=k[1]),
-        "mixer.v_proj.weight": copy("attn_v.weight", dims.kv_rows, dims.n_embd),
-        "mixer.o_proj.weight": copy("attn_output.weight", dims.n_embd, dims.q_rows),
+        **copies(dims, "nemotron_attention"),
     }

@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 
 from boardfit.converters.families import settings
-from boardfit.converters.families.decoder import DecoderFamily, Dimensions, norm_values
-from boardfit.converters.families.layout import TensorRule, constant, copy
-from boardfit.converters.families.llama import norm_rules
+from boardfit.converters.families.decoder import DecoderFamily, Dimensions, copies, norm_values
+from boardfit.converters.families.layout import TensorRule, constant
 from boardfit.converters.families.rope import global_rope, rope_parameters
 from boardfit.converters.families.settings import Config, quote
 from boardfit.converters.spec import TargetTensor
@@ -43,13 +42,7 @@ class Phi3(DecoderFamily):
 
     def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
         qkv_rows = dims.q_rows + 2 * dims.kv_rows
-        return {
-            "self_attn.qkv_proj.weight": copy("attn_qkv.weight", qkv_rows, dims.n_embd),
-            "self_attn.o_proj.weight": copy("attn_output.weight", dims.n_embd, dims.q_rows),
-            "mlp.gate_up_proj.weight": copy("ffn_up.weight", 2 * dims.n_ff, dims.n_embd),
-            "mlp.down_proj.weight": copy("ffn_down.weight", dims.n_embd, dims.n_ff),
-            **norm_rules(dims),
-        }
+        return copies(dims, "phi3", "norms", qkv_rows=qkv_rows)
 
     def extra_tensors(self, config: Config, dims: Dimensions) -> list[TargetTensor]:
         factors = _long_and_short(config, dims)

@@ -13,9 +13,7 @@ from boardfit.converters.families import settings
 from boardfit.converters.families.base import Checkpoint
 from boardfit.converters.families.decoder import DecoderFamily, Dimensions, window_values
 from boardfit.converters.families.gemma import sliding_layers
-from boardfit.converters.families.layout import TensorRule, copy
-from boardfit.converters.families.llama import attention_rules, mlp_rules, norm_rules
-from boardfit.converters.families.qwen import head_norm_rules
+from boardfit.converters.families.layout import TensorRule
 from boardfit.converters.families.rope import llama3_rope_freqs, rope_parameters
 from boardfit.converters.families.settings import Config, quote
 from boardfit.converters.spec import TargetTensor
@@ -37,6 +35,7 @@ class Exaone4(DecoderFamily):
     """
 
     arch = "exaone4"
+    parts = ("attention", "head_norms", "mlp", "norms_after")
 
     def dimensions(self, config: Config) -> Dimensions:
         dims = super().dimensions(config)
@@ -46,14 +45,6 @@ class Exaone4(DecoderFamily):
                 f"hidden_size {dims.n_embd}, which the engine's EXAONE 4 needs"
             )
         return dims
-
-    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
-        return {
-            **attention_rules(dims, interleave=False),
-            **head_norm_rules(dims),
-            **mlp_rules(dims),
-            **norm_after_rules(dims),
-        }
 
     def extra_tensors(self, config: Config, dims: Dimensions) -> list[TargetTensor]:
         return llama3_rope_freqs(rope_parameters(config), dims.head_dim)
@@ -97,6 +88,7 @@ class Olmo2(DecoderFamily):
     """
 
     arch = "olmo2"
+    parts = ("attention", "olmo_head_norms", "mlp", "norms_after")
 
     def is_tied(self, config: Config) -> bool:
         if super().is_tied(config):
@@ -105,15 +97,6 @@ class Olmo2(DecoderFamily):
                 "own"
             )
         return False
-
-    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
-        return {
-            **attention_rules(dims, interleave=False),
-            "self_attn.q_norm.weight": copy("attn_q_norm.weight", dims.q_rows),
-            "self_attn.k_norm.weight": copy("attn_k_norm.weight", dims.kv_rows),
-            **mlp_rules(dims),
-            **norm_after_rules(dims),
-        }
 
 
 class Olmo3(Olmo2):
@@ -134,14 +117,11 @@ class Ernie45(DecoderFamily):
     """
 
     arch = "ernie4_5"
+    parts = ("attention", "mlp", "norms")
 
     def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
         settings.require_value(config, "use_bias", False)
-        return {
-            **attention_rules(dims, interleave=False),
-            **mlp_rules(dims),
-            **norm_rules(dims),
-        }
+        return super().layer_rules(config, dims, layer)
 
     def rename(self, name: str) -> str | None:
         return name.replace("ernie.", "model.", 1) if name.startswith("ernie.") else name
@@ -155,6 +135,7 @@ class HunyuanDense(DecoderFamily):
     """
 
     arch = "hunyuan-dense"
+    parts = ("attention", "hunyuan_head_norms", "mlp", "norms")
 
     def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """With the stretched base and context in their places."""
@@ -178,15 +159,6 @@ class HunyuanDense(DecoderFamily):
             config["max_position_embeddings"] = _HUNYUAN_CONTEXT
         return config
 
-    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
-        return {
-            **attention_rules(dims, interleave=False),
-            "self_attn.query_layernorm.weight": copy("attn_q_norm.weight", dims.head_dim),
-            "self_attn.key_layernorm.weight": copy("attn_k_norm.weight", dims.head_dim),
-            **mlp_rules(dims),
-            **norm_rules(dims),
-        }
-
     def extra_metadata(self, config: Config, dims: Dimensions) -> dict[str, Any]:
         if rope_parameters(config).get("rope_type") != "dynamic":
             return {}
@@ -195,11 +167,3 @@ class HunyuanDense(DecoderFamily):
             "rope.scaling.factor": 1.0,
             "rope.scaling.original_context_length": _HUNYUAN_CONTEXT,
         }
-
-
-def norm_after_rules(dims: Dimensions) -> dict[str, TensorRule]:
-    """The norms after attention and after the feed-forward part."""
-    return {
-        "post_attention_layernorm.weight": copy("post_attention_norm.weight", dims.n_embd),
-        "post_feedforward_layernorm.weight": copy("post_ffw_norm.weight", dims.n_embd),
-    }

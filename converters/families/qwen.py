@@ -12,14 +12,9 @@ from typing import Any
 
 from boardfit.converters.families import settings
 from boardfit.converters.families.base import Checkpoint
-from boardfit.converters.families.decoder import DecoderFamily, Dimensions
+from boardfit.converters.families.decoder import DecoderFamily, Dimensions, copies
 from boardfit.converters.families.layout import ExpertStack, TensorRule, copy, split
-from boardfit.converters.families.llama import (
-    attention_bias_rules,
-    attention_rules,
-    mlp_rules,
-    norm_rules,
-)
+from boardfit.converters.families.llama import attention_biases
 from boardfit.converters.families.rope import rope_parameters
 from boardfit.converters.families.settings import Config
 from boardfit.edge.errors import InputError, UnsupportedModelError
@@ -33,16 +28,7 @@ class Qwen2(DecoderFamily):
     """`Qwen2ForCausalLM`: biases on query, key and value only."""
 
     arch = "qwen2"
-
-    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
-        biases = attention_bias_rules({"attention_bias": True}, dims)
-        del biases["self_attn.o_proj.bias"]
-        return {
-            **attention_rules(dims, interleave=False),
-            **biases,
-            **mlp_rules(dims),
-            **norm_rules(dims),
-        }
+    parts = ("attention", "qkv_bias", "mlp", "norms")
 
     def unused_window(self, config: Config) -> int | None:
         used = settings.optional_bool(config, "use_sliding_window", False)
@@ -55,15 +41,10 @@ class Qwen3(Qwen2):
     """
 
     arch = "qwen3"
+    parts = ("attention", "head_norms", "mlp", "norms")
 
     def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
-        return {
-            **attention_rules(dims, interleave=False),
-            **attention_bias_rules(config, dims),
-            **head_norm_rules(dims),
-            **mlp_rules(dims),
-            **norm_rules(dims),
-        }
+        return {**super().layer_rules(config, dims, layer), **attention_biases(config, dims)}
 
 
 class Qwen3Vl(Qwen3):
@@ -121,12 +102,10 @@ class Qwen3Moe(DecoderFamily):
         n_expert, fused = self.n_expert(config), config.get(_FUSED_KEY)
         n_ff = settings.require_int(config, "moe_intermediate_size") if fused is not None else 0
         return {
-            **attention_rules(dims, interleave=False),
-            **attention_bias_rules(config, dims),
-            **head_norm_rules(dims),
+            **copies(dims, "attention", "head_norms", "norms"),
+            **attention_biases(config, dims),
             "mlp.gate.weight": copy("ffn_gate_inp.weight", n_expert, dims.n_embd),
             **(fused_rules(fused, n_expert, n_ff, dims.n_embd) if fused is not None else {}),
-            **norm_rules(dims),
         }
 
     def expert_stacks(self, config: Config, dims: Dimensions, layer: int) -> Sequence[ExpertStack]:
@@ -137,14 +116,6 @@ class Qwen3Moe(DecoderFamily):
     def extra_metadata(self, config: Config, dims: Dimensions) -> dict[str, Any]:
         n_ff = settings.require_int(config, "moe_intermediate_size")
         return {"expert_feed_forward_length": n_ff}
-
-
-def head_norm_rules(dims: Dimensions) -> dict[str, TensorRule]:
-    """Norms over each query and key head."""
-    return {
-        "self_attn.q_norm.weight": copy("attn_q_norm.weight", dims.head_dim),
-        "self_attn.k_norm.weight": copy("attn_k_norm.weight", dims.head_dim),
-    }
 
 
 def expert_stacks(n_ff: int, n_embd: int) -> tuple[ExpertStack, ...]:

@@ -20,7 +20,12 @@ import numpy as np
 
 from boardfit.converters.families import settings
 from boardfit.converters.families.base import Checkpoint, SourceTensor
-from boardfit.converters.families.decoder import DecoderFamily, Dimensions, active_parameters
+from boardfit.converters.families.decoder import (
+    DecoderFamily,
+    Dimensions,
+    active_parameters,
+    copies,
+)
 from boardfit.converters.families.gemma import plus_one
 from boardfit.converters.families.layout import (
     ExpertStack,
@@ -30,7 +35,6 @@ from boardfit.converters.families.layout import (
     reorder,
     to_f32,
 )
-from boardfit.converters.families.llama import attention_rules, mlp_rules
 from boardfit.converters.families.qwen import expert_stacks, fused_rules
 from boardfit.converters.families.rope import global_rope, rope_parameters, rope_sections
 from boardfit.converters.families.settings import Config
@@ -196,7 +200,7 @@ class Qwen35(DecoderFamily):
             }
         return {
             **rules,
-            **attention_rules(dims, interleave=False),
+            **copies(dims, "attention"),
             # Each query head is followed by its gate.
             "self_attn.q_proj.weight": copy("attn_q.weight", 2 * dims.q_rows, n_embd),
             "self_attn.q_norm.weight": plus_one("attn_q_norm.weight", dims.head_dim),
@@ -206,7 +210,7 @@ class Qwen35(DecoderFamily):
     def feed_forward_rules(
         self, config: Config, dims: Dimensions, layer: int
     ) -> dict[str, TensorRule]:
-        return mlp_rules(dims)
+        return copies(dims, "mlp")
 
     def outer_rules(self, config: Config, dims: Dimensions) -> dict[str, TensorRule]:
         norm = plus_one("output_norm.weight", dims.n_embd)
@@ -325,12 +329,8 @@ class Qwen35Moe(Qwen35):
         n_shared = settings.require_int(config, "shared_expert_intermediate_size")
         fused = config[_FUSED_KEY].get(layer)
         return {
-            "mlp.gate.weight": copy("ffn_gate_inp.weight", n_expert, n_embd),
+            **copies(dims, "qwen35_experts", n_expert=n_expert, n_shared=n_shared),
             **(fused_rules(fused, n_expert, n_ff, n_embd) if fused is not None else {}),
-            "mlp.shared_expert_gate.weight": copy("ffn_gate_inp_shexp.weight", 1, n_embd),
-            "mlp.shared_expert.gate_proj.weight": copy("ffn_gate_shexp.weight", n_shared, n_embd),
-            "mlp.shared_expert.up_proj.weight": copy("ffn_up_shexp.weight", n_shared, n_embd),
-            "mlp.shared_expert.down_proj.weight": copy("ffn_down_shexp.weight", n_embd, n_shared),
         }
 
     def expert_stacks(self, config: Config, dims: Dimensions, layer: int) -> Sequence[ExpertStack]:

@@ -1,16 +1,14 @@
-"""What a format is: its recipes, whom it suits, sizes before the conversion, and the conversion.
-
-A format is one folder with a class that follows `Format`, and one row in
-`boardfit.converters.formats.table`. Nothing outside the folder asks which format it deals with.
+"""What a format is: a folder with a class that follows `Format`, and a row in formats.toml. Nothing
+outside the folder asks which format it deals with.
 """
 
 from __future__ import annotations
 
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from boardfit.converters.spec import ModelSpec, TargetTensor
 from boardfit.device_profiles.cost.memory import StoredTensor
@@ -90,34 +88,23 @@ class Conversion:
     progress: Callable[[int, int], None]
 
 
-class Format(Protocol):
+class Format(ABC):
     """One format. `row` is its row in the table."""
 
-    row: FormatRow
+    def __init__(self, row: FormatRow) -> None:
+        self.row = row
 
+    @abstractmethod
     def list_recipes(self) -> tuple[str, ...]:
-        """Ids of the recipes that make this format."""
+        """Ids of the recipes that make this format, most bits first."""
 
+    @abstractmethod
     def describe_recipe(self, recipe_id: str) -> str:
         """What a recipe does, in a few words. Raises UsageError for an unknown one."""
 
-    def check_supported(self, spec: ModelSpec, profile: DeviceProfile) -> None:
-        """Raise for a model that the format cannot hold (UnsupportedModelError, which offers GGUF),
-        or a board that its engine is known not to run on (EngineError).
-        """
-
-    def weigh(self, spec: ModelSpec, recipe_id: str) -> FormatWeights:
-        """Sizes before the conversion. Raises UsageError for an unknown recipe."""
-
     def name_artifact(self, plan: Plan, device: DeviceProfile) -> str:
         """What the bytes depend on beside the source: plans of one key share an artifact."""
-
-    def convert(self, job: Conversion) -> FormatArtifact:
-        """Make the artifact. One that an interrupted build of the same inputs finished is kept.
-
-        Raises what the converter raises: UnsupportedModelError, DoesNotFitError,
-        EngineMissingError.
-        """
+        return f"{self.row.id}-{plan.recipe}"
 
 
 def stored_tensor(tensor: TargetTensor, ggml_type: str, n_bytes: int) -> StoredTensor:

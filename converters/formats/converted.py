@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,8 +18,8 @@ from typing import Literal
 
 from boardfit.converters.formats.base import (
     Conversion,
+    Format,
     FormatArtifact,
-    FormatRow,
     FormatWeights,
     stored_tensor,
 )
@@ -31,7 +31,7 @@ from boardfit.edge.bundle.bundle import sha256_file
 from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.errors import EngineError, UnsupportedModelError
 from boardfit.edge.types import Plan
-from boardfit.edge.units import printable
+from boardfit.edge.units import did_you_mean, printable
 
 KV_TYPE = "f32"
 #: Lengths of prompt that get a graph of their own; the engine cuts a prompt into such steps.
@@ -44,41 +44,54 @@ Role = Literal["embedding", "head", "tied", "layer"]
 _STANDS_FOR = {4: "Q4_0", 8: "Q8_0", 32: "F32"}
 
 
+#: Families that the converters make models of which were compared with transformers, by
+#: `model_type` in `config.json`. docs/formats.md has what each one needed, and every gap.
+FAMILIES = {
+    "llama": "Llama",
+    "qwen2": "Qwen2",
+    "qwen3": "Qwen3",
+    "gemma3_text": "Gemma 3",
+    "phi3": "Phi-3",
+    "smollm3": "SmolLM3",
+    "granite": "Granite",
+    "lfm2": "LFM2",
+}
+
+
 @dataclass(frozen=True)
 class Made:
-    """What a converter wrote: roles of files by name, weights by kind of storage, bits a weight."""
+    """What a converter wrote: roles of files by name, weights by kind of storage, bits a weight.
+    Peaks are the worker's, None where the system has none.
+    """
 
     files: dict[str, str]
     types: dict[str, int]
     bpw: float
+    peak_rss_bytes: int | None = None
+    peak_anon_bytes: int | None = None
 
 
-class ConvertedFormat(ABC):
-    """A `boardfit.converters.formats.base.Format` that is made from a checkpoint by a converter.
+class ConvertedFormat(Format):
+    """A format that is made from a checkpoint by a converter.
 
-    `engine_class` estimates the speed. `engine_bytes` is interpreter, library and its arena with
-    nothing loaded, as the engines measure it.
+    `name` is the format's for people. `engine_class` estimates the speed. `engine_bytes` is
+    interpreter, library and its arena with nothing loaded, as the engines measure it.
     """
 
+    name: str
     engine_class: EngineClass
     engine_bytes: int
 
-    def __init__(self, row: FormatRow) -> None:
-        self.row = row
-
-    @abstractmethod
-    def list_recipes(self) -> tuple[str, ...]:
-        """Ids of the recipes that make this format."""
-
-    @abstractmethod
-    def describe_recipe(self, recipe_id: str) -> str:
-        """What a recipe does, in a few words."""
-
-    @abstractmethod
     def check_family(self, family: str) -> None:
         """Raise UnsupportedModelError, which offers GGUF, for a family without a converter."""
+        if family not in FAMILIES:
+            raise UnsupportedModelError(
+                f"{self.name} cannot be made of {printable(family)!r} models."
+                f"{did_you_mean(family, FAMILIES)} It can of: {', '.join(FAMILIES.values())}",
+                next_step="build a GGUF: --format gguf",
+            )
 
-    def check_board(self, profile: DeviceProfile) -> None:  # noqa: B027 most have no limit
+    def check_board(self, profile: DeviceProfile) -> None:
         """Raise EngineError for a board that the engine cannot run on, even if its profile fits."""
 
     @abstractmethod
@@ -96,7 +109,9 @@ class ConvertedFormat(ABC):
         return 2
 
     def check_supported(self, spec: ModelSpec, profile: DeviceProfile) -> None:
-        """See `boardfit.converters.formats.base.Format`."""
+        """Raise for a model that the format cannot hold (UnsupportedModelError, which offers GGUF),
+        or a board that its engine is known not to run on (EngineError).
+        """
         if spec.tokenizer_dir is None:
             raise UnsupportedModelError(
                 f"{self.row.id} is made from a checkpoint; {printable(spec.name)} is a GGUF file",
@@ -124,7 +139,9 @@ class ConvertedFormat(ABC):
         self.check_board(profile)
 
     def weigh(self, spec: ModelSpec, recipe_id: str) -> FormatWeights:
-        """Sizes within a per cent or two: graph and tokenizer are estimated, weights are exact."""
+        """Sizes before the conversion, within a per cent or two: graph and tokenizer are estimated,
+        weights are exact. Raises UsageError for an unknown recipe.
+        """
         n_layers = spec.shape.n_layer
         is_tied = all(tensor.name != "output.weight" for tensor in spec.tensors)
         stored = tuple(
@@ -156,11 +173,14 @@ class ConvertedFormat(ABC):
         return {**memory, "margin": margin_bytes(sum(memory.values()))}
 
     def name_artifact(self, plan: Plan, device: DeviceProfile) -> str:
-        """See `boardfit.converters.formats.base.Format`."""
-        return f"{self.row.id}-{plan.recipe}-{plan.n_ctx}"
+        return f"{super().name_artifact(plan, device)}-{plan.n_ctx}"
 
     def convert(self, job: Conversion) -> FormatArtifact:
-        """See `boardfit.converters.formats.base.Format`."""
+        """Make the artifact. One that an interrupted build of the same inputs finished is kept.
+
+        Raises what the converter raises: UnsupportedModelError, DoesNotFitError,
+        EngineMissingError.
+        """
         folder, plan = job.folder, job.plan
         record = folder.with_name(folder.name + ".json")
         identity = json.dumps(

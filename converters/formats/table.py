@@ -3,35 +3,16 @@
 from __future__ import annotations
 
 from boardfit.converters.formats.base import FormatRow
+from boardfit.device_profiles.toml_parser import load_toml
 from boardfit.edge.errors import UsageError
 from boardfit.edge.units import did_you_mean
 
 GGUF, AUTO = "gguf", "auto"
 
 FORMATS: dict[str, FormatRow] = {
-    row.id: row
-    for row in (
-        FormatRow(
-            GGUF, "boardfit.converters.formats.gguf.format:GgufFormat", "llama_cpp", "model.gguf",
-            "", ("llama_cpp",), "llama.cpp: runs everywhere, maps its weights", is_streamed=True,
-        ),
-        FormatRow(
-            "litertlm", "boardfit.converters.formats.litert.format:LitertLmFormat", "litert",
-            "model.litertlm", "litert_int4_b128_best", ("litert_lm",),
-            "LiteRT-LM: fast prefill on CPUs with dot products; needs Armv8.1 atomics",
-        ),
-        FormatRow(
-            "tflite", "boardfit.converters.formats.litert.format:TfliteFormat", "tflite",
-            "model.tflite", "tflite_int4", ("litert", "tflite", "tflite_runtime"),
-            "tflite-runtime or ai-edge-litert: the smallest installation, old boards too",
-        ),
-        FormatRow(
-            "onnx", "boardfit.converters.formats.onnx.format:OnnxFormat", "onnx", "model.onnx",
-            "onnx_int4_b128", ("onnxruntime_genai",),
-            "ONNX Runtime: where a board's other networks run on it too",
-        ),
-    )
-}  # fmt: skip
+    name: FormatRow(name, **{**row, "profile_engines": tuple(row["profile_engines"])})
+    for name, row in load_toml("boardfit.converters.formats", "formats.toml").items()
+}
 
 
 def format_of_engine(engine: str) -> FormatRow:

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from boardfit.converters.formats.gguf.ggml_library import library_path
 from boardfit.converters.formats.gguf.imatrix import Imatrix, Sums
+from boardfit.converters.formats.gguf.kernels import library_path
 from boardfit.converters.imatrix.engine import decode, load_engine, open_context, tokenize
 from boardfit.converters.imatrix.files import read_imatrix, write_imatrix
 from boardfit.edge.disk.opened_file import Source

@@ -14,7 +14,7 @@ from boardfit.converters.oci.registry import Registry
 from boardfit.edge.bundle.bundle import open_bundle
 from boardfit.edge.terminal.output import echo, shell_line
 from boardfit.edge.terminal.progress import TerminalReporter
-from boardfit.edge.trust.key_argument import public_keys
+from boardfit.edge.trust.signing import public_keys
 from boardfit.edge.units import format_bytes, format_seconds, printable
 
 plain_http_option = click.option(

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from boardfit.converters.formats.base import stored_tensor
 from boardfit.converters.formats.gguf.assign import assign_types
+from boardfit.converters.formats.gguf.header import artifact_bytes
 from boardfit.converters.formats.gguf.recipe import AS_IS, FLOAT_TYPES, GgufRecipe, make_as_is
-from boardfit.converters.formats.gguf.size import artifact_bytes
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.cost.memory import pad
 from boardfit.device_profiles.cost.model import StoredWeights

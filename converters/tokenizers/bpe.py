@@ -1,7 +1,5 @@
-"""Read a tokenizer.json with a BPE model into a vocabulary.
-
-It is byte-level (GPT-2, Llama 3, Qwen, …), or BPE over SentencePiece pieces with byte fallback
-(fast Llama 2, Mistral, Gemma tokenizers).
+"""Read a tokenizer.json with a BPE model: byte-level (GPT-2, Llama 3, Qwen, …), or over
+SentencePiece pieces with byte fallback (fast Llama 2, Mistral, Gemma tokenizers).
 
 Which tokens are control, user-defined or padding follows upstream's conversion/base.py
 (`get_vocab_base`) and gguf-py/gguf/vocab.py (`LlamaHfVocab`).
@@ -117,11 +115,9 @@ def load_byte_level(files: TokenizerFiles, pre: str) -> Vocabulary:
 def load_byte_fallback(files: TokenizerFiles, *, keeps_merges: bool = False) -> Vocabulary:
     """The vocabulary of a SentencePiece-style BPE tokenizer.json.
 
-    `keeps_merges` is Gemma 4's kind, for which the engine reads the merges themselves. Else:
-
-    The engine merges by score, tokenizer.json by merge rank. Scores are set to minus the rank of
-    the token that a merge yields, which is what SentencePiece itself stores for BPE models, so the
-    same ids come out. (Upstream writes -1000 for all, and the engine then splits differently.)
+    With `keeps_merges`, as for Gemma 4, the engine reads the merges. Else it merges by score, and
+    scores are minus the rank of the token that a merge yields, which is what SentencePiece itself
+    stores. (Upstream writes -1000 for all, and the engine then splits differently.)
     """
     vocab = base_vocab(files)
     added = files.added_tokens(vocab)

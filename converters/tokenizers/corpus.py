@@ -1,8 +1,4 @@
-"""The torture corpus: texts on which tokenizers differ.
-
-Fixed texts (scripts, digits, whitespace, emoji, code, …) and seeded random ones, the same on every
-machine. `torture_corpus` adds texts with the checkpoint's own special tokens written in them.
-"""
+"""The torture corpus: texts on which tokenizers differ, the same on every machine."""
 
 from __future__ import annotations
 

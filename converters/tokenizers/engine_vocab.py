@@ -1,7 +1,5 @@
-"""The engine's view of a vocabulary: a GGUF file loaded vocab-only, silently, through ctypes.
-
-The native loader aborts the process on some malformed vocabularies, and we write what a checkpoint
-says: every file is checked first, as any model is.
+"""The engine's view of a vocabulary: a GGUF file loaded vocab-only through ctypes. The native
+loader aborts on some malformed vocabularies, so every file is checked first.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""The tokenizer files of a checkpoint directory, read once and bounded, nothing unpickled.
-
-`TokenizerFiles` is what the rest of the package works on: parsed JSON (or an empty mapping where a
-file is absent), and the added tokens of all files laid over each other the way transformers does.
-"""
+"""The tokenizer files of a checkpoint directory, read once and bounded, nothing unpickled."""
 
 from __future__ import annotations
 
@@ -56,7 +52,9 @@ def token_text(entry: Any) -> str | None:
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """A checkpoint directory as tokenizers see it. `config` is the parsed `config.json`."""
+    """A checkpoint directory as tokenizers see it: parsed JSON, an empty mapping where a file is
+    absent. `config` is the parsed `config.json`.
+    """
 
     directory: Path
     config: Mapping[str, Any]
@@ -270,9 +268,8 @@ class TokenizerFiles:
 
 
 def check_added(texts: Iterable[str], where: str) -> None:
-    """Raise UnsafeInputError for added tokens that no tokenizer has.
-
-    They are searched in every text, so one of some MB keeps a build busy for minutes.
+    """Raise UnsafeInputError for added tokens that no tokenizer has. They are searched in every
+    text, so one of some MB keeps a build busy for minutes.
     """
     total = 0
     for text in texts:

@@ -1,8 +1,5 @@
-"""Choose the file of a family's vocabulary, and the metadata to write with it.
-
-The rules of upstream's `set_vocab` methods (conversion/{llama,qwen,gemma,phi}.py) as data, keyed by
-GGUF architecture; architectures without an entry read tokenizer.json alone, as upstream's base
-class does.
+"""Choose the file of a family's vocabulary, and the metadata to write with it: the rules of
+upstream's `set_vocab` methods (conversion/{llama,qwen,gemma,phi}.py) as data, by GGUF architecture.
 """
 
 from __future__ import annotations
@@ -31,12 +28,9 @@ Source = Literal["spm", "json"]
 
 @dataclass(frozen=True)
 class VocabRules:
-    """How a vocabulary is loaded.
-
-    `order` lists the files that are tried. `prefix_space` decides `add_space_prefix`: `config`
-    copies tokenizer_config.json's add_prefix_space (written first or last, as upstream does),
-    `never` writes false for SentencePiece vocabularies. `pre` names a pre-tokenizer to take among
-    equals.
+    """How a vocabulary is loaded. `order` lists the files that are tried. `prefix_space` decides
+    `add_space_prefix`: `config` copies tokenizer_config.json's (first or last, as upstream does),
+    `never` writes false for SentencePiece. `pre` names a pre-tokenizer to take among equals.
     `gemma4`: the engine merges by rank, and puts BOS before every text.
     """
 
@@ -74,20 +68,13 @@ RULES: dict[str, VocabRules] = {
 
 
 def load_tokenizer(
-    directory: Path,
-    config: Mapping[str, Any],
-    arch: str | None = None,
-    *,
-    pre: str | None = None,
+    directory: Path, config: Mapping[str, Any], arch: str | None = None, *, pre: str | None = None
 ) -> LoadedTokenizer:
-    """Load the tokenizer of a checkpoint directory.
+    """Load the tokenizer of a checkpoint directory by the rules of `arch`, the GGUF architecture
+    (None: the common rules). `pre` overrides the pre-tokenizer that is recognised.
 
-    `arch` is the GGUF architecture (`llama`, `qwen2`, `gemma3`, `phi3`, …), whose rules decide
-    which file is read first and what is written besides. None follows the common rules. `pre`
-    overrides the pre-tokenizer that is recognised.
-
-    Raises InputError for files that are absent, malformed or at odds with the embedding's rows.
-    Raises UnsupportedModelError for a kind of tokenizer that the engine does not have.
+    Raises InputError for files that are absent, malformed or at odds with the embedding's rows,
+    UnsupportedModelError for a kind of tokenizer that the engine does not have.
     """
     files = TokenizerFiles(directory, config)
     rules = RULES.get(arch or "", VocabRules())

@@ -1,9 +1,7 @@
 """Recognise a byte-level BPE pre-tokenizer by what it does, not by a hash of one vocabulary.
 
-`describe` brings the `pre_tokenizer` and `normalizer` of a tokenizer.json into a normal form;
-`candidate_names` looks it up in `PRE_TYPES`. Where the form is unknown, every behaviour
-that the engine has is a candidate, and `boardfit.converters.tokenizers.verify` finds out which
-one, if any, yields the checkpoint's ids.
+`describe` brings a tokenizer.json into a normal form; `candidate_names` looks it up in `PRE_TYPES`.
+Where it is unknown, `verify.identify_pre` finds out which behaviour yields the checkpoint's ids.
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
-"""The checkpoint's own tokenizer, as the reference that a written vocabulary is held against.
-
-`tokenizers` runs tokenizer.json, `sentencepiece` runs tokenizer.model; neither imports torch or
-transformers, and nothing is unpickled.
+"""The checkpoint's own tokenizer, as the reference that a written vocabulary is held against, by
+`tokenizers` or `sentencepiece`: no torch, no transformers, nothing unpickled.
 """
 
 from __future__ import annotations
@@ -26,12 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReferenceTokenizer:
-    """The checkpoint's own tokenizer, to compare with.
-
-    `encode(text)` recognises special tokens written in the text and adds none. `encode_batch` does
-    the same for many texts. `encode_whole` adds the special tokens that the checkpoint puts around
-    a text; it is None if its files do not name them. `decode` is the way back. `added` are the
-    tokens that are cut out first, `source` names the file.
+    """The checkpoint's own tokenizer. `encode` and `encode_batch` recognise special tokens written
+    in a text and add none. `encode_whole` adds those that the checkpoint puts around a text; it is
+    None if its files do not name them. `added` are the tokens that are cut out first, `source`
+    names the file.
     """
 
     encode: Callable[[str], list[int]]

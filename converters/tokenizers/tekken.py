@@ -1,9 +1,7 @@
-"""Read Mistral's tekken.json as the tokenizer.json that stands for it.
-
-A repository of Mistral may have tekken.json alone. It lists tokens as bytes by rank, and a text is
-merged by these ranks, as tiktoken does. Special tokens come first in the ids. The rules are those
-of `mistral_common` (tokens/tokenizers/tekken.py) and of upstream's gguf-py/gguf/vocab.py,
-`MistralVocab`.
+"""Read Mistral's tekken.json as the tokenizer.json that stands for it. It lists tokens as bytes by
+rank, and a text is merged by these ranks, as tiktoken does. Special tokens come first in the ids.
+The rules are those of `mistral_common` (tokens/tokenizers/tekken.py) and of upstream's
+gguf-py/gguf/vocab.py, `MistralVocab`.
 """
 
 from __future__ import annotations

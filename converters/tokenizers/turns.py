@@ -25,11 +25,8 @@ def default_template(files: TokenizerFiles) -> str | None:
 
 
 def check_template(files: TokenizerFiles, engine: EngineVocab) -> str | None:
-    """Hold the template in the engine's file against the checkpoint's: same text, and the same
-    rendering with the engine's own BOS and EOS texts.
-
-    Returns the template, None when the checkpoint has none. Raises IntegrityError when they differ,
-    InputError when the template does not render.
+    """The checkpoint's template, None when it has none. Raises IntegrityError when the one in the
+    engine's file is another.
     """
     template = default_template(files)
     written = engine.metadata("tokenizer.chat_template")
@@ -46,10 +43,10 @@ def check_template(files: TokenizerFiles, engine: EngineVocab) -> str | None:
 def check_words(
     template: str, thinking: Thinking = "auto", variables: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """Put marker words through a chat template as the board renders it, with these settings.
+    """Put marker words through a template as the board renders it; returns what is worth knowing.
 
-    Returns what is worth knowing about it. Raises UnsafeInputError for a template that the sandbox
-    stops, InputError for one that loses words, UsageError for variables that it does not read.
+    Raises UnsafeInputError for a template that the sandbox stops, InputError for one that loses
+    words, UsageError for variables that it does not read.
     """
     from boardfit.edge.template.conversation import ChatTemplate
     from boardfit.edge.template.lint import check
@@ -62,9 +59,8 @@ def check_words(
 
 
 def turn_end(template: str, files: TokenizerFiles) -> str:
-    """The text that the template puts after the assistant's answer; empty when it puts none.
-
-    Raises InputError when the template does not render a question and an answer.
+    """The text that the template puts after the assistant's answer. Raises InputError when the
+    template does not render a question and an answer.
     """
     from boardfit.edge.template.conversation import ChatTemplate
 
@@ -82,9 +78,8 @@ def turn_end(template: str, files: TokenizerFiles) -> str:
 
 def check_stops(engine: EngineVocab, ends: Sequence[int], tail: str | None) -> str | None:
     """Every id in `ends`, and the first special token in the template's `tail`, must end a
-    generation in the engine. Returns that token's text, None when the tail has none.
-
-    Raises IntegrityError that names the token and the way out.
+    generation in the engine. Returns that token's text. Raises IntegrityError that names the token
+    and the way out.
     """
     for token_id in ends:
         if token_id >= engine.n_tokens or not engine.is_eog(token_id):

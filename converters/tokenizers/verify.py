@@ -1,12 +1,7 @@
 """Verify a written vocabulary by what it does: the engine's ids against the checkpoint's own.
 
-    write_vocab_only(tokenizer, arch, path)
-    report = verify_vocabulary(path, checkpoint_directory)
-
-Works on a vocab-only file and on the full model alike, in seconds: no tensor is read. Covered:
-ids on the torture corpus with special tokens in it, the tokens that are put around a text, the
-round trip back to bytes, end-of-turn tokens, the chat template. Not covered: named templates other
-than the default, and what `limits` of the report lists.
+Works on a vocab-only file and on the full model alike: no tensor is read. Not covered: named
+templates other than the default, and what `limits` of the report lists.
 """
 
 from __future__ import annotations
@@ -24,11 +19,7 @@ from boardfit.converters.tokenizers.files import TokenizerFiles, read_json
 from boardfit.converters.tokenizers.limits import TokenizerLimit, list_limits
 from boardfit.converters.tokenizers.reference import ReferenceTokenizer, load_reference
 from boardfit.converters.tokenizers.special import end_of_turn_ids
-from boardfit.converters.tokenizers.vocabulary import (
-    LoadedTokenizer,
-    Vocabulary,
-    write_vocab_only,
-)
+from boardfit.converters.tokenizers.vocabulary import LoadedTokenizer, Vocabulary, write_vocab_only
 from boardfit.edge.errors import IntegrityError, UnsupportedModelError
 from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.units import printable
@@ -81,11 +72,10 @@ def verify_vocabulary(
 ) -> VerifyReport:
     """Hold the vocabulary in `gguf_path` against the tokenizer files in `directory`.
 
-    `config` is the parsed config.json, read from the directory when None. Raises IntegrityError on
-    the first difference, with the text and both id lists, and where the engine normalizes no text
-    as the checkpoint does, unless that is accepted. What a model writes is not checked unless it
-    `generates`. Raises InputError for a checkpoint whose files
-    are at odds with themselves; EngineMissingError without llama-cpp-python.
+    Raises IntegrityError on the first difference, with the text and both id lists, and where the
+    engine normalizes no text as the checkpoint does, unless that is accepted. What a model writes
+    is not checked unless it `generates`. Raises InputError for a checkpoint whose files are at odds
+    with themselves; EngineMissingError without llama-cpp-python.
     """
     files = TokenizerFiles(
         directory, read_json(directory / "config.json") if config is None else config
@@ -154,12 +144,10 @@ def identify_pre(
     build: Callable[[str], Vocabulary],
     progress: Progress | None = None,
 ) -> str:
-    """Find the first of `names` with which the engine gives the checkpoint's ids.
-
-    Else it is the first that differs only where a limit of the engine's pattern explains it.
-
-    `build(name)` is the vocabulary with that pre-tokenizer. Takes about a second a name for 150,000
-    tokens. Raises UnsupportedModelError with the text on which the nearest name differs.
+    """The first of the pre-tokenizers `names` with which the engine gives the checkpoint's ids,
+    else the first that differs only where a limit of the engine's explains it. `build(name)` is the
+    vocabulary with it. Raises UnsupportedModelError with the text on which the nearest name
+    differs.
     """
     reference = load_reference(files)
     texts = torture_corpus([token.content for token in reference.added])
@@ -264,9 +252,8 @@ def _check_whole(
 
 
 def _check_round_trip(engine: EngineVocab, reference: ReferenceTokenizer) -> None:
-    """Check that the bytes of a text's tokens are the text's, except a leading space.
-
-    If the vocabulary cannot spell a text, they are what the checkpoint makes of the same tokens.
+    """The bytes of a text's tokens are the text's, except a leading space, or what the checkpoint
+    makes of the same tokens.
     """
     for text in torture_corpus():
         ids = engine.encode(text)

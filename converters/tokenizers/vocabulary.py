@@ -95,10 +95,8 @@ class LoadedTokenizer:
         return len(self.vocabulary.tokens)
 
     def metadata(self) -> list[KeyValue]:
-        """Return all `tokenizer.*` entries, in writing order.
-
-        A later entry for a key already written replaces its value and keeps its place, as
-        upstream's writer does.
+        """All `tokenizer.*` entries, in writing order. A later entry for a key replaces the value
+        and keeps the place, as upstream's writer does.
         """
         entries = {}
         for entry in (*self.leading, *self.vocabulary.metadata(), *self.special):
@@ -109,10 +107,8 @@ class LoadedTokenizer:
 def write_vocab_only(
     tokenizer: LoadedTokenizer, arch: str, path: Path, *, name: str = "vocab"
 ) -> None:
-    """Write `path` with the tokenizer's metadata and no tensors.
-
-    `name` becomes `general.name`: the engine trims whitespace after special tokens for models
-    whose name contains "phi-3", so a vocabulary is verified under the name it will be shipped with.
+    """Write a GGUF without tensors. `name` becomes `general.name`: the engine trims whitespace
+    after special tokens for models whose name contains "phi-3".
     """
     identity = [
         KeyValue("general.architecture", arch, GGUFValueType.STRING),
@@ -131,10 +127,8 @@ def write_vocab_entries(metadata: Iterable[KeyValue], path: Path) -> None:
 
 
 def check_tokens(tokens: Sequence[str]) -> None:
-    """Raise InputError for tokens that the engine aborts on or GGUF cannot hold.
-
-    Those are two ids with one text, and text that is not Unicode (half of a surrogate pair). Raise
-    UnsafeInputError for a text that is longer than any token.
+    """Raise InputError for what the engine aborts on or GGUF cannot hold: two ids with one text,
+    and text that is not Unicode. Raise UnsafeInputError for a text that is longer than any token.
     """
     if not tokens:
         raise InputError("the tokenizer has no tokens")
@@ -176,10 +170,8 @@ def pad_text(token_id: int) -> str:
 
 
 def has_special_form(text: str) -> bool:
-    """Whether a token looks special that a checkpoint forgot to mark.
-
-    The list is upstream's (conversion/base.py, `does_token_look_special`). Such a token is never
-    shown to a user.
+    """Whether a token looks special that a checkpoint forgot to mark (upstream: conversion/base.py,
+    `does_token_look_special`). Such a token is never shown to a user.
     """
     return (
         text in ("<pad>", "<mask>", "<2mass>", "[@BOS@]")

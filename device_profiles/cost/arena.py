@@ -1,8 +1,7 @@
 """A graph allocator as the engine's: how many bytes a chain of operations needs at its worst.
 
-Values live from the operation that makes them to the last one that reads them; their place is then
-taken by later ones, the best-fitting hole first. Holes that nothing fits are what a formula over
-layer sizes misses. The rules are those of ggml/src/ggml-alloc.c (ggml_dyn_tallocr_alloc,
+A value lives from its operation to the last one that reads it; later ones then take its place, the
+best-fitting hole first. Source: ggml/src/ggml-alloc.c (ggml_dyn_tallocr_alloc,
 ggml_gallocr_allocate_node, ggml_gallocr_alloc_graph_impl).
 """
 
@@ -16,42 +15,31 @@ _ALIGNMENT = 64
 
 
 class Arena:
-    """Best fit over holes; the open end grows when no hole is large enough."""
+    """Best fit over the gaps between what is taken, else behind all of it."""
 
     def __init__(self) -> None:
-        self._holes: list[tuple[int, int]] = []  # (offset, size), by offset, never touching
-        self._end = 0
+        self._taken: dict[int, int] = {}  # offset → size
         self.peak = 0
 
     def take(self, size: int) -> int:
         """Offset of `size` bytes."""
-        size = _align(size)
-        fitting = [(hole[1], -i) for i, hole in enumerate(self._holes) if hole[1] >= size]
-        if fitting:
-            i = -min(fitting)[1]
-            offset, room = self._holes[i]
-            self._holes[i : i + 1] = [(offset + size, room - size)] if room > size else []
-        else:
-            offset, self._end = self._end, self._end + size
+        if not size:
+            return 0
+        size, end = _align(size), 0
+        gaps = []
+        for offset in sorted(self._taken):
+            if offset - end >= size:
+                gaps.append((offset - end, -end))
+            end = offset + self._taken[offset]
+        offset = -min(gaps)[1] if gaps else end
+        self._taken[offset] = size
         self.peak = max(self.peak, offset + size)
         return offset
 
     def give_back(self, offset: int, size: int) -> None:
-        """Return bytes got from `take`, joining them with the holes beside them."""
-        begin, end = offset, offset + _align(size)
-        kept = []
-        for hole in self._holes:
-            if hole[0] + hole[1] == begin:
-                begin = hole[0]
-            elif hole[0] == end:
-                end = hole[0] + hole[1]
-            else:
-                kept.append(hole)
-        if end == self._end:
-            self._end = begin
-            self._holes = kept
-        else:
-            self._holes = sorted([*kept, (begin, end - begin)])
+        """Return bytes got from `take`."""
+        if size:
+            del self._taken[offset]
 
 
 def _align(size: int) -> int:
@@ -60,9 +48,7 @@ def _align(size: int) -> int:
 
 @dataclass(frozen=True)
 class GraphBytes:
-    """`reserved` bytes of address space, of which `resident` are ever written: pages that nothing
-    touches cost no memory.
-    """
+    """`reserved` bytes of address space, of which `resident` are ever written."""
 
     reserved: int
     resident: int
@@ -88,22 +74,17 @@ class ComputeGraph:
     _values: list[_Value] = field(default_factory=list)
 
     def input(self, size: int, *, written: int | None = None) -> int:
-        """A value that is there before the first operation. `written` bytes of it, all by default,
-        are ever touched.
-        """
+        """A value that is there before the first operation; `written` bytes of it are touched."""
         return self._add(_Value(size, size if written is None else written, operation=False))
 
     def run(
         self, size: int, *sources: int, in_place: bool = False, written: int | None = None
     ) -> int:
-        """An operation's result. `in_place` ones take over a source of the same layout without
-        another reader.
-        """
+        """An operation's result. `in_place`: it may take over a source of the same layout."""
         touched = size if written is None else written
         return self._add(_Value(size, touched, sources, in_place=in_place))
 
     def view(self, source: int) -> int:
-        """The same bytes seen in another shape."""
         root = self._values[source].view_of
         return self._add(_Value(0, 0, (source,), view_of=source if root is None else root))
 
@@ -167,7 +148,6 @@ class ComputeGraph:
 
 
 def _union_length(spans: Iterable[tuple[int, int]]) -> int:
-    """Length of the union of [begin, end) spans."""
     total = reached = 0
     for begin, end in sorted(spans):
         total += max(0, end - max(begin, reached))

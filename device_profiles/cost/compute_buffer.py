@@ -1,10 +1,9 @@
 """The engine's scratch memory: activations of the largest micro-batch, and the CPU work buffer.
 
 The graph of a decoder is laid out operation by operation, as the engine does when it reserves, and
-handed to a model of its allocator. `Features` lists what a family's graph has beyond the common
-parts; it is read off the names of the tensors, so that a new family needs no new code as long as it
-is made of known parts. What is not modelled: mixtures of several graphs (encoders, MLA, RWKV, the
-first Mamba), for which the result is an estimate with attention and feed-forward parts only.
+handed to a model of its allocator. `Features`, what a family's graph has beyond the common parts,
+is read off the names of the tensors. Not modelled are mixtures of several graphs (encoders, MLA,
+RWKV, the first Mamba): their result is an estimate from attention and feed-forward.
 
 Sources: src/llama-graph.cpp (build_attn, build_ffn, build_moe_ffn, build_inp_*), src/models/*.cpp
 (order of operations), src/llama-context.cpp (graph_reserve: every token of the batch has logits).
@@ -30,11 +29,9 @@ _LAYERS_LAID_OUT = 7
 class Features:
     """A family's graph as read off the tensors.
 
-    It has norms on queries and keys, norms behind attention and feed-forward, one matrix for Q, K
-    and V, one for gate and up. The widths are those of dense, expert and shared feed-forward blocks
-    (0: none), and of per-layer embeddings. A state-space layer convolves `conv_channels` over
-    `conv_kernel` tokens and computes `n_inner` values in `n_ssm_heads`, from one product of
-    `n_ssm_in` rows (Mamba 2), or from several (gated delta net).
+    Widths are those of dense, expert and shared feed-forward blocks (0: none), and of per-layer
+    embeddings. A state-space layer convolves `conv_channels` over `conv_kernel` tokens and computes
+    `n_inner` values in `n_ssm_heads`, from one product of `n_ssm_in` rows (Mamba 2) or several.
     """
 
     qk_norm: bool = False
@@ -56,7 +53,6 @@ class Features:
 
 
 def read_features(tensors: Iterable[StoredTensor]) -> Features:
-    """Features of a model from its tensors' GGUF names and shapes."""
     widths: dict[str, int] = {}
     rows: dict[str, int] = {}  # lengths of one row
     for tensor in tensors:
@@ -91,25 +87,6 @@ def read_features(tensors: Iterable[StoredTensor]) -> Features:
     )
 
 
-def graph_bytes(
-    shape: ModelShape,
-    features: Features,
-    n_ctx: int,
-    n_ubatch: int,
-    kv_type: str = "f16",
-    *,
-    swa_full: bool = False,
-) -> GraphBytes:
-    """The compute buffer for micro-batches of `n_ubatch` tokens in a context of `n_ctx`, with fused
-    attention (the engine's default on CPUs). `reserved` is what the engine's log calls "compute
-    buffer size"; `resident` what a full context touches when only the last token's logits are
-    asked for, as chatting does.
-    """
-    n_ubatch = min(n_ubatch, n_ctx)
-    rotate = kv_type not in _FLOAT_KV
-    return _graph_bytes(shape, features, n_ctx, n_ubatch, rotate, swa_full)
-
-
 # Families that add the residual stream to a block's result and not the other way round, behind
 # attention and behind feed-forward: it decides whose memory the sum takes over.
 _STREAM_FIRST = {"phi3": (False, True), "lfm2": (True, True), "lfm2moe": (True, True)}
@@ -128,22 +105,24 @@ _FLOAT_KV = ("f32", "f16", "bf16")
 
 
 @lru_cache(maxsize=512)
-def _graph_bytes(
+def graph_bytes(
     shape: ModelShape,
     features: Features,
     n_ctx: int,
     n_ubatch: int,
-    rotate: bool,
-    swa_full: bool,
+    kv_type: str = "f16",
 ) -> GraphBytes:
-    layout = _Layout(shape, features, n_ubatch, rotate)
+    """The compute buffer with fused attention (the engine's default on CPUs). `reserved` is the
+    "compute buffer size" of the engine's log; `resident` what a full context touches when only the
+    last token's logits are asked for.
+    """
+    n_ubatch = min(n_ubatch, n_ctx)
+    layout = _Layout(shape, features, n_ubatch, kv_type not in _FLOAT_KV)
     layers = shape.layers
     if len(layers) > _LAYERS_LAID_OUT:
         layers = (*layers[: _LAYERS_LAID_OUT - 1], layers[-1])
     cells = {
-        layer.window: kv_cells(n_ctx, layer.window, n_ubatch, swa_full=swa_full)
-        for layer in layers
-        if layer.n_head_kv
+        layer.window: kv_cells(n_ctx, layer.window, n_ubatch) for layer in layers if layer.n_head_kv
     }
     return layout.measure(layers, cells)
 
@@ -164,12 +143,13 @@ class _Layout:
         self.rotate = rotate
         self.only_outputs = False
         self.graph = ComputeGraph()
+        self.d = self.rows(shape.n_embd)
 
     def rows(self, width: int) -> int:
         return 4 * width * self.n_tokens
 
     def measure(self, layers: tuple[LayerShape, ...], cells: dict[int | None, int]) -> GraphBytes:
-        graph, n, d = self.graph, self.n_tokens, self.rows(self.shape.n_embd)
+        graph, n, d = self.graph, self.n_tokens, self.d
         tokens = graph.input(4 * n)
         graph.input(d, written=0)  # embeddings handed in instead of tokens: reserved, not used
         self.positions = graph.input(4 * n)
@@ -194,10 +174,9 @@ class _Layout:
         return graph.measure()
 
     def _cache_inputs(self, window: int | None, n_cells: int) -> _CacheInputs:
-        """Add what attention reads beside the cache itself, once for each kind of cache.
-
-        These are the Hadamard matrices that a quantized cache of equal heads rotates K and V with
-        (src/llama-kv-cache.cpp, attn_rot), places in the cache (64-bit) and the mask (f16).
+        """Add what attention reads beside a kind of cache: Hadamard matrices that rotate a
+        quantized cache of equal heads (src/llama-kv-cache.cpp, attn_rot), places (64-bit) and the
+        mask (f16).
         """
         graph, n = self.graph, self.n_tokens
         rotate_k = rotate_v = None
@@ -211,9 +190,7 @@ class _Layout:
         return _CacheInputs(rotate_k, rotate_v, *places, graph.input(2 * n_cells * n))
 
     def _run(self, size: int, *sources: int, in_place: bool = False) -> int:
-        """An operation over the tokens of the batch, or, behind the last attention, over those
-        whose logits are wanted.
-        """
+        """An operation over the batch's tokens; behind the last attention, over the outputs."""
         written = size // self.n_tokens if self.only_outputs else size
         return self.graph.run(size, *sources, in_place=in_place, written=written)
 
@@ -222,9 +199,7 @@ class _Layout:
         return self._run(size, normed, in_place=True)
 
     def _per_layer_inputs(self, stream: int) -> int:
-        """Gemma 4's table rows and projected embeddings, one slice for each layer
-        (src/models/gemma4.cpp, build_inp_per_layer and project_per_layer_inputs).
-        """
+        """Gemma 4's table rows and projected embeddings (src/models/gemma4.cpp)."""
         graph, size = self.graph, self.rows(self.features.per_layer * self.shape.n_layer)
         rows = graph.run(size, graph.input(4 * self.n_tokens))
         rows = graph.run(size, graph.view(rows), in_place=True)
@@ -235,8 +210,7 @@ class _Layout:
         return graph.run(size, graph.view(both))
 
     def _layer(self, layer: LayerShape, stream: int, outputs: int | None) -> int:
-        d = self.rows(self.shape.n_embd)
-        normed = self._norm(stream, d) if self.features.pre_norm else stream
+        normed = self._norm(stream, self.d) if self.features.pre_norm else stream
         if layer.n_head_kv and layer.state_values:
             return self._parallel(layer, normed, stream, outputs)
         if not layer.n_head_kv and not layer.state_values and self.features.n_inner:
@@ -246,33 +220,30 @@ class _Layout:
         if outputs is not None:
             mixed, stream = self._choose_rows(mixed, stream, outputs)
         if self.features.post_norm:
-            mixed = self._norm(mixed, d)
+            mixed = self._norm(mixed, self.d)
         behind_mix, behind_block = _STREAM_FIRST.get(self.shape.arch, (False, False))
         residual = self._add(mixed, stream, swapped=behind_mix)
         if self.shape.arch.startswith("nemotron_h"):
             return residual
-        normed = self._norm(residual, d) if self.features.pre_norm else residual
+        normed = self._norm(residual, self.d) if self.features.pre_norm else residual
         made = self._any_feed_forward(normed)
         if self.features.post_norm:
-            made = self._norm(made, d)
+            made = self._norm(made, self.d)
         stream = self._add(made, residual, swapped=behind_block)
         return stream if self.per_layer is None else self._add_per_layer(stream, self.per_layer)
 
     def _mix(self, layer: LayerShape, normed: int) -> int:
         if layer.n_head_kv:
-            return self._attention(layer, normed)
+            return self._attend(layer, *self._query(layer, normed))
         if self.features.is_delta:
             return self._delta_net(layer, normed)
-        return (
-            self._mamba2(layer, normed)
-            if self.features.n_ssm_in
-            else self._short_convolution(layer, normed)
-        )
+        if self.features.n_ssm_in:  # Mamba 2 (src/models/mamba-base.cpp, build_mamba2_layer)
+            return self._end_scan(*self._scan(layer, normed))
+        return self._short_convolution(layer, normed)
 
     def _choose_rows(self, mixed: int, stream: int, outputs: int) -> tuple[int, int]:
-        d = self.rows(self.shape.n_embd)
         self.only_outputs = True
-        return self._run(d, mixed, outputs), self._run(d, stream, outputs)
+        return self._run(self.d, mixed, outputs), self._run(self.d, stream, outputs)
 
     def _any_feed_forward(self, normed: int) -> int:
         if not self.features.n_ff_expert:
@@ -285,22 +256,21 @@ class _Layout:
 
     def _parallel(self, layer: LayerShape, normed: int, stream: int, outputs: int | None) -> int:
         """A layer of Falcon-H1 (src/models/falcon-h1.cpp): attention and Mamba side by side."""
-        d = self.rows(self.shape.n_embd)
         # Both begin, as far as caches and states are written, before either ends.
         query = self._query(layer, normed)
-        scanned = self._scan(layer, self._norm(stream, d))
+        scanned = self._scan(layer, self._norm(stream, self.d))
         attended = self._attend(layer, *query)
         mixed = self._end_scan(*scanned)
         both = self._add(attended, mixed, swapped=False)
-        stream = self._run(d, both, stream, in_place=True)
+        stream = self._run(self.d, both, stream, in_place=True)
         if outputs is not None:
             _, stream = self._choose_rows(both, stream, outputs)
-        made = self._feed_forward(self._norm(stream, d), self.features.n_ff)
+        made = self._feed_forward(self._norm(stream, self.d), self.features.n_ff)
         return self._add(made, stream, swapped=False)
 
     def _add_per_layer(self, stream: int, inputs: int) -> int:
         """The block of per-layer embeddings behind a layer of Gemma 4."""
-        narrow, d = self.rows(self.features.per_layer), self.rows(self.shape.n_embd)
+        narrow, d = self.rows(self.features.per_layer), self.d
         gate = self._run(narrow, self._run(narrow, stream), in_place=True)
         gate = self._run(narrow, gate, self.graph.view(inputs), in_place=True)
         made = self._norm(self._run(d, gate), d)
@@ -308,9 +278,7 @@ class _Layout:
         return self._run(d, added, in_place=True)
 
     def _convolve(self, layer: LayerShape, source: int) -> tuple[int, int]:
-        """The convolution over the last tokens; returns its result and its size. The state that it
-        needs is read first, and the new one written from what is joined.
-        """
+        """The convolution over the last tokens, which renews its state: its result and its size."""
         graph, f = self.graph, self.features
         kept = 4 * (f.conv_kernel - 1) * f.conv_channels
         size = self.rows(f.conv_channels)
@@ -320,9 +288,7 @@ class _Layout:
         return joined, size
 
     def _delta_net(self, layer: LayerShape, normed: int) -> int:
-        """A gated delta net, fused (src/models/qwen35.cpp, build_layer_attn_linear;
-        src/models/delta-net-base.cpp).
-        """
+        """A gated delta net, fused (src/models/qwen35.cpp, src/models/delta-net-base.cpp)."""
         graph, f = self.graph, self.features
         inner, heads = self.rows(f.n_inner), self.rows(f.n_ssm_heads)
         keys = (self.rows(f.conv_channels) - inner) // 2
@@ -346,11 +312,7 @@ class _Layout:
         made = self._norm(graph.view(result), inner)
         z = graph.run(inner, graph.view(graph.run(inner, normed)))
         made = graph.run(inner, made, z, in_place=True)
-        return graph.view(graph.run(self.rows(self.shape.n_embd), graph.view(made)))
-
-    def _mamba2(self, layer: LayerShape, normed: int) -> int:
-        """A layer of Mamba 2 (src/models/mamba-base.cpp, build_mamba2_layer)."""
-        return self._end_scan(*self._scan(layer, normed))
+        return graph.view(graph.run(self.d, graph.view(made)))
 
     def _scan(self, layer: LayerShape, normed: int) -> tuple[int, int, int]:
         """Compute the new state; returns the projected parts, the convolved ones and the result."""
@@ -374,15 +336,12 @@ class _Layout:
         y = graph.run(inner, graph.view(scanned), skipped, in_place=True)
         gated = graph.run(inner, graph.run(inner, graph.view(parts)), y)
         made = graph.view(self._norm(graph.view(gated), inner))
-        return graph.run(self.rows(self.shape.n_embd), made)
+        return graph.run(self.d, made)
 
     def _add(self, made: int, stream: int, *, swapped: bool) -> int:
         """The sum takes over its first operand if it can, and then its second."""
         first, second = (stream, made) if swapped else (made, stream)
-        return self._run(self.rows(self.shape.n_embd), first, second, in_place=True)
-
-    def _attention(self, layer: LayerShape, normed: int) -> int:
-        return self._attend(layer, *self._query(layer, normed))
+        return self._run(self.d, first, second, in_place=True)
 
     def _query(self, layer: LayerShape, normed: int) -> tuple[int, int | None]:
         """Compute Q, and K and V into the cache; returns Q, and its gate if it has one."""
@@ -426,7 +385,7 @@ class _Layout:
         if gate is not None:
             share = self._run(attended_size, self._run(attended_size, gate), in_place=True)
             attended = self._run(attended_size, attended, share, in_place=True)
-        return self._run(self.rows(self.shape.n_embd), attended)
+        return self._run(self.d, attended)
 
     def _rotate(self, source: int, size: int, rotation: int | None) -> int:
         if rotation is None:
@@ -435,7 +394,7 @@ class _Layout:
 
     def _short_convolution(self, layer: LayerShape, normed: int) -> int:
         """LFM2's gated convolution (src/models/lfm2.cpp, build_shortconv_block)."""
-        graph, d = self.graph, self.rows(self.shape.n_embd)
+        graph, d = self.graph, self.d
         parts = self._run(3 * d, graph.view(normed))
         b, c, x = graph.view(parts), graph.view(parts), graph.view(parts)
         product = graph.view(self._run(d, b, x, in_place=True))
@@ -455,11 +414,11 @@ class _Layout:
             up = self._run(wide, normed)
             gate = self._run(wide, normed)
             activated = self._run(wide, gate, up)
-        return self._run(self.rows(self.shape.n_embd), activated)
+        return self._run(self.d, activated)
 
     def _experts(self, normed: int) -> int:
         graph, used = self.graph, self.shape.n_expert_used
-        d, wide = self.rows(self.shape.n_embd), used * self.rows(self.features.n_ff_expert)
+        d, wide = self.d, used * self.rows(self.features.n_ff_expert)
         all_experts = self.rows(self.shape.n_expert)
         logits = self._run(all_experts, normed)
         chances = self._run(all_experts, logits, in_place=True)
@@ -481,12 +440,9 @@ class _Layout:
 
 
 def work_bytes(shape: ModelShape, features: Features, n_ubatch: int, n_threads: int) -> int:
-    """Compute the CPU backend's work buffer.
-
-    It holds the activations of one product quantized to 8 bits (292 bytes per 256 values at most),
-    or each thread's tiles of fused attention (64 queries x 64 keys).
-
-    Source: ggml/src/ggml-cpu/ggml-cpu.c, ggml_graph_plan (MUL_MAT, FLASH_ATTN_EXT).
+    """The CPU's work buffer: the activations of one product in 8 bits (292 bytes per 256 values at
+    most), or each thread's tiles of fused attention (64 queries x 64 keys). Source:
+    ggml/src/ggml-cpu/ggml-cpu.c, ggml_graph_plan (MUL_MAT, FLASH_ATTN_EXT).
     """
     widest = max(
         features.n_ff or shape.n_ff, shape.n_expert_used * features.n_ff_expert, shape.n_embd
@@ -506,9 +462,7 @@ def compute_bytes(
     n_ubatch: int,
     n_threads: int,
     kv_type: str = "f16",
-    *,
-    swa_full: bool = False,
 ) -> int:
     """Resident bytes of graph and work buffer: what the plan calls `compute_buffers`."""
-    graph = graph_bytes(shape, features, n_ctx, n_ubatch, kv_type, swa_full=swa_full)
+    graph = graph_bytes(shape, features, n_ctx, n_ubatch, kv_type)
     return graph.resident + work_bytes(shape, features, min(n_ubatch, n_ctx), n_threads)

@@ -1,9 +1,7 @@
 """Engine classes: a handful of figures per runtime that set it apart from the reference.
 
 The reference is llama.cpp with run-time repacking, for which `kernels` has the rate of each type.
-Another CPU runtime is described by the share of the sustained bandwidth that it reaches and by its
-own rates; an accelerator by shares of the board's theoretical bandwidth. Fitted on published rows
-only (docs/validation shows how well); no figure belongs to a single board.
+Fitted on published rows only (docs/validation shows how well); no figure is of a single board.
 """
 
 from __future__ import annotations
@@ -46,8 +44,8 @@ class EngineClass:
     """`read_share`: of the sustained bandwidth (CPU) or of the theoretical one (accelerator).
     `rates`: multiply-accumulates per cycle of a Cortex-A76 in prefill by the kind of weight (float,
     int8, int4; int2 where it differs), None for llama.cpp's own times `kernel_scale`. `isa_limit`:
-    the build uses no other flags. `macs_per_byte`: an accelerator's prefill rate by its bandwidth,
-    None where no published row is a basis for it.
+    the build uses no other flags. `macs_per_byte`: prefill rate by bandwidth, None without a
+    published row.
     """
 
     name: str
@@ -69,9 +67,7 @@ class EngineClass:
         return next((kind for kind in ("cuda", "npu") if kind in self.name), "gpu")
 
     def bounds(self, *, unusual: bool = False) -> Bounds:
-        """How far its figures may be off. `unusual`: a model with per-layer embeddings or layers
-        that keep a state, whose costs beside the products are not modelled.
-        """
+        """How far its figures may be off. `unusual`: layers with a state, per-layer embeddings."""
         return _UNUSUAL_BOUNDS[self.family] if unusual else _BOUNDS[self.family]
 
     def isa(self, flags: Set[str]) -> frozenset[str]:
@@ -107,7 +103,6 @@ LITERT_LM = EngineClass(
 def make_accelerator(
     name: str, read_share: float, macs_per_byte: float | None, token_s: float
 ) -> EngineClass:
-    """The class of an engine on a GPU or NPU."""
     return EngineClass(
         name, read_share, macs_per_byte=macs_per_byte, layer_s=0.0, token_s=token_s, on_cpu=False
     )

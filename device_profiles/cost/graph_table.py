@@ -1,17 +1,13 @@
 """Decide whether the engine's table of graph nodes can hold a model's graph.
 
-If it cannot, llama.cpp (of llama-cpp-python 0.3.36) aborts the whole process on opening, in
-`ggml_hash_find_or_insert`.
-
-The scheduler's table has room for the smallest prime of a list that is no less than the nodes
-foreseen, eight for each tensor, and must hold nodes and leaves. A quantized KV cache adds a dozen
-nodes to every layer; mixtures of experts have many nodes for few tensors. So a mixture of 24 layers
-with 8 experts at work (granite-3.1-1b-a400m) opens with an f16 cache and aborts with a q8_0 one.
+If it cannot, llama.cpp (of llama-cpp-python 0.3.36) aborts the process (ggml_hash_find_or_insert).
+The table has room for the smallest prime of a list that is no less than the nodes foreseen, eight
+for each tensor. A quantized KV cache adds a dozen nodes to every layer; mixtures of experts have
+many nodes for few tensors: granite-3.1-1b-a400m opens with an f16 cache and aborts with q8_0.
 
 Sources: src/llama-context.cpp (graph_max_nodes), ggml/src/ggml-backend.cpp (ggml_backend_sched_new,
 with its FIXME), ggml/src/ggml.c (ggml_hash_size). Nodes by part of the graph were read off the
-engine's log ("graph: nodes = ...") and are exact for the families that the tests hold against it;
-what a family has beyond these parts is not counted.
+engine's log ("graph: nodes = ...") and are exact for the families that the tests hold against it.
 """
 
 from __future__ import annotations
@@ -48,11 +44,9 @@ _ENDS, _INPUTS, _WINDOW_INPUTS, _STATE_ENDS = 6, 8, 5, 2
 def can_hold_graph(
     arch: str, tensor_names: Iterable[str], n_expert_used: int, kv_type: str, head_dim: int
 ) -> bool:
-    """Whether a model of these tensors opens with this type of cache. `head_dim` is of K or V:
-    only multiples of 64 are rotated.
-    """
+    """Whether a model opens with this type of cache. `head_dim` is of K or V."""
     names = list(tensor_names)
-    room = _round_up(foresee_nodes(arch, len(names)))
+    room = table_size(foresee_nodes(arch, len(names)))
     rotated = kv_type not in _FLOAT_KV and head_dim > 0 and head_dim % 64 == 0
     return count_graph(arch, names, n_expert_used, rotated=rotated) <= room
 
@@ -68,17 +62,12 @@ def metadata_bytes(arch: str, n_tensors: int, n_ubatch: int) -> int:
     return _NODE_BYTES * max(0, foresee_nodes(arch, n_tensors, n_ubatch) - _NODES_OF_BASE)
 
 
-def table_size(n_tensors: int) -> int:
-    """Nodes and leaves that the scheduler's table has room for, of most architectures."""
-    return _round_up(max(_LEAST_NODES, _NODES_PER_TENSOR * n_tensors))
-
-
-def _round_up(wanted: int) -> int:
-    return next((prime for prime in _PRIMES if prime >= wanted), wanted)
+def table_size(n_foreseen: int) -> int:
+    """Nodes and leaves that the scheduler's table has room for."""
+    return next((prime for prime in _PRIMES if prime >= n_foreseen), n_foreseen)
 
 
 def count_graph(arch: str, names: list[str], n_expert_used: int, *, rotated: bool) -> int:
-    """Nodes and leaves of the graph of one batch."""
     layers: dict[str, set[str]] = defaultdict(set)
     for name in names:
         if name.startswith("blk."):

@@ -1,7 +1,4 @@
-"""CPU kernels: which 4-bit (and other) types are repacked where, and multiply how fast.
-
-The rates and the cores are in `kernels.toml`.
-"""
+"""CPU kernels: which types are repacked where, and multiply how fast (`kernels.toml`)."""
 
 from __future__ import annotations
 
@@ -32,10 +29,7 @@ _REPACK: Mapping[str, tuple[tuple[frozenset[str], int], ...]] = {
 
 
 def is_repacked(ggml_type: str, n_rows: int, isa: Set[str]) -> bool:
-    """Whether the engine copies a matrix of `n_rows` rows into a faster layout of equal size.
-
-    `n_rows` is ggml's ne[1] (rows of one expert, for a stack of experts).
-    """
+    """Whether the engine copies a matrix of `n_rows` (ggml's ne[1]) into a faster layout."""
     return any(flags <= isa and n_rows % rows == 0 for flags, rows in _REPACK.get(ggml_type, ()))
 
 
@@ -46,7 +40,6 @@ _CORE_READ_UNKNOWN = 10e9
 
 @lru_cache(maxsize=1)
 def _measured() -> dict[str, dict[str, Any]]:
-    """The tables of `kernels.toml`."""
     from boardfit.device_profiles.toml_parser import decode_toml  # a probe on a board has none
 
     return decode_toml((Path(__file__).parent / "kernels.toml").read_text("utf-8"))

@@ -1,7 +1,6 @@
 """Use a probe's measurements of a board instead of kernel tables and data sheets.
 
-`edge probe` times 4-bit decode by thread count and a few prefill products (`DeviceProfile.memory`,
-`DeviceProfile.kernel_speeds`). Types that it did not time keep their ratio to one that it did.
+Types that `edge probe` did not time keep their ratio to one that it did.
 """
 
 from __future__ import annotations
@@ -16,9 +15,7 @@ from boardfit.device_profiles.profile import BoardMemory, DeviceProfile, KernelS
 
 
 def measured_bandwidth(memory: BoardMemory, n_threads: int) -> float | None:
-    """Bytes per second at `n_threads`, between two measured counts in proportion, beyond the last
-    one as there; None where nothing is measured.
-    """
+    """Bytes per second at `n_threads`, interpolated between measured counts; None without any."""
     pairs = memory.bandwidth_by_threads
     if not pairs:
         return None
@@ -30,10 +27,7 @@ def measured_bandwidth(memory: BoardMemory, n_threads: int) -> float | None:
 
 
 def with_implied_clocks(profile: DeviceProfile) -> DeviceProfile:
-    """Return the profile with missing clocks taken from the measured products.
-
-    Virtual machines do not report clocks. The kernel table gives the clock that fits the products.
-    """
+    """The profile with missing clocks (virtual machines report none) that fit the products."""
     kernels = profile.kernel_speeds
     if not kernels or all(cluster.clock_hz is not None for cluster in profile.clusters):
         return profile
@@ -64,11 +58,8 @@ def measured_throughput(
     cores: Callable[[int], float],
     n_threads: int,
 ) -> float | None:
-    """Multiply-accumulates per second of a large product on `n_threads`, None where no kernel of
-    the same layout is measured.
-
-    `relative` is a type's rate as the kernel table has it: ratios of two types are taken from
-    there. `cores` weighs a number of threads by the speed of the cores that they run on.
+    """Multiply-accumulates per second of a large product; None where no kernel of that layout is
+    measured. `relative` is a type's rate in the kernel table, `cores` the weight of some threads.
     """
     known = [kernel for kernel in kernels if kernel.repacked == repacked]
     if not known:

@@ -40,11 +40,7 @@ VOCAB_MERGE_BYTES = 145
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor of the artifact.
-
-    `n_rows` is the number of rows of one matrix (ggml's ne[1]). `n_matrices` is how many are
-    stacked (experts). All rows are their product.
-    """
+    """One tensor: `n_matrices` (experts) of `n_rows` rows (ggml's ne[1])."""
 
     name: str
     ggml_type: str
@@ -62,11 +58,10 @@ class StoredTensor:
 class WeightBytes:
     """Places of the weights in memory.
 
-    `mapped` is read from the file while loading, `repacked` are copies in anonymous memory.
-    `repacked_source` is the part of the mapping that is not read again. `largest_repacked` is the
-    staging buffer that loading without a mapping needs. `kept_mapped` of the mapping stay when the
-    model is loaded; `tensors` is what is loaded, without the header. Rows of a table of `lazy`
-    bytes, each of `lazy_row`, are read when a token needs them, from a mapping in any case.
+    `mapped` is read from the file while loading, `repacked` are copies in anonymous memory, whose
+    `repacked_source` is not read again; `largest_repacked` is the staging of loading without a
+    mapping. `kept_mapped` stay when the model is loaded, `tensors` are loaded. A table of `lazy`
+    bytes in rows of `lazy_row` is read when a token needs it.
     """
 
     mapped: int
@@ -79,18 +74,15 @@ class WeightBytes:
     lazy_row: int = 0
 
     def touched(self, n_tokens: int) -> int:
-        """Resident bytes of the lazily read table: a row of each token, and the rest of its last
-        page.
-        """
+        """Resident bytes of the lazily read table: a row and a page for each token."""
         return min(self.lazy, n_tokens * (self.lazy_row + _PAGE_BYTES))
 
 
 @dataclass(frozen=True)
 class MemoryPhases:
-    """Bytes of a process: while the model is loading, at most, and with the context full.
-
-    `anonymous` counts what only this process has; `total` what is resident, files included, of
-    which the kernel may drop and read again what is short. `terms` are the parts of both.
+    """Bytes of a process: while the model is loading, and with the context full. `anonymous` is
+    what only this process has, `total` what is resident, files included. `terms` are the parts of
+    both.
     """
 
     loading_anonymous: int
@@ -120,24 +112,20 @@ class MemoryPhases:
 
 
 def margin_bytes(n_bytes: int) -> int:
-    """What must be free beyond `n_bytes` predicted: 1/128. Page tables take 1/512, predictions of
-    the total are up to 0.4 % too little (docs/validation/memory.txt), and the last pages cannot all
-    be used: weights that the next token needs are evicted first. A run with 0.3 % to spare read its
-    weights 3.6 times over, the same with 0.6 % once.
+    """What must be free beyond `n_bytes` predicted: 1/128. Page tables take 1/512, predictions are
+    up to 0.4 % too little (docs/validation/memory.txt), and the last pages cannot all be used: a
+    run with 0.3 % to spare read its weights 3.6 times over, the same with 0.6 % once.
     """
     return n_bytes // 128
 
 
 def pad(n: int, to: int) -> int:
-    """`n` rounded up to a multiple of `to`."""
     return -(-n // to) * to
 
 
 def is_matmul_weight(name: str) -> bool:
-    """Whether a GGUF tensor is multiplied (and so may be repacked), by its name.
-
-    The token embedding is only looked up; norms, biases and 1-D factors are added or scaled.
-    Source: src/llama-arch.cpp, LLM_TENSOR_INFOS.
+    """Whether a GGUF tensor is multiplied (and so may be repacked), by its name. Source:
+    src/llama-arch.cpp, LLM_TENSOR_INFOS.
     """
     if not name.endswith(".weight") or "norm" in name:
         return False
@@ -165,12 +153,10 @@ def weight_bytes(
     lazy_table: str | None = None,
     head_first: bool = False,
 ) -> WeightBytes:
-    """Weights in memory. A tied head is loaded a second time as the output matrix, so that its
-    repacked copy stands beside the mapped embedding. With `head_first`, it is two tensors even
-    where nothing is repacked, and read twice without a mapping. Tensors behind layer `n_layer` are
-    not loaded, and `lazy_table` only where a token needs it. Source: src/llama-model-loader.cpp
-    (create_tensor, "tensor is duplicated", TENSOR_SKIP; lazy_read), src/llama-model.cpp
-    (make_cpu_buft_list).
+    """Weights in memory. A tied head is loaded a second time as the output matrix: its repacked
+    copy stands beside the mapped embedding; with `head_first`, it is two tensors in any case.
+    Tensors behind layer `n_layer` are not loaded. Source: src/llama-model-loader.cpp
+    (create_tensor, TENSOR_SKIP; lazy_read), src/llama-model.cpp (make_cpu_buft_list).
     """
     repacked = source = largest = total = lazy = lazy_row = 0
     # Before the first and behind the last tensor that stays mapped, the mapping is given up.
@@ -215,7 +201,6 @@ def weight_bytes(
 def split_weights(
     tensors: Iterable[StoredTensor], artifact_bytes: int, isa: Set[str], shape: ModelShape
 ) -> WeightBytes:
-    """`weight_bytes` of a model of this shape."""
     return weight_bytes(
         tensors,
         artifact_bytes,
@@ -239,10 +224,9 @@ def memory_phases(
 ) -> MemoryPhases:
     """The two phases of a run, `n_tokens` of which touch rows of a lazily read table.
 
-    Weights come first, and a tensor's staging is freed before the next one is read; then what lies
-    before and behind all mapped tensors is unmapped, and the KV cache is made and zeroed. Compute
-    buffers take pages as they are written to, in the first micro-batches
-    (src/llama-model-loader.cpp, load_all_data; src/llama-kv-cache.cpp).
+    A tensor's staging is freed before the next one is read; then what lies before and behind all
+    mapped tensors is unmapped, and the KV cache is zeroed. Compute buffers take pages as they are
+    written (src/llama-model-loader.cpp, load_all_data; src/llama-kv-cache.cpp).
     """
     copied = 0 if use_mmap else weights.tensors - weights.repacked_source
     staging = 0 if use_mmap else weights.largest_repacked
@@ -277,14 +261,12 @@ def memory_phases(
     )
 
 
-def kv_cells(n_ctx: int, window: int | None, n_ubatch: int, *, swa_full: bool = False) -> int:
-    """Tokens that one layer's cache holds. The context is padded to 256; a sliding-window layer
-    keeps its window and one micro-batch, padded to 256, unless `swa_full`.
-
-    Source: src/llama-context.cpp (n_ctx), src/llama-kv-cache-iswa.cpp (size_swa).
+def kv_cells(n_ctx: int, window: int | None, n_ubatch: int) -> int:
+    """Tokens that one layer's cache holds, padded to 256: the context, or a window and one
+    micro-batch. Source: src/llama-context.cpp (n_ctx), src/llama-kv-cache-iswa.cpp (size_swa).
     """
     n_ctx = pad(n_ctx, 256)
-    if window is None or swa_full:
+    if window is None:
         return n_ctx
     return pad(min(n_ctx, window + n_ubatch), 256)
 
@@ -297,20 +279,16 @@ def row_bytes(n_values: int, kv_type: str) -> int:
     return n_values // block * size
 
 
-def kv_bytes(
-    shape: ModelShape, n_ctx: int, kv_type: str, n_ubatch: int = 512, *, swa_full: bool = False
-) -> int:
-    """KV cache and recurrent states of one sequence, in bytes. A layer that shares another's cache
-    adds none.
+def kv_bytes(shape: ModelShape, n_ctx: int, kv_type: str, n_ubatch: int = 512) -> int:
+    """KV cache and recurrent states of one sequence, in bytes.
 
     Attention layers: cells × n_head_kv × (head_dim_k + head_dim_v) in `kv_type`
-    (src/llama-kv-cache.cpp, ggml_new_tensor_3d of cache_k/cache_v). Recurrent layers: float32
-    states of fixed size (src/llama-memory-recurrent.cpp).
+    (src/llama-kv-cache.cpp). Recurrent: float32 states (src/llama-memory-recurrent.cpp).
     """
     total = 0
     for layer in shape.layers:
         if layer.has_cache:
-            cells = kv_cells(n_ctx, layer.window, n_ubatch, swa_full=swa_full)
+            cells = kv_cells(n_ctx, layer.window, n_ubatch)
             total += cells * row_bytes(layer.n_head_kv * layer.head_dim_k, kv_type)
             total += cells * row_bytes(layer.n_head_kv * layer.head_dim_v, kv_type)
         total += 4 * layer.state_values
@@ -331,8 +309,8 @@ def kv_bytes_read(shape: ModelShape, depth: int, kv_type: str) -> int:
 
 
 def output_bytes(shape: ModelShape, n_outputs: int = 1) -> int:
-    """Logits handed to the sampler, float32 (src/llama-context.cpp, output_reserve), and the
-    sampler's candidate array of 12 bytes per token (include/llama.h, llama_token_data).
+    """Logits as float32 (src/llama-context.cpp, output_reserve), and 12 bytes per token for the
+    sampler's candidates (include/llama.h, llama_token_data).
     """
     return shape.n_vocab * (4 * n_outputs + 12)
 
@@ -350,10 +328,9 @@ def embedding_rows(n_vocab: int, n_ctx: int, n_ubatch: int, *, at_once: bool) ->
 def embedding_bytes(n_vocab: int, n_head: int, n_ctx: int, n_rows: int) -> int:
     """What vectors take beside a decoder's memory.
 
-    The engine keeps logits of every token of a step, which nothing fills in an encoder
-    (src/llama-context.cpp, output_reserve). An encoder has no cache: the scores of all pairs of
-    tokens exist at once, and masks of two kinds. Against BERT, NomicBert, EmbeddingGemma and Qwen3,
-    the sum of all private memory came out 2 to 7 % above what was measured.
+    The engine keeps logits of every token of a step (src/llama-context.cpp, output_reserve). In an
+    encoder the scores of all pairs of tokens exist at once, and masks of two kinds. The sum came
+    out 2 to 7 % above what was measured (BERT, NomicBert, EmbeddingGemma, Qwen3).
     """
     logits = 4 * n_vocab * n_rows
     return logits + (4 * n_ctx * n_ctx * (n_head + 2) if n_rows >= n_ctx else logits)
@@ -363,8 +340,3 @@ def engine_anonymous_bytes(shape: ModelShape, n_merges: int = 0) -> int:
     """Interpreter, engine and vocabulary: what is there regardless of the context."""
     vocabulary = VOCAB_ENTRY_BYTES * shape.n_vocab + VOCAB_MERGE_BYTES * n_merges
     return ENGINE_BASE_BYTES + vocabulary
-
-
-def engine_bytes(shape: ModelShape, n_merges: int = 0) -> int:
-    """As `engine_anonymous_bytes`, with the resident pages of program files."""
-    return engine_anonymous_bytes(shape, n_merges) + PROGRAM_FILE_BYTES

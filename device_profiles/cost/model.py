@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from boardfit.device_profiles.cost.compute_buffer import Features, compute_bytes, read_features
 from boardfit.device_profiles.cost.graph_table import can_hold_graph, metadata_bytes
@@ -34,9 +35,8 @@ class StoredWeights:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """How weights are loaded and run. Each of `n_users` has a context of `n_ctx`.
-
-    An embedding model takes `n_embedded` tokens in a step. 0 is a model that generates.
+    """How weights are loaded and run. Each of `n_users` has a context of `n_ctx`. An embedding
+    model takes `n_embedded` tokens in a step; 0 is a model that generates.
     """
 
     n_ctx: int
@@ -72,9 +72,8 @@ class CostModel:
         self._shape, self._profile, self._names = shape, profile, tensor_names
         self._engine_bytes = engine_anonymous_bytes(shape, n_merges)
         self._features: Features | None = None
-        self._split: dict[tuple[StoredWeights, bool], WeightBytes] = {}
-        self._context: dict[tuple[int, int, int, str], tuple[int, int]] = {}
-        self._speeds: dict[tuple[StoredWeights, str, int, bool, int, int], SpeedEstimate] = {}
+        self._split, self._context = cache(self._split_weights), cache(self._context_bytes)
+        self._speed = cache(self._estimate_speed)
 
     def cost(
         self, weights: StoredWeights, run: RunSettings, *, n_prompt: int = 512, depth: int = 256
@@ -88,12 +87,10 @@ class CostModel:
     def find_fastest_threads(self, weights: StoredWeights) -> int:
         """Threads that answer soonest, of those worth waking; more do not always read faster."""
         most = default_threads(self._profile)
-        times = {}
-        for n in range(1, most + 1):
-            seconds = self._speed(weights, "f16", n, True).typical_answer_s
-            if seconds is not None:
-                times[n] = seconds
-        return min(times, key=lambda n: times[n]) if times else most
+        counts = range(1, most + 1)
+        times = {n: self._speed(weights, "f16", n, True).typical_answer_s for n in counts}
+        known = {n: seconds for n, seconds in times.items() if seconds is not None}
+        return min(known, key=known.__getitem__, default=most)
 
     def can_open_with(self, kv_type: str) -> bool:
         """Whether the engine's table of graph nodes holds the graph with this cache type."""
@@ -105,12 +102,14 @@ class CostModel:
         return all(dim % KV_BLOCK[kv_type][0] == 0 for dim in self._shape.head_dims)
 
     def _memory(self, weights: StoredWeights, run: RunSettings) -> MemoryPhases:
-        kv_cache, compute = self._context_bytes(weights, run)
+        if self._features is None:  # the same in every recipe
+            self._features = read_features(weights.tensors)
+        kv_cache, compute = self._context(run.n_ctx, run.n_ubatch, run.n_threads, run.kv_type)
         output, shape = output_bytes(self._shape, run.n_users), self._shape
         if run.n_embedded:
             output += embedding_bytes(shape.n_vocab, shape.n_head, run.n_ctx, run.n_embedded)
         return memory_phases(
-            self._split_weights(weights, run.repack),
+            self._split(weights, run.repack),
             use_mmap=run.use_mmap,
             kv_cache=run.n_users * kv_cache,
             compute=compute,
@@ -121,30 +120,22 @@ class CostModel:
         ).with_margin()
 
     def _split_weights(self, weights: StoredWeights, repack: bool) -> WeightBytes:
-        key = (weights, repack)
-        if key not in self._split:
-            isa = self._profile.isa if repack else frozenset[str]()
-            self._split[key] = split_weights(
-                weights.tensors, weights.artifact_bytes, isa, self._shape
-            )
-        return self._split[key]
+        isa = self._profile.isa if repack else frozenset[str]()
+        return split_weights(weights.tensors, weights.artifact_bytes, isa, self._shape)
 
-    def _context_bytes(self, weights: StoredWeights, run: RunSettings) -> tuple[int, int]:
-        """(KV cache of one user, compute buffers). A batch attends user by user, each to a cache of
-        `n_ctx`: the buffers do not grow with the users (src/llama-kv-cache.cpp, n_stream).
+    def _context_bytes(
+        self, n_ctx: int, n_ubatch: int, n_threads: int, kv_type: str
+    ) -> tuple[int, int]:
+        """(KV cache of one user, compute buffers), which do not grow with the users
+        (src/llama-kv-cache.cpp, n_stream).
         """
-        key = (run.n_ctx, run.n_ubatch, run.n_threads, run.kv_type)
-        if self._features is None:  # the same in every recipe
-            self._features = read_features(weights.tensors)
-        if key not in self._context:
-            n_ctx, n_ubatch, n_threads, kv_type = key
-            self._context[key] = (
-                kv_bytes(self._shape, n_ctx, kv_type, n_ubatch),
-                compute_bytes(self._shape, self._features, n_ctx, n_ubatch, n_threads, kv_type),
-            )
-        return self._context[key]
+        assert self._features is not None
+        return (
+            kv_bytes(self._shape, n_ctx, kv_type, n_ubatch),
+            compute_bytes(self._shape, self._features, n_ctx, n_ubatch, n_threads, kv_type),
+        )
 
-    def _speed(
+    def _estimate_speed(
         self,
         weights: StoredWeights,
         kv_type: str,
@@ -153,10 +144,7 @@ class CostModel:
         n_prompt: int = 512,
         depth: int = 256,
     ) -> SpeedEstimate:
-        key = (weights, kv_type, n_threads, repack, n_prompt, depth)
-        if key not in self._speeds:
-            self._speeds[key] = estimate_speed(
-                weights.tensors, self._shape, self._profile, n_threads=n_threads, kv_type=kv_type,
-                repack=repack, n_prompt=n_prompt, depth=depth,
-            )  # fmt: skip
-        return self._speeds[key]
+        return estimate_speed(
+            weights.tensors, self._shape, self._profile, n_threads=n_threads, kv_type=kv_type,
+            repack=repack, n_prompt=n_prompt, depth=depth,
+        )  # fmt: skip

@@ -1,13 +1,11 @@
 """Seconds per token from bytes over bandwidth and products over kernel rate.
 
-The constants are few and physical: a board's bandwidth, clock and cores come from its profile,
-kernel rates from `kernels`, what sets a runtime apart from `engine_classes`. How far published
-figures are met is in docs/validation; the bound beside every figure states it.
+How far published figures are met is in docs/validation; the bound beside every figure states it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from boardfit.device_profiles.cost.engine_classes import LLAMA_CPP, Bounds, EngineClass
@@ -88,9 +86,7 @@ class SpeedEstimate:
 
 
 def used_clusters(profile: DeviceProfile) -> tuple[CpuCluster, ...]:
-    """Clusters worth a thread: the big cores' and middle cores', little ones only if there are no
-    others. The engine splits a product between threads, so that slow cores hold up the fast ones.
-    """
+    """Clusters worth a thread: without little cores, which hold up the fast ones, if it can be."""
     fast = tuple(cluster for cluster in profile.clusters if not is_little(cluster.core))
     return fast or profile.clusters
 
@@ -112,9 +108,7 @@ _TABLES = frozenset(("per_layer_token_embd.weight", "position_embd.weight", "tok
 
 
 def weight_bytes_read(tensors: Iterable[StoredTensor], shape: ModelShape) -> int:
-    """Weight bytes that one decoded token reads: every product's matrix, the output head included,
-    but one row of an untied embedding and of other tables, and no block of next-token prediction.
-    """
+    """Weight bytes that one decoded token reads: of tables that are looked up, one row."""
     total = 0.0
     for tensor in tensors:
         if tensor.name == "token_embd.weight" and not shape.tied_embeddings:
@@ -126,9 +120,7 @@ def weight_bytes_read(tensors: Iterable[StoredTensor], shape: ModelShape) -> int
 
 
 def _core_rates(profile: DeviceProfile, n_threads: int) -> list[tuple[CpuCluster, int]]:
-    """Clusters and threads on each, fastest first. Threads on cores that are not worth one add
-    nothing: the fast cores wait for them.
-    """
+    """Clusters and threads on each, fastest first; only cores that are worth a thread."""
     left, out = n_threads, []
     for cluster in sorted(used_clusters(profile), key=cluster_weight, reverse=True):
         count = min(left, cluster.count)
@@ -138,99 +130,92 @@ def _core_rates(profile: DeviceProfile, n_threads: int) -> list[tuple[CpuCluster
     return out
 
 
-def product_seconds(
-    tensors: Iterable[StoredTensor],
-    shape: ModelShape,
-    profile: DeviceProfile,
-    n_threads: int,
-    *,
-    repack: bool,
-    with_head: bool,
-    engine: EngineClass = LLAMA_CPP,
-) -> float | None:
-    """Compute time of one token's matrix products on `n_threads` cores; None if a constant lacks.
+def _products(
+    tensors: Iterable[StoredTensor], shape: ModelShape
+) -> Iterator[tuple[StoredTensor, bool, float]]:
+    """(matrix, whether it is the output head, share that one token reads) of every product."""
+    head = "token_embd.weight" if shape.tied_embeddings else "output.weight"
+    for tensor in tensors:
+        is_head = tensor.name in (head, "output.weight")
+        if (is_head or is_matmul_weight(tensor.name)) and not is_behind(tensor.name, shape.n_layer):
+            yield tensor, is_head, active_share(tensor, shape)
 
-    `with_head` counts the output head: decode computes it for each token, prefill for the last.
-    """
-    clusters, isa = _core_rates(profile, n_threads), profile.isa
-    throughputs: dict[tuple[str, int], float | None] = {}
-    fastest = clusters[0][0].core if clusters else ""
 
-    def throughput(ggml_type: str, n_rows: int) -> float | None:
-        if engine is LLAMA_CPP and profile.kernel_speeds:
+class _Cores:
+    """What the cores do per second that some threads of an engine run on."""
+
+    def __init__(
+        self, profile: DeviceProfile, n_threads: int, engine: EngineClass, *, repack: bool
+    ) -> None:
+        self._profile, self._n_threads, self._repack = profile, n_threads, repack
+        self._engine, self._used = engine, _core_rates(profile, n_threads)
+        self._cycles = [(c, n * c.clock_hz) for c, n in self._used if c.clock_hz is not None]
+        self._has_clocks = bool(self._used) and len(self._cycles) == len(self._used)
+
+    def _throughput(self, ggml_type: str, n_rows: int) -> float | None:
+        isa, rate = self._profile.isa, self._engine.rate
+        if self._engine is LLAMA_CPP and self._profile.kernel_speeds:
+            fastest = self._used[0][0].core if self._used else ""
             found = measured_throughput(
-                profile.kernel_speeds,
+                self._profile.kernel_speeds,
                 ggml_type,
-                repacked=repack and is_repacked(ggml_type, n_rows, isa),
-                relative=lambda name: engine.rate(name, n_rows, isa, fastest, repack=repack),
-                cores=lambda n: sum(cluster_weight(c) * k for c, k in _core_rates(profile, n)),
-                n_threads=n_threads,
+                repacked=self._repack and is_repacked(ggml_type, n_rows, isa),
+                relative=lambda name: rate(name, n_rows, isa, fastest, repack=self._repack),
+                cores=lambda n: sum(
+                    cluster_weight(c) * k for c, k in _core_rates(self._profile, n)
+                ),
+                n_threads=self._n_threads,
             )
             if found is not None:
                 return found
-        if not clusters or any(cluster.clock_hz is None for cluster, _ in clusters):
+        rates = [rate(ggml_type, n_rows, isa, c.core, repack=self._repack) for c, _ in self._cycles]
+        if not self._has_clocks or None in rates:
             return None
-        total = 0.0
-        for cluster, count in clusters:
-            rate = engine.rate(ggml_type, n_rows, isa, cluster.core, repack=repack)
+        return sum((r or 0.0) * n for r, (_, n) in zip(rates, self._cycles, strict=True))
+
+    def product_s(
+        self, tensors: Iterable[StoredTensor], shape: ModelShape, *, with_head: bool
+    ) -> float | None:
+        """Compute time of one token's matrix products; None if a constant lacks. `with_head` counts
+        the output head: decode computes it for each token, prefill for the last.
+        """
+        throughputs: dict[tuple[str, int], float | None] = {}
+        seconds = 0.0
+        for tensor, is_head, share in _products(tensors, shape):
+            if is_head and not with_head:
+                continue
+            key = (tensor.ggml_type, tensor.n_rows)
+            if key not in throughputs:
+                throughputs[key] = self._throughput(*key)
+            rate = throughputs[key]
             if rate is None:
                 return None
-            total += rate * count * (cluster.clock_hz or 0.0)
-        return total
+            if share < 1.0 and not with_head:
+                rate *= _EXPERT_RATE
+            seconds += tensor.n_elements * share / rate
+        return seconds
 
-    seconds = 0.0
-    for tensor in tensors:
-        is_head = tensor.name == "output.weight" or (
-            shape.tied_embeddings and tensor.name == "token_embd.weight"
-        )
-        if not (is_matmul_weight(tensor.name) or is_head) or (is_head and not with_head):
-            continue
-        if is_behind(tensor.name, shape.n_layer):
-            continue
-        key = (tensor.ggml_type, tensor.n_rows)
-        if key not in throughputs:
-            throughputs[key] = throughput(*key)
-        rate = throughputs[key]
-        if rate is None:
+    def attention_s(self, shape: ModelShape, depth: float, kv_type: str) -> float | None:
+        """Compute time of one token's attention over `depth` cached tokens."""
+        if not self._has_clocks:
             return None
-        share = active_share(tensor, shape)
-        if share < 1.0 and not with_head:
-            rate *= _EXPERT_RATE
-        seconds += tensor.n_elements * share / rate
-    return seconds
-
-
-def attention_seconds(
-    shape: ModelShape,
-    profile: DeviceProfile,
-    n_threads: int,
-    depth: float,
-    kv_type: str,
-    engine: EngineClass = LLAMA_CPP,
-) -> float | None:
-    """Compute time of one token's attention over `depth` cached tokens."""
-    clusters = _core_rates(profile, n_threads)
-    if not clusters or any(cluster.clock_hz is None for cluster, _ in clusters):
-        return None
-    macs = 0.0
-    for layer in shape.layers:
-        if layer.n_head_kv:
-            reach = depth if layer.window is None else min(depth, layer.window)
-            macs += reach * shape.n_head * (layer.head_dim_k + layer.head_dim_v)
-    per_cycle = (
-        _ATTENTION_MACS_F16 if kv_type in ("f16", "f32", "bf16") else _ATTENTION_MACS_QUANTIZED
-    )
-    if not engine.isa(profile.isa) & {"dotprod", "avx2"}:
-        per_cycle /= 2
-    return macs / sum(per_cycle * n * (c.clock_hz or 0.0) for c, n in clusters)
+        macs = 0.0
+        for layer in shape.layers:
+            if layer.n_head_kv:
+                reach = depth if layer.window is None else min(depth, layer.window)
+                macs += reach * shape.n_head * (layer.head_dim_k + layer.head_dim_v)
+        is_float = kv_type in ("f16", "f32", "bf16")
+        per_cycle = _ATTENTION_MACS_F16 if is_float else _ATTENTION_MACS_QUANTIZED
+        if not self._engine.isa(self._profile.isa) & {"dotprod", "avx2"}:
+            per_cycle /= 2
+        return macs / sum(per_cycle * n for _, n in self._cycles)
 
 
 def read_bandwidth(
     profile: DeviceProfile, n_threads: int, engine: EngineClass = LLAMA_CPP
 ) -> float | None:
-    """Bytes per second that `n_threads` fast cores read, None if the board has no figure.
-
-    A few cores are limited by the misses that each can have in flight, many by the memory.
+    """Bytes per second that `n_threads` fast cores read, None if the board has no figure. A few
+    cores are limited by the misses that each can have in flight, many by the memory.
     """
     memory = profile.memory
     if not engine.on_cpu:
@@ -251,7 +236,6 @@ def read_bandwidth(
 
 
 def is_unusual(tensors: Iterable[StoredTensor], shape: ModelShape) -> bool:
-    """Whether a model has per-layer embeddings or layers that keep a state."""
     return any(layer.n_head_kv == 0 or layer.state_values for layer in shape.layers) or any(
         tensor.name == "per_layer_token_embd.weight" for tensor in tensors
     )
@@ -275,9 +259,9 @@ def estimate_speed(
 ) -> SpeedEstimate:
     """Decode at a context depth of `depth`, and prefill of `n_prompt` tokens into an empty context.
 
-    Decode reads weights and cache and computes, both at once as far as they overlap, and pays an
-    overhead per layer and token. Prefill computes, products and attention adding up, while the
-    weights are read once for a micro-batch. A board that throttles keeps `sustained_share` of both.
+    Decode reads weights and cache and computes, overlapping, and pays an overhead per layer and
+    token. Prefill computes, while the weights are read once for a micro-batch. A board that
+    throttles keeps `sustained_share` of both.
     """
     tensors, profile = tuple(tensors), with_implied_clocks(profile)
     share = profile.sustained_share or 1.0
@@ -295,16 +279,9 @@ def estimate_speed(
                 prefill = share / (body_macs(tensors, shape) / rate + overhead / n_prompt)
         return SpeedEstimate(decode, prefill, bounds.decode, bounds.prefill)
 
-    def products(with_head: bool) -> float | None:
-        return product_seconds(
-            tensors, shape, profile, n_threads, repack=repack, with_head=with_head, engine=engine
-        )
-
-    def attention(at: float) -> float | None:
-        return attention_seconds(shape, profile, n_threads, at, kv_type, engine)
-
-    one, body = products(True), products(False)
-    deep, mean = attention(depth), attention(n_prompt / 2)
+    cores = _Cores(profile, n_threads, engine, repack=repack)
+    one, body = (cores.product_s(tensors, shape, with_head=head) for head in (True, False))
+    deep, mean = (cores.attention_s(shape, at, kv_type) for at in (depth, n_prompt / 2))
     if bandwidth is not None:
         compute = (one + deep) if one is not None and deep is not None else 0.0
         read = weights + kv_bytes_read(shape, depth, kv_type)
@@ -319,11 +296,6 @@ def estimate_speed(
 def _bounds(
     engine: EngineClass, profile: DeviceProfile, n_threads: int, weights: int, *, unusual: bool
 ) -> Bounds:
-    """Widen the engine's bounds by what is not known here.
-
-    Unknown are the bandwidth of decode, models smaller than any published one, and threads on slow
-    cores.
-    """
     decode, prefill = engine.bounds(unusual=unusual).decode, engine.bounds(unusual=unusual).prefill
     if weights < _LEAST_PUBLISHED_BYTES:
         decode, prefill = max(decode, _TINY_BOUND), max(prefill, _TINY_BOUND)
@@ -342,11 +314,9 @@ def _bounds(
 def body_macs(tensors: Iterable[StoredTensor], shape: ModelShape) -> float:
     """Multiply-accumulates of one token without the output head, which prefill computes once."""
     return sum(
-        tensor.n_elements * active_share(tensor, shape)
-        for tensor in tensors
-        if is_matmul_weight(tensor.name)
-        and tensor.name != "output.weight"
-        and not is_behind(tensor.name, shape.n_layer)
+        tensor.n_elements * share
+        for tensor, is_head, share in _products(tensors, shape)
+        if not is_head
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from boardfit.edge.bench.network_inputs import InputSpec
 from boardfit.edge.disk.opened_file import OpenedFile, Source, linked_folder
 from boardfit.edge.engines.fit import available_bytes, check_fits
-from boardfit.edge.engines.litert.native_stderr import captured_stderr
+from boardfit.edge.engines.litert.runtime_errors import captured_stderr
 from boardfit.edge.engines.litert.runtime_errors import load_error as tflite_load_error
 from boardfit.edge.engines.litert.tflite_check import check_tflite
 from boardfit.edge.engines.model_file import model_file
@@ -159,7 +159,7 @@ class TfliteNetwork:
         version = installed(_TFLITE_PACKAGES[package])
         runtime = f"{_TFLITE_PACKAGES[package]} {version}"
         interpreter = importlib.import_module(f"{package}.interpreter")
-        with captured_stderr() as captured:
+        with captured_stderr() as errors:
             failed = ""
             try:
                 self._interpreter: Any = interpreter.Interpreter(
@@ -171,7 +171,7 @@ class TfliteNetwork:
             except (RuntimeError, ValueError) as error:
                 failed = path.name_path(str(error))
         if failed:
-            raise tflite_load_error(path.name, runtime, failed, captured.errors)
+            raise tflite_load_error(path.name, runtime, failed, errors)
         self._name, self._runtime = path.name, runtime
         self.inputs = tuple(
             InputSpec(
@@ -192,7 +192,7 @@ class TfliteNetwork:
         )
 
     def prepare(self, values: Mapping[str, Any]) -> None:
-        with captured_stderr() as captured:
+        with captured_stderr() as errors:
             failed = ""
             try:
                 for detail, spec in zip(self._details, self.inputs, strict=True):
@@ -206,7 +206,7 @@ class TfliteNetwork:
             except (RuntimeError, ValueError) as error:
                 failed = str(error)
         if failed:
-            raise tflite_load_error(self._name, self._runtime, failed, captured.errors)
+            raise tflite_load_error(self._name, self._runtime, failed, errors)
 
     def run(self) -> None:
         try:

@@ -5,10 +5,9 @@
     SHA256SUMS           the same hashes for `sha256sum -c`, manifest included
     manifest.json.sig    optional: who vouches for the manifest, and with it for every file
 
-The bundle's id is the sha256 of `manifest.json`, so that one name stands for every byte. Reading
-one trusts nothing: paths are relative and plain, there are no links and no unknown files, sizes are
-checked before hashes, and hashes before use. The folder is opened once, and so is every file that
-will be used: `Bundle.open` gives the very file whose hash was checked.
+The id is the sha256 of `manifest.json`. Reading trusts nothing: paths are plain, there are no links
+and no unknown files, sizes are checked before hashes, and hashes before use. The folder is opened
+once, and so is every file: `Bundle.open` gives the very file whose hash was checked.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from boardfit.edge.disk.opened_file import OpenedFile, OpenedFolder
 from boardfit.edge.disk.rooted import Root, check_free, work_beside
 from boardfit.edge.disk.verified import VerifiedFiles
 from boardfit.edge.errors import EdgeError, InputError, IntegrityError, UnsafeInputError
-from boardfit.edge.fields import Whole
+from boardfit.edge.fields import FieldKind, OneOf, Schema, Whole, check_fields
 from boardfit.edge.terminal.progress import Advance, Progress
 from boardfit.edge.trust.board_rules import Subject
 from boardfit.edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE, signers
@@ -62,7 +61,12 @@ _USED = ("model", SMALL, "part", "tokenizer", "template", "prefix")
 _MAX_HELD = 32
 # Plain relative POSIX names: nothing hidden, nothing a shell or a FAT card would stumble over.
 _NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$")
-_SHA256 = re.compile(r"^[0-9a-f]{64}$")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_FILE_FIELDS: Schema = {
+    "role": OneOf(ROLES),
+    "n_bytes": Whole(),
+    "sha256": FieldKind("64 hex digits", lambda v: isinstance(v, str) and _SHA256.fullmatch(v)),
+}
 
 
 @dataclass(frozen=True)
@@ -77,9 +81,7 @@ class BundleFile:
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle. `manifest` is the parsed JSON; the typed fields are taken from it. `texts`
-    are the bytes of what describes it (manifest, SHA256SUMS, signature), as they were checked.
-    """
+    """An opened bundle. `texts` are the bytes of what describes it, as they were checked."""
 
     path: Path
     id: str
@@ -97,12 +99,10 @@ class Bundle:
 
     @property
     def release(self) -> ReleaseTerms:
-        """What its signer states about it."""
         return read_release(self.manifest, str(self.path / MANIFEST))
 
     @property
     def subject(self) -> Subject:
-        """What a board's rules judge."""
         return Subject(self.id, self.name, str(self.plan.device), self.release)
 
     @property
@@ -138,10 +138,8 @@ class Bundle:
 
     def open(self, name: str) -> OpenedFile:
         """The file called `name`, held open, its hash checked through the same descriptor. Its
-        `beside` finds other files of the bundle in the same way.
-
-        Raises InputError when it is none of the bundle's, IntegrityError when its content differs,
-        or when keys are pinned and none of them signed the bundle.
+        `beside` finds others. Raises InputError when it is none of the bundle's, IntegrityError
+        when its content differs, or when keys are pinned and none of them signed the bundle.
         """
         file = next((file for file in self.files if file.name == name), None)
         if file is None:
@@ -166,10 +164,7 @@ class Bundle:
         )
 
     def _open_verified(
-        self,
-        file: BundleFile,
-        remembered: VerifiedFiles | None,
-        progress: Advance | None,
+        self, file: BundleFile, remembered: VerifiedFiles | None, progress: Advance | None
     ) -> OpenedFile:
         """Open a file and hash it, unless it is `remembered`; hold it if it is one to be used."""
         assert self._folder is not None
@@ -192,15 +187,8 @@ class Bundle:
         return sum(file.n_bytes for file in self.files)
 
 
-def sha256_file(path: Path, progress: Advance | None = None) -> str:
-    """Hex sha256 of a file, read in chunks; `progress` receives the size of each chunk."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-            if progress:
-                progress(len(chunk))
-    return digest.hexdigest()
+def sha256_file(path: Path) -> str:
+    return OpenedFile.open(path).digest()
 
 
 def seal_bundle(
@@ -209,10 +197,8 @@ def seal_bundle(
     roles: Mapping[str, str],
     hashes: Mapping[str, str],
 ) -> str:
-    """Write `manifest.json` and `SHA256SUMS` over the files already in `directory`.
-
-    `roles` maps each file's relative name to its role; `hashes` may hold sha256 sums known from
-    writing (others are computed). Files are fsynced. Returns the bundle id.
+    """Write `manifest.json` and `SHA256SUMS` over the files in `directory`, and return the
+    bundle id. `roles` are by relative name; `hashes` may hold sha256 sums known from writing.
     """
     files = {}
     for name in sorted(roles):
@@ -228,9 +214,7 @@ def seal_bundle(
 
 
 def write_manifest(directory: Path, document: Mapping[str, Any]) -> bytes:
-    """Write `manifest.json` and the SHA256SUMS that go with it, and return the manifest's text. An
-    earlier signature is removed.
-    """
+    """Write `manifest.json`, which it returns, and SHA256SUMS; remove an earlier signature."""
     text = (
         json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     ).encode()
@@ -251,14 +235,13 @@ def open_bundle(
     progress: Progress | None = None,
     check_signature: bool = True,
 ) -> Bundle:
-    """Open a bundle directory and check it.
+    """Open a bundle directory and check names, links, unknown files and sizes.
 
-    Names, links, unknown files and sizes are always checked. Hashes: `verify=True` reads every
-    byte; `None` reads those files that have changed since they were last verified here (by size,
-    inode, mtime and ctime); `False` reads none until a file is used. `progress(done, total)` counts
-    hashed bytes. Where keys are pinned (`boardfit.edge.trust.pins`) the bundle must be signed by
-    one of them and keep the board's rules, and what was verified earlier counts for nothing; a tool
-    that only looks, or signs, asks for no `check_signature`.
+    `verify=True` hashes every byte; `None` files that have changed since they were last verified
+    here (by size, inode, mtime and ctime); `False` none until a file is used. `progress(done,
+    total)` counts hashed bytes. Where keys are pinned (`boardfit.edge.trust.pins`) the bundle must
+    be signed by one of them and keep the board's rules, and all is verified anew; a tool that only
+    looks, or signs, asks for no `check_signature`.
 
     Raises InputError when it is no bundle, UnsafeInputError when it breaks a rule, IntegrityError
     when a size or hash differs, or when no accepted key signed it.
@@ -311,56 +294,45 @@ def read_texts(folder: OpenedFolder) -> dict[str, bytes]:
 
 
 def bundle_signers(bundle: Bundle) -> list[PublicKey]:
-    """The keys that signed an opened bundle; empty when it is unsigned.
-
-    Raises IntegrityError when a signature cannot be read or is not of this manifest.
+    """The keys that signed an opened bundle. Raises IntegrityError for a signature of another
+    manifest.
     """
     return signers(bundle.texts[MANIFEST], bundle.signature)
 
 
-def read_limited(path: Path, limit: int) -> bytes:
-    """A whole small file. Raises UnsafeInputError when it is larger than `limit` or a link."""
-    info = path.lstat()
-    if not stat.S_ISREG(info.st_mode):
-        raise UnsafeInputError(f"{path} is not a regular file")
-    if info.st_size > limit:
-        raise UnsafeInputError(f"{path} has {info.st_size} bytes; {limit} is the most it may have")
-    return path.read_bytes()
-
-
 def parse_manifest(text: bytes, root: Path) -> Bundle:
     """Parse and check a manifest. Raises InputError or UnsafeInputError naming the entry."""
+    place = root / MANIFEST
     try:
         document = json.loads(text, object_pairs_hook=refuse_duplicates)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{root / MANIFEST}: not valid JSON: {error}") from None
+        raise InputError(f"{place}: not valid JSON: {error}") from None
     if not isinstance(document, dict) or document.get("kind") != KIND:
-        raise InputError(f"{root / MANIFEST}: this is not a boardfit bundle's manifest")
+        raise InputError(f"{place}: this is not a boardfit bundle's manifest")
     if document.get("schema") != SCHEMA:
         raise InputError(
-            f"{root / MANIFEST}: bundle schema {document.get('schema')!r}, "
-            f"this boardfit reads {SCHEMA}",
+            f"{place}: bundle schema {document.get('schema')!r}, this boardfit reads {SCHEMA}",
             next_step="use the boardfit version that built it, or build it again",
         )
-    for key, kind in (("model", dict), ("plan", dict), ("recipe", dict), ("files", dict)):
-        if not isinstance(document.get(key), kind):
-            raise InputError(f"{root / MANIFEST}: entry {key!r} is missing or not an object")
+    for key in ("model", "plan", "recipe", "files"):
+        if not isinstance(document.get(key), dict):
+            raise InputError(f"{place}: entry {key!r} is missing or not an object")
     if not isinstance(document["model"].get("name"), str):
-        raise InputError(f"{root / MANIFEST}: entry 'model.name' is missing or not a string")
+        raise InputError(f"{place}: entry 'model.name' is missing or not a string")
     files = tuple(parse_file(name, entry) for name, entry in document["files"].items())
     if len(files) > MAX_FILES:
-        raise UnsafeInputError(f"{root / MANIFEST}: {len(files)} files; {MAX_FILES} is the most")
-    if sum(file.role == "model" for file in files) != 1:
-        raise InputError(f"{root / MANIFEST}: exactly one file must have the role 'model'")
-    n_small = sum(file.role == SMALL for file in files)
+        raise UnsafeInputError(f"{place}: {len(files)} files; {MAX_FILES} is the most")
+    roles = [file.role for file in files]
+    if roles.count("model") != 1:
+        raise InputError(f"{place}: exactly one file must have the role 'model'")
     small = document.get("small")
-    if n_small != (small is not None) or not isinstance(small or {"plan": {}}, dict):
-        raise InputError(f"{root / MANIFEST}: entry 'small' and a file of that role go together")
+    if roles.count(SMALL) != (small is not None) or not isinstance(small or {}, dict):
+        raise InputError(f"{place}: entry 'small' and a file of that role go together")
     if small is not None:
         if not isinstance(small.get("plan"), dict):
-            raise InputError(f"{root / MANIFEST}: entry 'small.plan' is missing or not an object")
+            raise InputError(f"{place}: entry 'small.plan' is missing or not an object")
         Plan.from_dict(small["plan"])
-    read_release(document, str(root / MANIFEST))
+    read_release(document, str(place))
     plan = Plan.from_dict(document["plan"])
     return Bundle(root, hashlib.sha256(text).hexdigest(), document, plan, files)
 
@@ -380,20 +352,8 @@ def check_name(name: str) -> None:
 
 def parse_file(name: str, entry: Any) -> BundleFile:
     check_name(name)
-    if not isinstance(entry, dict) or set(entry) != {"role", "n_bytes", "sha256"}:
-        raise InputError(
-            f"bundle file {name}: expected role, n_bytes and sha256, got {entry!r:.200}"
-        )
-    role, n_bytes, digest = entry["role"], entry["n_bytes"], entry["sha256"]
-    if role not in ROLES:
-        raise InputError(f"bundle file {name}: unknown role {role!r}; known: {', '.join(ROLES)}")
-    if not Whole().accepts(n_bytes):
-        raise InputError(
-            f"bundle file {name}: n_bytes must be {Whole().expected}, got {n_bytes!r:.80}"
-        )
-    if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
-        raise InputError(f"bundle file {name}: sha256 must be 64 hex digits, got {digest!r:.80}")
-    return BundleFile(name, role, n_bytes, digest)
+    check_fields(entry, _FILE_FIELDS, f"bundle file {name}", required=frozenset(_FILE_FIELDS))
+    return BundleFile(name, **entry)
 
 
 def check_tree(opened: OpenedFolder, files: tuple[BundleFile, ...]) -> None:
@@ -459,9 +419,7 @@ def verify_files(
 
 
 def is_bundle(folder: Path) -> bool:
-    """Whether a folder holds a manifest and no file but those that it names. They may be damaged:
-    this asks whether the folder may be replaced, not whether it may be used.
-    """
+    """Whether a folder holds a bundle's files and no others, damaged or not: it may be replaced."""
     try:
         with Root(folder) as root:
             with root.open(MANIFEST) as file:
@@ -473,9 +431,8 @@ def is_bundle(folder: Path) -> bool:
 
 
 def pack_bundle(directory: Path, tar_path: Path) -> int:
-    """Pack a verified bundle into an uncompressed tar, the same bytes for the same bundle.
-
-    Returns the tar's size in bytes. Raises UsageError when the output exists.
+    """Pack a verified bundle into a tar, the same bytes for the same bundle, and return its
+    size. Raises UsageError when the output exists.
     """
     bundle = open_bundle(directory, verify=False, check_signature=False)
     check_free(tar_path)
@@ -492,10 +449,9 @@ def pack_bundle(directory: Path, tar_path: Path) -> int:
 
 
 def unpack_bundle(tar_path: Path, directory: Path) -> Bundle:
-    """Unpack a packed bundle beside `directory`, verify every byte, then rename it into place.
-
-    Only regular files and folders with allowed names are taken. Raises UnsafeInputError otherwise,
-    InputError for what is no packed bundle, UsageError when `directory` exists.
+    """Unpack a bundle beside `directory`, verify every byte, then rename it into place. Raises
+    UnsafeInputError for names and kinds that are not allowed, UsageError when `directory`
+    exists.
     """
     check_free(directory)
     opened = OpenedFile.open(tar_path)

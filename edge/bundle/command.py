@@ -23,6 +23,10 @@ from boardfit.edge.terminal.progress import ProgressLine
 from boardfit.edge.trust.release import format_time
 from boardfit.edge.units import format_bytes, printable
 
+_PATH = click.Path(path_type=Path)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON line.")
+_OUTPUT = click.option("-o", "--output", type=_PATH, required=True, help="Bundle to write.")
+
 
 @click.group()
 def bundle() -> None:
@@ -30,7 +34,7 @@ def bundle() -> None:
 
 
 @bundle.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=_PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest and id as JSON.")
 def show(path: Path, as_json: bool) -> None:
     """Show what a bundle contains. Check sizes and structure, but no hashes (see `verify`)."""
@@ -43,7 +47,6 @@ def show(path: Path, as_json: bool) -> None:
 
 
 def describe(opened: Bundle) -> list[str]:
-    """The bundle in a few lines for a person."""
     model, plan = opened.manifest["model"], opened.plan
     lines = [
         f"{printable(opened.name)}  {plan.recipe} for {plan.device}  ({opened.id[:12]})",
@@ -68,16 +71,16 @@ def describe(opened: Bundle) -> list[str]:
 
 
 @bundle.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=_PATH)
 @click.option("--key", "key_file", metavar="KEY", help="Require a signature by this key.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON line.")
+@_JSON
 def verify(path: Path, key_file: str | None, as_json: bool) -> None:
     """Read every byte of a bundle, compare it with the manifest, and check its signature."""
     with closing(ProgressLine("verifying")) as progress:
         opened = open_bundle(path, verify=True, progress=progress)
     signed_by = bundle_signers(opened)
     if key_file is not None:
-        from boardfit.edge.trust.key_argument import public_keys
+        from boardfit.edge.trust.signing import public_keys
 
         if not set(public_keys(key_file)) & set(signed_by):
             got = ", ".join(map(str, signed_by)) or "no one"
@@ -105,8 +108,8 @@ def verify(path: Path, key_file: str | None, as_json: bool) -> None:
 
 
 @bundle.command()
-@click.argument("path", type=click.Path(path_type=Path))
-@click.argument("key_file", metavar="KEY", type=click.Path(path_type=Path), required=False)
+@click.argument("path", type=_PATH)
+@click.argument("key_file", metavar="KEY", type=_PATH, required=False)
 @click.option(
     "--release", "number", type=int,
     help="Number of this release; it must grow. [default: the time, as 20261130161500]",
@@ -115,7 +118,7 @@ def verify(path: Path, key_file: str | None, as_json: bool) -> None:
     "--expires", metavar="WHEN",
     help="Boards stop starting this release then: 90d, 12w, 1y or 2027-06-30. [default: never]",
 )  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON line.")
+@_JSON
 def sign(
     path: Path, key_file: Path | None, number: int | None, expires: str | None, as_json: bool
 ) -> None:
@@ -126,8 +129,8 @@ def sign(
     the earlier signatures.
     """
     from boardfit.edge.bundle.sign import sign_bundle
-    from boardfit.edge.trust.key_argument import default_key_path, signing_key
     from boardfit.edge.trust.release import new_release
+    from boardfit.edge.trust.signing import default_key_path, signing_key
 
     asked = number is not None or expires is not None
     release = new_release(number, expires) if asked else None
@@ -143,7 +146,6 @@ def sign(
 
 
 def release_line(opened: Bundle) -> str:
-    """The number, date and expiry of a release for a person."""
     release = opened.release
     if release.released_at is None and release.expires_at is None:
         return f"release {release.number or 'without a number'}"
@@ -153,17 +155,11 @@ def release_line(opened: Bundle) -> str:
 
 
 @bundle.command()
-@click.argument("big", type=click.Path(path_type=Path))
-@click.argument("small", type=click.Path(path_type=Path))
+@click.argument("big", type=_PATH)
+@click.argument("small", type=_PATH)
+@_OUTPUT
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, help="Bundle to write."
-)
-@click.option(
-    "--sign",
-    "key_file",
-    metavar="KEY",
-    type=click.Path(path_type=Path),
-    help="Sign the result with this private key.",
+    "--sign", "key_file", metavar="KEY", type=_PATH, help="Sign the result with this private key."
 )
 def pair(big: Path, small: Path, output: Path, key_file: Path | None) -> None:
     """Add the model of bundle SMALL to bundle BIG, as a fallback.
@@ -175,7 +171,7 @@ def pair(big: Path, small: Path, output: Path, key_file: Path | None) -> None:
 
     signer = None
     if key_file is not None:
-        from boardfit.edge.trust.key_argument import signing_key
+        from boardfit.edge.trust.signing import signing_key
 
         signer = signing_key(key_file)
     made = pair_bundles(big, small, output, signer)
@@ -183,10 +179,8 @@ def pair(big: Path, small: Path, output: Path, key_file: Path | None) -> None:
 
 
 @bundle.command()
-@click.argument("path", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Output file. Default: PATH.tar"
-)
+@click.argument("path", type=_PATH)
+@click.option("-o", "--output", type=_PATH, help="Output file. Default: PATH.tar")
 def pack(path: Path, output: Path | None) -> None:
     """Pack a bundle into one uncompressed tar file."""
     target = output or path.with_name(path.name + ".tar")
@@ -196,9 +190,7 @@ def pack(path: Path, output: Path | None) -> None:
 
 @bundle.command()
 @click.argument("path", type=click.Path(path_type=Path, exists=True))
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, help="Bundle to write."
-)
+@_OUTPUT
 def unpack(path: Path, output: Path) -> None:
     """Unpack a packed bundle and verify it."""
     opened = unpack_bundle(path, output)

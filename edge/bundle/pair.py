@@ -18,12 +18,11 @@ SMALL_FILE = "small-model.gguf"
 
 
 def pair_bundles(big: Path, small: Path, output: Path, sign: SigningKey | None = None) -> Bundle:
-    """Make a bundle at `output` that holds everything of `big` and the model of `small`, with its
-    plan. Every byte of both is verified; files are linked where that can be done. A signature of
-    `big` does not carry over: `sign` makes a new one.
+    """Make a bundle at `output` of everything of `big` and the model of `small`, verified, with its
+    plan. A signature of `big` does not carry over: `sign` makes a new one.
 
-    Raises UsageError if `output` exists or the two were planned for different boards, InputError if
-    one of them cannot be paired, DoesNotFitError if the board cannot hold both at once.
+    Raises UsageError if `output` exists or the boards differ, InputError if one cannot be paired,
+    DoesNotFitError if the board cannot hold both at once.
     """
     check_free(output)
     one, two = open_bundle(big, verify=True), open_bundle(small, verify=True)

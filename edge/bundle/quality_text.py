@@ -12,8 +12,8 @@ NOT_STATED = "not measured: the bundle has no quality card"
 
 
 def quality_lines(manifest: Mapping[str, Any]) -> list[str]:
-    """Format a card: a line per text, the most informative first, then the task, or the reason why
-    there is none. A card is untrusted, so malformed entries are left out.
+    """Format a card: a line per text, the most informative first, then the task, or why there is
+    none. Malformed entries of an untrusted card are left out.
     """
     card = manifest.get("quality")
     if not isinstance(card, dict):
@@ -50,9 +50,7 @@ def tokenizer_lines(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def text_line(row: Mapping[str, Any]) -> str | None:
-    """`divergence 0.0123 ± 0.0004 …` for one text, `cosine …` for one of an embedding model, None
-    where figures are missing.
-    """
+    """The figures of one text, of a generating or an embedding model; None where one lacks."""
     cosine, least = _number(row, "cosine_mean"), _number(row, "cosine_min")
     if cosine is not None and least is not None:
         same = _number(row, "nearest_agree")

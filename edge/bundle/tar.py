@@ -1,8 +1,7 @@
 """The one kind of tar that a packed bundle is: plain headers of regular files and folders.
 
-A general tar reader follows extensions that hostile archives abuse: pax headers that take minutes
-to parse, sparse files that unpack to terabytes, headers inside headers. None of them is read here.
-Each entry costs one block of 512 bytes to check, for any content.
+None of the extensions is read that hostile archives abuse: pax headers that take minutes to parse,
+sparse files that unpack to terabytes. Each entry costs one block of 512 bytes to check.
 """
 
 from __future__ import annotations
@@ -45,11 +44,9 @@ def is_tar(head: bytes) -> bool:
 
 
 def read_entries(file: BinaryIO, size: int, shown: str, most: int) -> Iterator[TarEntry]:
-    """Yield the entries of a tar of `size` bytes; `file` is then at the entry's content.
-
-    The caller may read the content, or not. Raises InputError for what is no tar or is cut short,
-    UnsafeInputError for an entry that is neither a regular file nor a folder, and for more than
-    `most` entries.
+    """Yield the entries of a tar of `size` bytes; `file` is then at the entry's content. Raises
+    InputError for what is no tar or is cut short, UnsafeInputError for an entry that is neither
+    a regular file nor a folder, and for more than `most` entries.
     """
     at = count = 0
     while True:
@@ -143,9 +140,7 @@ class TarWriter:
         self._file, self._n_bytes = file, 0
 
     def add(self, name: str, n_bytes: int, content: BinaryIO) -> None:
-        """Write `n_bytes` of `content`. Raises InputError for a name that no header can hold, or
-        for a content that ends before.
-        """
+        """Write `content`. Raises InputError for a name that is too long, or a short content."""
         self._write(_header(name, n_bytes))
         left = n_bytes
         while left:

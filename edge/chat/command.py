@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import psutil
 
 from boardfit.edge.chat.interrupt import Interrupt
 from boardfit.edge.chat.line_reader import LineReader
 from boardfit.edge.chat.model_options import engine_options, generation_options, open_with_progress
 from boardfit.edge.chat.session import Session
-from boardfit.edge.chat.stats import stats_lines
 from boardfit.edge.chat.timed_open import draft_tokens, open_session
 from boardfit.edge.deadline.options import budget_options
 from boardfit.edge.errors import EdgeError, UsageError
@@ -32,9 +32,8 @@ from boardfit.edge.terminal.output import dim, echo, terminal_safe, write_text
 from boardfit.edge.types import GenerationConfig
 from boardfit.edge.units import did_you_mean, format_bytes, format_seconds, printable
 
-if TYPE_CHECKING:  # a chat without a budget never imports them
+if TYPE_CHECKING:  # a chat without a budget never imports it
     from boardfit.edge.deadline.budget import Budget
-    from boardfit.edge.deadline.outcome import Outcome
 
 _HELP = """\
 /help          this text                  /stats         figures of the last answer
@@ -104,14 +103,9 @@ class ChatRoom:
         use: TaskUse | None = None,
         kept: Path | None = None,
     ) -> None:
-        """With a `budget`, the session has a deadline. With a task in `use`, every message is what
-        the task is done to. `kept`: the file that the conversation is kept in.
-        """
-        self.session = session
-        self.config = config
-        self.reader = reader
-        self.budget = budget
-        self.use = use
+        """With a task in `use`, every message is done to; `kept` is the conversation's file."""
+        self.session, self.config, self.reader = session, config, reader
+        self.budget, self.use = budget, use
         self.kept = kept.expanduser() if kept else None
         self._commands: dict[str, Callable[[str], None]] = {
             "help": lambda _: self.say(_HELP, always=True),
@@ -132,9 +126,8 @@ class ChatRoom:
         if self.kept is not None and load_path is None and self.kept.exists():
             load_path = self.kept
         if load_path is not None:
-            became = self.session.load(load_path)
+            self._load_file(load_path)
             self.session.system = system or self.session.system
-            self.say(f"({len(self.session.messages)} messages loaded; {printable(became)})")
         elif (restored := self.session.prepare()).n_tokens:
             took = format_seconds(restored.seconds)
             self.say(f"({restored.n_tokens} tokens of the system prompt restored in {took})")
@@ -173,8 +166,8 @@ class ChatRoom:
                 self.say("\n(Ctrl-C again, or Ctrl-D, to leave)")
 
     def handle(self, text: str) -> None:
-        """One message: a command if it begins with a slash and a letter, else a question. Errors
-        are printed and the conversation continues. In a pipe an error ends it with its exit code.
+        """A command if it begins with a slash and a letter, else a question. In a pipe errors
+        raise.
         """
         try:
             if text.startswith("/") and text[1:2].isalpha():
@@ -221,10 +214,15 @@ class ChatRoom:
                         write_text("\n\n")
                     write_text(safe(event.text))
                     ended = event.text.endswith("\n")
-        answer = self.session.last_answer
+        answer, outcome = self.session.last_answer, self.session.last_outcome
         if not ended or thinks or (answer is not None and not answer.n_out):
             write_text("\n")
-        self._report_outcome(self.session.last_outcome)
+        if outcome is not None:
+            for adjustment in outcome.adjustments:
+                if adjustment.kind != "reused":
+                    self.say(f"({adjustment})")
+            if outcome.shortened or not outcome.met:
+                self.say(f"({outcome.line()})")
         if answer is None:
             return
         if answer.finish_reason == "aborted":
@@ -248,18 +246,6 @@ class ChatRoom:
             echo(f"note: {printable(problem, limit=400)}", err=True)
         self.session.problems.clear()
 
-    def _report_outcome(self, outcome: Outcome | None) -> None:
-        """Print what was done to keep the budget, and whether it was kept. Print nothing if nothing
-        was done.
-        """
-        if outcome is None:
-            return
-        for adjustment in outcome.adjustments:
-            if adjustment.kind != "reused":
-                self.say(f"({adjustment})")
-        if outcome.shortened or not outcome.met:
-            self.say(f"({outcome.line()})")
-
     # ---- commands -----------------------------------------------------------------------------
 
     def _reset(self, _argument: str) -> None:
@@ -276,12 +262,32 @@ class ChatRoom:
         self.say(f"({len(self.session.messages)} messages saved{size})")
 
     def _load(self, argument: str) -> None:
-        became = self.session.load(_file(argument, "/load"))
-        self.say(f"({len(self.session.messages)} messages loaded; {printable(became)})")
+        self._load_file(_file(argument, "/load"))
         self._report_problems()
 
+    def _load_file(self, path: Path) -> None:
+        became = self.session.load(path)
+        self.say(f"({len(self.session.messages)} messages loaded; {printable(became)})")
+
     def _stats(self, _argument: str) -> None:
-        lines = stats_lines(self.session)
+        """What the last answer cost, and what the process holds now."""
+        lines = []
+        if (answer := self.session.last_answer) is not None:
+            prefill, decode = (
+                "–" if tps is None else f"{tps:.1f} tokens/s"
+                for tps in (answer.prefill_tps, answer.decode_tps)
+            )
+            used = answer.n_prompt + answer.n_out
+            lines = [
+                f"prompt   {answer.n_prompt} tokens, {answer.n_reused} of them reused; {prefill}",
+                f"answer   {answer.n_out} tokens, {decode}; ended by {answer.finish_reason}",
+                f"first    {format_seconds(answer.ttft_s)}, whole {format_seconds(answer.total_s)}",
+                f"context  {used} of {self.session.engine.n_ctx} tokens",
+            ]
+        memory = psutil.Process().memory_info()
+        shared = getattr(memory, "shared", None)
+        anonymous = format_bytes(None if shared is None else memory.rss - shared)
+        lines.append(f"memory   {format_bytes(memory.rss)} resident, {anonymous} of it anonymous")
         if (outcome := self.session.last_outcome) is not None:
             lines.append(f"budget   {outcome.line()}")
         self.say("\n".join(lines), always=True)

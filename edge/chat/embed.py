@@ -24,9 +24,7 @@ _MAX_LINE_BYTES = 4 * 1024**2
 
 
 def write_vectors(bundle: str, texts: Sequence[str], overrides: dict[str, Any]) -> None:
-    """Write one JSON line per text. Raises UnsupportedModelError for a model that has no vectors,
-    InputError for a text that is empty or too long.
-    """
+    """Write one JSON line per text. Raises UnsupportedModelError for a model without vectors."""
     with closing(ProgressLine("loading")) as line:
         found = find_target(bundle, progress=line, **overrides)
         if found.engine != "llama_cpp":

@@ -1,8 +1,7 @@
 """Ctrl-C that stops an answer instead of the program, even while native code runs.
 
-Python runs a signal handler only between its own instructions: a token that takes half a second
-delays it by as much. The wakeup descriptor is written by the C-level handler at once, so that a
-thread that polls `stopped` sees the signal within its polling time.
+Python runs a signal handler only between its own instructions. The wakeup descriptor is written by
+the C-level handler at once, so that a thread that asks sees the signal within its polling time.
 """
 
 from __future__ import annotations
@@ -11,17 +10,12 @@ import contextlib
 import os
 import signal
 import threading
-from types import FrameType
 from typing import Any
 
 
 class Interrupt:
-    """Within the `with` block SIGINT only sets this flag; pass the object itself as `stop`.
-
-        with Interrupt() as interrupt:
-            for event in engine.stream(tokens, config, interrupt): ...
-
-    Outside the main thread, where Python has no signals, it never triggers.
+    """Within the `with` block SIGINT only sets this flag; pass the object itself as `stop`. Outside
+    the main thread it never triggers.
     """
 
     def __init__(self) -> None:
@@ -35,10 +29,6 @@ class Interrupt:
             with contextlib.suppress(BlockingIOError):  # no signal has come
                 # One byte per signal, its number; others (a resized window) come through here too.
                 self._stopped = signal.SIGINT in os.read(self._read_fd, 64)
-        return self._stopped
-
-    @property
-    def stopped(self) -> bool:
         return self._stopped
 
     def __enter__(self) -> Interrupt:
@@ -63,5 +53,5 @@ class Interrupt:
         os.close(self._read_fd)
         self._read_fd = -1
 
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+    def _on_signal(self, *_: object) -> None:
         self._stopped = True

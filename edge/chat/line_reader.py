@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-from collections.abc import Callable
 from typing import TextIO
 
 from boardfit.edge.errors import InputError
@@ -26,9 +25,7 @@ class LineReader:
         self._piped: TextIO | None = None  # opened at the first line: that waits for its encoding
 
     def line(self, prompt: str) -> str:
-        """One line without its newline. Raises EOFError at the end, KeyboardInterrupt on Ctrl-C,
-        InputError for bytes that are no text.
-        """
+        """One line without its newline. Raises EOFError, KeyboardInterrupt, or InputError."""
         try:
             line = input(prompt) + "\n" if self.interactive else self._open_pipe().readline()
         except UnicodeError:
@@ -43,35 +40,22 @@ class LineReader:
     def _open_pipe(self) -> TextIO:
         """Standard input as text, read as `edge.files.text` reads a file."""
         if self._piped is None:
-            buffer = getattr(sys.stdin, "buffer", None)
-            if buffer is None:
-                self._piped = sys.stdin
-            else:
+            self._piped = sys.stdin
+            if (buffer := getattr(sys.stdin, "buffer", None)) is not None:
                 head = buffer if hasattr(buffer, "peek") else io.BufferedReader(buffer)
                 self._piped = io.TextIOWrapper(head, encoding=find_encoding(head.peek(4)))
         return self._piped
 
     def message(self) -> str:
         """One message of one or more lines. An unfinished block at the end counts as finished."""
-        line = self.line(_PROMPT)
-        if line.strip() == _FENCE:
-            return self._read_until(lambda text: text.strip() == _FENCE)
-        lines = []
-        while line.endswith("\\"):
-            lines.append(line[:-1])
-            try:
-                line = self.line(_MORE)
-            except EOFError:
-                return "\n".join(lines)
-        return "\n".join([*lines, line])
-
-    def _read_until(self, is_end: Callable[[str], bool]) -> str:
-        lines: list[str] = []
-        while True:
-            try:
-                line = self.line(_MORE)
-            except EOFError:
-                return "\n".join(lines)
-            if is_end(line):
-                return "\n".join(lines)
-            lines.append(line)
+        line, lines = self.line(_PROMPT), []
+        with contextlib.suppress(EOFError):
+            if line.strip() == _FENCE:
+                while (line := self.line(_MORE)).strip() != _FENCE:
+                    lines.append(line)
+            else:
+                while line.endswith("\\"):
+                    lines.append(line[:-1])
+                    line = self.line(_MORE)
+                lines.append(line)
+        return "\n".join(lines)

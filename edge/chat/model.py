@@ -42,9 +42,8 @@ class Reply(Iterator[TokenEvent]):
 
 
 class Model:
-    """A model that `boardfit.open` has opened. Close it, or use it in a `with` block.
-
-    Not for two threads at once. One answer at a time: read a reply to its end before the next call.
+    """A model that `boardfit.open` has opened. Close it, or use it in a `with` block. Not for two
+    threads at once: read a reply to its end before the next call.
     """
 
     def __init__(self, opened: OpenModel, system: str | None = None) -> None:
@@ -137,7 +136,6 @@ def open_chat(
     template_variables: Mapping[str, Any] | None = None,
 ) -> Model:
     """Open a bundle (or a model file) for chat. Settings come from its plan unless they are given.
-    `thinking` and `template_variables` are how its chat template is rendered.
 
     Raises InputError or IntegrityError for what cannot be trusted, EngineMissingError without the
     engine's package, DoesNotFitError when memory is too short.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -29,49 +29,29 @@ _ENGINE = (
     ),
     *TEMPLATE_OPTIONS,
 )
+
+
+def _sampling_option(flag: str, help_text: str) -> Callable[[Any], Any]:
+    """An option for a field of GenerationConfig, with its type and default."""
+    default = getattr(_DEFAULT, flag.strip("-").replace("-", "_"))
+    return click.option(
+        flag, type=type(default), default=default, show_default=True, help=help_text
+    )
+
+
 _GENERATION = (
-    click.option(
-        "--temperature",
-        type=float,
-        default=_DEFAULT.temperature,
-        show_default=True,
-        help="0 always takes the likeliest token; a higher value varies more.",
+    _sampling_option(
+        "--temperature", "0 always takes the likeliest token; a higher value varies more."
     ),
-    click.option(
-        "--top-k",
-        type=int,
-        default=_DEFAULT.top_k,
-        show_default=True,
-        help="Sample from this many likeliest tokens only.",
+    _sampling_option("--top-k", "Sample from this many likeliest tokens only."),
+    _sampling_option(
+        "--top-p", "Sample from the likeliest tokens that reach this total probability."
     ),
-    click.option(
-        "--top-p",
-        type=float,
-        default=_DEFAULT.top_p,
-        show_default=True,
-        help="Sample from the likeliest tokens that reach this total probability.",
+    _sampling_option(
+        "--min-p", "Drop tokens below this share of the likeliest token's probability."
     ),
-    click.option(
-        "--min-p",
-        type=float,
-        default=_DEFAULT.min_p,
-        show_default=True,
-        help="Drop tokens below this share of the likeliest token's probability.",
-    ),
-    click.option(
-        "--repeat-penalty",
-        type=float,
-        default=_DEFAULT.repeat_penalty,
-        show_default=True,
-        help="Penalty for repeated tokens. 1.0: none.",
-    ),
-    click.option(
-        "--seed",
-        type=int,
-        default=_DEFAULT.seed,
-        show_default=True,
-        help="Seed of the sampler. -1: random.",
-    ),
+    _sampling_option("--repeat-penalty", "Penalty for repeated tokens. 1.0: none."),
+    _sampling_option("--seed", "Seed of the sampler. -1: random."),
     click.option(
         "--max-tokens", type=int, default=-1, help="Longest answer, in tokens. [default: no limit]"
     ),

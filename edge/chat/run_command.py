@@ -11,6 +11,7 @@ Exit code 0 for an answer, however it ended; 130 if Ctrl-C stopped it; errors as
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from collections.abc import Iterator
@@ -96,7 +97,8 @@ def run(
             f"one prompt is answered, {len(prompts)} were given", next_step="put it into quotes"
         )
     prompt = prompts[0] if prompts else None
-    text = read_task_text(use, prompt) if use else read_prompt(prompt)
+    is_path = use is not None and use.task.input == "file" and prompt not in (None, "-")
+    text = read_text(prompt or "") if is_path else read_prompt(prompt)
     started_s = time.monotonic()
     n_draft = draft_tokens(budget, use.task if use else None)
     opened = open_with_progress(bundle, overrides, n_draft=n_draft)
@@ -117,25 +119,19 @@ def run(
             session.prepare()
         write_stream(session.ask(text, config, interrupt, budget=budget), quiet=as_json)
         if as_json:
-            record = to_record(session, opened.name, load_s, use)
-            echo(json_line(record))
+            echo(json_line(to_record(session, opened.name, load_s, use)))
         else:
-            write_outcome(session)
+            if (outcome := session.last_outcome) is not None:
+                echo(outcome.line(), err=True)
+                for adjustment in outcome.adjustments:
+                    echo(f"  {adjustment}", err=True)
             if session.last_answer is not None and session.last_answer.only_thought:
                 echo(f"note: {ONLY_THOUGHT}", err=True)
         for problem in session.problems:
             echo(f"note: {printable(problem, limit=400)}", err=True)
         session.keep()
-        if interrupt.stopped:
+        if interrupt():
             raise click.Abort  # exit code 130, as everywhere
-
-
-def write_outcome(session: Session) -> None:
-    """Write how the budget was kept to standard error, if there was one."""
-    if session.last_outcome is not None:
-        echo(session.last_outcome.line(), err=True)
-        for adjustment in session.last_outcome.adjustments:
-            echo(f"  {adjustment}", err=True)
 
 
 def write_stream(stream: Iterator[TokenEvent], *, quiet: bool) -> None:
@@ -153,17 +149,8 @@ def write_stream(stream: Iterator[TokenEvent], *, quiet: bool) -> None:
         write_text("\n")
 
 
-def read_task_text(use: TaskUse, prompt: str | None) -> str:
-    """What the task is done to: a file's text, for tasks that take one, else the prompt itself."""
-    if use.task.input == "file" and prompt not in (None, "-"):
-        return read_text(prompt or "")
-    return read_prompt(prompt)
-
-
 def read_prompt(prompt: str | None) -> str:
-    """The prompt from the command line or from standard input. Raises InputError if it is empty,
-    no text or longer than MAX_PROMPT_BYTES.
-    """
+    """The prompt, from standard input too. Raises InputError if it is empty, no text or long."""
     if prompt is None or prompt == "-":
         if prompt is None and sys.stdin.isatty():
             raise InputError(
@@ -181,10 +168,7 @@ def read_prompt(prompt: str | None) -> str:
 
 
 def prompt_tokens(engine: Engine, text: str, system: str | None, raw: bool) -> list[int]:
-    """Tokens of a prompt: as a chat turn if the model has a template, else as text to continue.
-
-    Raises InputError for a system prompt that a plain text has no place for.
-    """
+    """Tokens of a prompt, as a chat turn if the model has a template. Raises as `is_plain`."""
     if is_plain(engine, system, raw):
         return engine.prompt(text)
     messages = [Message("system", system)] if system else []
@@ -205,25 +189,18 @@ def to_record(
     """One answer as plain data. Times in seconds, null for what was not measured."""
     answer, outcome, info = session.last_answer, session.last_outcome, session.engine.describe()
     assert answer is not None
+    figures = dataclasses.asdict(answer)
+    del figures["n_dropped"]
+    engine = ("name", "version", "n_threads", "n_ctx", "quant", "kv_type")
     record: dict[str, Any] = {
         "schema": SCHEMA,
         "kind": "boardfit-run",
         "model": model,
-        "text": answer.text,
-        "thinking": answer.thinking,
-        "finish_reason": answer.finish_reason,
-        "n_prompt": answer.n_prompt,
-        "n_reused": answer.n_reused,
-        "n_out": answer.n_out,
+        **figures,
         "load_s": load_s,
-        "ttft_s": answer.ttft_s,
-        "prefill_tps": answer.prefill_tps,
-        "decode_tps": answer.decode_tps,
-        "total_s": answer.total_s,
         "peak_rss_bytes": peak_rss_bytes(),
-        "engine": {"name": info.name, "version": info.version, "n_threads": info.n_threads,
-                   "n_ctx": info.n_ctx, "quant": info.quant, "kv_type": info.kv_type},
-    }  # fmt: skip
+        "engine": {key: getattr(info, key) for key in engine},
+    }
     if use is not None:
         record["task"] = use.task.name
     if outcome is not None:

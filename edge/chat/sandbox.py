@@ -30,10 +30,8 @@ def is_inside() -> bool:
 
 
 def run_in_cage(bundle: Path, words: list[str]) -> int:
-    """Run `edge WORDS` in a cage in which `bundle` can be read; return its exit code.
-
-    Raises as opening the bundle does, and EngineMissingError where there is no cage. Raises
-    click.Abort after Ctrl-C.
+    """Run `edge WORDS` in a cage that shows `bundle`; return its exit code. Raises as opening the
+    bundle does, EngineMissingError where there is no cage, click.Abort after Ctrl-C.
     """
     env = cage_environment(bundle)
     argv = python_argv("boardfit", *words)

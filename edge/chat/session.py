@@ -6,13 +6,7 @@
     print(session.last_answer.decode_tps)
 
 Each question renders the whole conversation; the engine finds the longest prefix it still holds in
-its KV cache, so that normally only the new turn is computed.
-
-A session with a `Deadline` also keeps budgets of seconds (`boardfit.edge.chat.timed_open`):
-
-    for event in session.ask("How warm is the board?", budget=Budget(within_s=2.0)):
-        print(event.text, end="", flush=True)
-    print(session.last_outcome.line())
+its KV cache. With a `Deadline` a session also keeps budgets (`boardfit.edge.chat.timed_open`).
 """
 
 from __future__ import annotations
@@ -29,8 +23,13 @@ from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.engines.prefix_cache import common
 from boardfit.edge.errors import DeadlineError, EdgeError, InputError, UsageError
 from boardfit.edge.process.live import STATUS
-from boardfit.edge.states.prefix import MIN_TOKENS, is_worth_storing, system_prefix
-from boardfit.edge.states.store import Restored, StateStore
+from boardfit.edge.states.store import (
+    MIN_TOKENS,
+    Restored,
+    StateStore,
+    is_worth_storing,
+    system_prefix,
+)
 from boardfit.edge.types import (
     AnswerFilter,
     Engine,
@@ -68,10 +67,8 @@ _TRIM_TO = 0.75
 
 @dataclass(frozen=True)
 class Answer:
-    """What one question came to. Times in seconds; None where there was nothing to measure.
-
-    `prefill_tps` counts the tokens computed, not those reused. `n_dropped` counts messages that
-    were forgotten to make room. `thinking` is what the model thought before `text`.
+    """What one question came to. `prefill_tps` counts the tokens computed, not those reused;
+    `n_dropped` messages were forgotten to make room; `thinking` came before `text`.
     """
 
     text: str
@@ -134,9 +131,8 @@ class Session:
         choice: TemplateChoice | None = None,
     ) -> None:
         """With `states`, what an earlier run computed is restored, and what is worth it stored.
-
-        `raw`: messages are plain text to continue, for models without a chat template. `deadline`
-        keeps budgets. `choice`: how the chat template is rendered; as the engine's, if None.
+        `raw`: messages are plain text to continue. `choice`: how the chat template is rendered; as
+        the engine's, if None.
         """
         self.engine = engine
         self.system = system or None
@@ -170,15 +166,13 @@ class Session:
         begun: Callable[[Sequence[int]], None] | None = None,
     ) -> Iterator[TokenEvent]:
         """Stream the answer to `text`. The turn enters the history when the stream ends, stopped
-        half-way or not; if it ends in an error, or before the first token, the history stays as it
-        was.
+        half-way or not; if it ends in an error, or before the first token, the history stays.
 
         A `budget` counts from `received_ns`: now, or earlier if the request waited in a queue.
         `begun` gets the prompt's tokens once the question is admitted, before the prompt is read.
 
-        Raises InputError if the question alone, with the system prompt, fills the context. Raises
-        DeadlineError, before anything is computed, if no version of the question can be answered
-        within a budget that says refuse.
+        Raises InputError if the question alone, with the system prompt, fills the context;
+        DeadlineError if no version of it can be answered within a budget that says refuse.
         """
         config = config or GenerationConfig()
         asked_ns = time.monotonic_ns()
@@ -207,10 +201,7 @@ class Session:
         self._finish(asked, turn)
 
     def check_template(self) -> None:
-        """Render a trial conversation so that template errors surface early.
-
-        Raises for a missing chat template, or a template without support for a system prompt.
-        """
+        """Render a trial conversation. Raises for a template that is missing or unfit."""
         self.render([Message("user", "hello")])
 
     def _begin(
@@ -230,7 +221,7 @@ class Session:
             return Turn(self.engine, received_ns, kept, tokens, self.filter_answer(kept))
         if self.deadline is None:
             raise UsageError("a budget needs a session with a deadline")
-        from boardfit.edge.deadline.question import Question
+        from boardfit.edge.deadline.admission import Question
 
         self.recall(tokens, self.deadline.predict_prefill_s)
         restored = self.take_restored()
@@ -248,9 +239,7 @@ class Session:
         return self.deadline.admit(question, budget, received_ns, asked_ns)
 
     def _finish(self, asked: list[Message], turn: Turn | PacedTurn) -> None:
-        """Take an answered turn into the history. An answer that was stopped before its first
-        token leaves the history as it was.
-        """
+        """Take an answered turn into the history."""
         start, events = turn.start, turn.events
         trace = Trace.of_stream(turn.received_ns, turn.tokens, events, start)
         answer = summarize(trace, start, n_dropped=len(asked) - len(turn.messages))
@@ -282,8 +271,7 @@ class Session:
         self, messages: list[Message], config: GenerationConfig
     ) -> tuple[list[Message], list[int]]:
         """The newest part of `messages` that leaves room for an answer, and its tokens. Whole turns
-        are dropped, oldest first. The system prompt and the last message always stay, and the last
-        message may be longer than the context.
+        are dropped, oldest first. The system prompt and the last message stay, however long.
         """
         tokens = self.render(messages)
         room = self.engine.n_ctx - self.count_reserve(config)
@@ -340,8 +328,7 @@ class Session:
         self, tokens: Sequence[int], compute_s: Callable[[int], float] | None = None
     ) -> Restored:
         """Restore what an earlier run stored of a prompt of `tokens` and the KV cache lacks; with
-        `compute_s`, which predicts seconds from tokens, only what is quicker to read than to
-        compute.
+        `compute_s`, which predicts seconds from tokens, only what is quicker to read.
         """
         if self.states is None:
             return Restored()
@@ -356,9 +343,7 @@ class Session:
         return restored
 
     def store_prefix(self) -> bool:
-        """Store the state of the system prompt, if that is worth it and not done yet. Call it while
-        the user does not wait: after an answer, before leaving.
-        """
+        """Store the state of the system prompt, if it is worth it, while the user is idle."""
         answer, states = self.last_answer, self.states
         if states is None or answer is None or not answer.prefill_tps:
             return False
@@ -393,9 +378,7 @@ class Session:
                 session.deadline.save()
 
     def system_prefix(self) -> list[int]:
-        """Tokens of the system prompt as every conversation begins with them; none without a
-        template.
-        """
+        """Tokens of the system prompt as every conversation begins; none without a template."""
         key = repr((self.system, self._choice))
         if key not in self.prefixes:
             if len(self.prefixes) >= _MOST_PREFIXES:
@@ -433,8 +416,7 @@ class Session:
 
     def save(self, path: Path | str, *, state: bool = False) -> Path | None:
         """Write the conversation as JSON, whole or not at all; with `state` also its KV state into
-        `states`, so that a later load need not compute it again. Returns that state's path, None
-        if there is none.
+        `states`. Returns that state's path, None if there is none.
         """
         path = Path(path)
         document = {
@@ -474,10 +456,8 @@ class Session:
         return path
 
     def load(self, path: Path | str) -> str:
-        """Replace the conversation with a saved one. Its KV state is taken if one is stored that
-        fits this engine. Return a sentence about the outcome.
-
-        Raises InputError if the file is not a session; the present conversation then stays.
+        """Replace the conversation with a saved one, with its KV state if one is stored that fits.
+        Return a sentence about it. Raises InputError, and changes nothing, for no session.
         """
         path = Path(path)
         system, messages = parse_session(_read(path), str(path))
@@ -494,9 +474,7 @@ class Session:
 
 
 def summarize(trace: Trace, start: StreamStart | None, *, n_dropped: int = 0) -> Answer:
-    """An Answer from a request's raw timestamps. TTFT counts everything since the request, template
-    and tokenizer included; the prefill rate counts from the engine's own `start`.
-    """
+    """An Answer from raw timestamps; the prefill rate counts from the engine's own `start`."""
     times = [event.t_ns for event in trace.events if event.token_id is not None]
     last = trace.events[-1] if trace.events else None
     computed = trace.n_prompt - trace.n_reused
@@ -518,13 +496,9 @@ def summarize(trace: Trace, start: StreamStart | None, *, n_dropped: int = 0) ->
 
 
 def _read(path: Path) -> bytes:
-    from boardfit.edge.files.kind import open_regular
+    from boardfit.edge.files.kind import read_regular
 
-    file, size = open_regular(path)
-    with file:
-        if size > MAX_SESSION_BYTES:
-            raise InputError(f"{path}: {size} bytes; the limit is {MAX_SESSION_BYTES}")
-        return file.read(MAX_SESSION_BYTES)
+    return read_regular(path, MAX_SESSION_BYTES)
 
 
 def parse_session(data: bytes, name: str) -> tuple[str | None, list[Message]]:

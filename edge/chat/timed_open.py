@@ -18,9 +18,7 @@ _N_DRAFT = 8
 
 
 def draft_tokens(budget: Budget | None, task: Task | None = None) -> int:
-    """Tokens that an engine may guess from the prompt: none without a budget, nor for a task whose
-    answers have words of their own.
-    """
+    """Tokens to guess from the prompt: none without a budget, or where a task's answers are new."""
     return _N_DRAFT if budget is not None and (task is None or task.extractive) else 0
 
 
@@ -37,7 +35,7 @@ def open_session(
 
 def add_deadline(session: Session, opened: OpenModel) -> None:
     """Let a session keep budgets, with the smaller model of its bundle beside it."""
-    from boardfit.edge.deadline.trial import open_deadline
+    from boardfit.edge.deadline.deadline import open_deadline
 
     model_id = model_identity(opened)
     session.deadline = open_deadline(opened.engine, model_id, opened.plan)

@@ -4,22 +4,43 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from boardfit.edge.deadline.budget import Budget
 from boardfit.edge.deadline.outcome import Adjustment
-from boardfit.edge.deadline.question import Question
 from boardfit.edge.deadline.request import TimedRequest
 from boardfit.edge.deadline.shape import Shaper, Version
 from boardfit.edge.deadline.time_model import Span
 from boardfit.edge.deadline.timing import Timing
 from boardfit.edge.errors import DeadlineError
-from boardfit.edge.types import GenerationConfig
+from boardfit.edge.types import AnswerFilter, GenerationConfig, Message
 from boardfit.edge.units import format_seconds
 
 #: A request is refused if it needs more than this multiple of the allowed time.
 _SURELY = 1.05
 #: A re-measurement before a refusal computes at most this many tokens, in this share of the time.
 _PROBE_MOST, _PROBE_SHARE = 16, 0.1
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a session asks; the last of its `messages` may be longer than the context.
+
+    `render` makes token ids, of which a prompt may have `room`; `check_room` raises InputError for
+    more. `filter_answer` makes the filter of thinking for the answer to messages. `is_chat`: there
+    is a chat template. `n_restored` tokens were read into the KV cache for it, in `restored_s`.
+    """
+
+    messages: Sequence[Message]
+    render: Callable[[list[Message]], list[int]]
+    filter_answer: Callable[[Sequence[Message]], AnswerFilter]
+    check_room: Callable[[Sequence[int]], None]
+    room: int
+    n_forgotten: int
+    is_chat: bool
+    n_restored: int
+    restored_s: float
 
 
 class QuestionGate:
@@ -37,7 +58,6 @@ class QuestionGate:
         )
 
     def admit(self, asked_ns: int) -> TimedRequest:
-        """Choose a version of the question. Raise DeadlineError when none fits the time."""
         full, version, allowed_s = self._choose()
         if len(version.tokens) > self._question.room:
             self._question.check_room(version.tokens)
@@ -67,10 +87,7 @@ class QuestionGate:
         return (time.monotonic_ns() - self._received_ns) / 1e9
 
     def _allowed_s(self, version: Version) -> float:
-        """Return the seconds allowed for the prefill.
-
-        The first token must come in time, and `n_min` tokens must still fit after it.
-        """
+        """Return the seconds allowed for the prefill, so that `n_min` tokens fit after it."""
         budget, elapsed_s = self._budget, self._elapsed_s()
         limits = [float("inf")]
         if budget.first_within_s is not None:
@@ -86,31 +103,24 @@ class QuestionGate:
     def _is_infeasible(self, version: Version) -> bool:
         """Whether even the shortest answer would miss the budget by an optimistic estimate.
 
-        The estimate lies between the low bound and the likely time, and not far below the likely
-        time. A refusal should be right. A wrong acceptance mostly still gives the first token in
-        time.
+        A refusal should be right; a wrong acceptance mostly still gives the first token in time.
         """
         needs = self._estimate_needs(version)
         return max(math.sqrt(needs.low * needs.mid), needs.mid / _SURELY) > self._left_s()
 
     def _estimate_needs(self, version: Version) -> Span:
-        """Estimate the time of the shortest useful answer, or of its first token if only that is
-        limited.
-        """
+        """Estimate the time of the shortest useful answer, or of its first token."""
         prefill = self._times.prefill(version.n_new, version.n_reused, cold=self._timing.cold)
         if self._budget.within_s is None:
             return prefill
         return prefill + self._times.decode(self._budget.n_min - 1, len(version.tokens))
 
     def _left_s(self) -> float:
-        """Return the seconds left for the answer, or for its first token if that is the limit."""
         return self._budget.limit_s - self._elapsed_s() - self._times.tail_s
 
     def _remeasure(self, version: Version) -> bool:
         """Compute a few tokens to check that the machine is still as slow as the last requests.
-
-        Call this before a refusal that rests on recent slowness. The cost is small, and the KV
-        cache keeps the result. Returns False if the check was not needed or took too long.
+        Returns False if that was not needed or took too long. The KV cache keeps the result.
         """
         n_past, engine = version.n_reused, self._timing.engine
         with self._times.at_rest():
@@ -143,7 +153,6 @@ class QuestionGate:
         )
 
     def _describe_reuse(self, full: Version) -> list[Adjustment]:
-        """Describe what was restored from an earlier run, and what the KV cache held."""
         adjustments, prefill, question = [], self._times.prefill, self._question
         if n := question.n_restored:
             saved_s = prefill(n).mid - question.restored_s
@@ -164,7 +173,6 @@ class QuestionGate:
         return tuple(notes)
 
     def _ask_for_brevity(self, version: Version) -> Version:
-        """Return `version` with a request for brevity, if time is short for a usual answer."""
         budget = self._budget
         if budget.within_s is None or not budget.tell or not self._question.is_chat:
             return version
@@ -177,10 +185,7 @@ class QuestionGate:
         return brief if len(brief.tokens) <= self._question.room else version
 
     def _rescue_at(self, request: TimedRequest) -> int | None:
-        """Return the time at which an unfinished prefill is replaced by the shortest version.
-
-        None if there is nothing to shorten.
-        """
+        """Return when an unfinished prefill gives way to the shortest version, if there is one."""
         end_ns, version = request.end_ns, request.version
         shortest = None if end_ns is None else self._shaper.shorten(version, 0.0)
         if shortest is None or shortest.prefill.high > 0.5 * version.prefill.mid:

@@ -15,9 +15,8 @@ OnMiss = Literal["refuse", "best"]
 @dataclass(frozen=True)
 class Budget:
     """Seconds from the request to the last token (`within_s`) and to the first (`first_within_s`);
-    None: no limit. `on_miss` says what to do when no version of the question fits: refuse before
-    anything is computed, or give what the time allows. `n_min` tokens are an answer worth giving.
-    `tell`: where time is short for a usual answer, the model is asked in words for a short one.
+    None: no limit. `on_miss`: what to do when no version of the question fits. `n_min` tokens are
+    an answer worth giving. `tell`: the model is asked in words for a short answer.
 
     Raises UsageError for a time that is not finite and positive.
     """
@@ -51,9 +50,8 @@ class Budget:
         n_min: int = 8,
         tell: bool = True,
     ) -> Budget | None:
-        """From texts such as `2s`, `500ms`, `1.5`; None when neither is given.
-
-        Raises UsageError that names the option for anything that is not a time.
+        """From texts such as `2s`, `500ms`, `1.5`; None without any. Raises UsageError that
+        names the option.
         """
         seconds: list[float | None] = []
         for option, text in (("--within", within), ("--first-within", first_within)):

@@ -43,7 +43,6 @@ class Curve:
         return sum(w * x for w, x in zip(self.weights, terms, strict=True))
 
     def observe(self, terms: Sequence[float], seconds: float) -> None:
-        """Take in that `terms` took `seconds` (more than zero)."""
         n = len(self.weights)
         for i in range(n):
             for j in range(n):
@@ -114,9 +113,7 @@ class Residuals:
         self.values.append(math.log(met_s / predicted_s))
 
     def factors(self) -> tuple[float, float]:
-        """Factors on the prediction for its low and high bound. While there are few observations
-        the prior's bound stands beside them, fading.
-        """
+        """Factors for the low and high bound. The prior's bound stands beside few observations."""
         n = len(self.values)
         fade = self.prior_bound * max(0.0, 1 - n / 12)
         low, high = -fade, fade
@@ -125,10 +122,38 @@ class Residuals:
             # The rank is rounded outwards: with n values, 1/(n+1) of what comes lies beyond.
             low = min(low, ordered[max(0, math.floor(_LOW * (n + 1)) - 1)])
             high = max(high, ordered[min(n - 1, math.ceil(_HIGH * (n + 1)) - 1)])
-        return (
-            math.exp(min(low, -_NARROWEST)),
-            math.exp(max(high, _NARROWEST)),
-        )
+        return (math.exp(min(low, -_NARROWEST)), math.exp(max(high, _NARROWEST)))
+
+
+@dataclass
+class Rate:
+    """What is known of one kind of work: curve, pace of the moment, errors of predictions."""
+
+    curve: Curve
+    off: Residuals
+    pace: RecentPace = field(default_factory=RecentPace)
+
+    def predict(self, terms: Sequence[float]) -> tuple[float, float, float]:
+        mid = self.curve.predict(terms) * self.pace.ratio
+        low, high = self.off.factors()
+        return mid * low, mid, mid * high
+
+    def observe(
+        self, terms: Sequence[float], seconds: float, *, n: int = 1, is_bound: bool = True
+    ) -> None:
+        """Take in that `n` times `terms` took `seconds`. `is_bound`: bounds learn from it too."""
+        expected = self.curve.predict(terms)
+        predicted = expected * self.pace.ratio
+        if is_bound:
+            self.off.add(seconds / n, predicted)
+        self.pace.observe(seconds, expected * n)
+        # An outlier teaches the curve no more than that it was four times off.
+        self.curve.observe(terms, min(max(seconds / n, predicted / 4), predicted * 4))
+
+    def scale(self, factor: float, bound: float) -> Rate:
+        """A first guess for work that takes a multiple of this."""
+        weights = [max(weight, 1e-12) * factor for weight in self.curve.weights]
+        return Rate(Curve(weights), Residuals(bound))
 
 
 def parse_numbers(values: Iterable[Any], n: int | None = None) -> list[float]:
@@ -140,9 +165,7 @@ def parse_numbers(values: Iterable[Any], n: int | None = None) -> list[float]:
 
 
 def _solve_non_negative(a: Sequence[Sequence[float]], b: Sequence[float]) -> list[float]:
-    """Solution of the normal equations with no weight below zero: weights that come out negative
-    are fixed at zero, worst first, and the rest solved again.
-    """
+    """Solution of the normal equations; weights that come out negative are fixed at zero."""
     free = list(range(len(b)))
     while True:
         part = _solve([[a[i][j] for j in free] for i in free], [b[i] for i in free])
@@ -156,9 +179,7 @@ def _solve_non_negative(a: Sequence[Sequence[float]], b: Sequence[float]) -> lis
 
 
 def _solve(a: list[list[float]], b: list[float]) -> list[float]:
-    """Gaussian elimination of a few unknowns, rows scaled by their diagonal first: the terms of a
-    curve differ by many powers of ten.
-    """
+    """Gaussian elimination; rows are scaled, as terms differ by many powers of ten."""
     n = len(b)
     scale = [1 / math.sqrt(a[i][i]) for i in range(n)]
     rows = [[a[i][j] * scale[i] * scale[j] for j in range(n)] + [b[i] * scale[i]] for i in range(n)]

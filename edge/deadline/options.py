@@ -13,10 +13,7 @@ if TYPE_CHECKING:
 
 
 def _make_budget(within: str | None, first_within: str | None, **choices: Any) -> Budget | None:
-    """Return the budget that the options name; None without a time.
-
-    Raises UsageError for anything that is not a time.
-    """
+    """Return the budget that the options name; None without a time. Raises UsageError."""
     if within is None and first_within is None:
         return None
     from boardfit.edge.deadline.budget import Budget  # a chat without a time never imports it

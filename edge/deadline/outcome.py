@@ -11,9 +11,7 @@ from boardfit.edge.units import format_seconds
 
 @dataclass(frozen=True)
 class Adjustment:
-    """One thing done to keep the budget. `cost` says in words what the answer may lose by it,
-    `gain_s` the seconds of prefill it was predicted to save.
-    """
+    """One thing done to keep the budget: what the answer may lose, and the prefill it saves."""
 
     kind: str
     cost: str
@@ -26,11 +24,10 @@ class Adjustment:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Times in seconds since the request was received. `met` is whether the whole answer, and its
-    first token, came within the budget with some text that is not thinking (`has_answer`).
-    `n_possible` is the number of
-    tokens that the time would have allowed at the speed that was met (None without a limit).
-    `shortened`: the answer was ended for time; `whole_sentence`: it ends where a sentence does.
+    """Times in seconds since the request was received. `met`: the answer and its first token
+    came in time, with some text that is not thinking (`has_answer`). `n_possible`: tokens that
+    the time would have allowed at the speed that was met. `shortened`: the answer was ended for
+    time.
     """
 
     within_s: float | None
@@ -49,7 +46,6 @@ class Outcome:
     has_answer: bool = True
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
         return {**asdict(self), "seconds": dict(self.seconds)}
 
     def with_smaller_model(self, refusal: str) -> Outcome:
@@ -58,7 +54,6 @@ class Outcome:
         return replace(self, adjustments=(change, *self.adjustments))
 
     def line(self) -> str:
-        """One line for a terminal."""
         words = ["met" if self.met else "MISSED"]
         if not self.has_answer:
             words.append("no answer")

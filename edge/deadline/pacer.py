@@ -1,8 +1,8 @@
 """Stream an answer so that it ends in time, at the end of a sentence if possible.
 
-If the prefill falls behind, it is given up in time for a shorter version that shares what has been
-computed. While tokens come, the answer is led to the end of a sentence as time runs short, and cut
-there. The end of the budget itself stops the engine wherever it is.
+A prefill that falls behind is given up for a shorter version that shares what has been computed. As
+time runs short, the answer is led to the end of a sentence and cut there. The end of the budget
+stops the engine wherever it is.
 """
 
 from __future__ import annotations
@@ -88,7 +88,6 @@ class PacedTurn:
         return request.outcome(now_ns)
 
     def _stream_unlimited(self) -> Iterator[TokenEvent]:
-        """Stream an answer without a time limit, and learn from it."""
         began_ns = time.monotonic_ns()
         sort = self._filter_answer(self.messages)
         for event in self._open_stream(self.tokens, self._config, self._stop, sort):
@@ -197,7 +196,6 @@ class PacedTurn:
         return n_closing + 1 < min(n_left, n_room) and n_left <= n_closing + n_answer
 
     def _is_stopped(self) -> bool:
-        """Whether the caller wants the answer to end."""
         return self._stop is not None and self._stop()
 
     def _must_stop(self, end_ns: int) -> bool:
@@ -236,11 +234,9 @@ class PacedTurn:
         return n_left <= self._window(n_left) / 3 and bool(shown) and self._hold.is_whole
 
     def _count_left(self) -> float:
-        """Return the number of tokens that there is time for, at the speed of this answer so far.
-
-        At its beginning a token takes a time between the likely one and the high bound. The number
-        is a little low. Text beyond a sentence is held back and never shown, and the end of the
-        time stops the engine.
+        """Return the number of tokens that there is time for, at the speed of this answer so
+        far. It is a little low at the beginning; text beyond a sentence is held back, and the
+        end stops the engine.
         """
         times, request, now_ns = self._timing.follow_threads(), self._request, time.monotonic_ns()
         token = times.token(request.depth)
@@ -253,10 +249,7 @@ class PacedTurn:
         n_fitting = self._request.n_out + n_left
         return min(_CLOSE_MOST, max(_CLOSE_LEAST, _CLOSE_SHARE * n_fitting))
 
-    # ---- learning -----------------------------------------------------------------------------
-
     def _count_token(self, t_ns: int, began_ns: int) -> None:
-        """Count a token of the stream that began at `began_ns`, and learn from it."""
         request = self._request
         request.n_out += 1
         request.last_ns = t_ns
@@ -281,7 +274,6 @@ class PacedTurn:
             timing.cold = False
 
     def _learn_cut(self, began_ns: int) -> None:
-        """Learn from a prefill that was stopped before its end."""
         seconds, version = (time.monotonic_ns() - began_ns) / 1e9, self._request.version
         self._timing.times.observe_cut_prefill(
             version.n_new, version.n_reused, seconds, cold=self._timing.cold

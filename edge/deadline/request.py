@@ -17,10 +17,8 @@ _LATEST, _LATEST_LEAST = 17, 5
 
 @dataclass
 class TimedRequest:
-    """The state of a request so far. Times are monotonic nanoseconds: received by the queue, asked,
-    version chosen, first and last token.
-
-    `shaper` makes shorter versions. A prefill that is not done at `rescue_ns` is given up for one.
+    """The state of a request so far, in monotonic nanoseconds. `shaper` makes shorter versions.
+    A prefill that is not done at `rescue_ns` is given up for one.
     """
 
     budget: Budget
@@ -50,13 +48,11 @@ class TimedRequest:
         return None if within_s is None else self.received_ns + round(within_s * 1e9)
 
     def left_s(self, now_ns: int) -> float:
-        """Seconds that are left of the budget."""
         end_ns = self.end_ns
         return float("inf") if end_ns is None else (end_ns - now_ns) / 1e9
 
     @property
     def depth(self) -> int:
-        """Tokens in the context when the next one is generated."""
         return len(self.version.tokens) + self.n_out
 
     @property

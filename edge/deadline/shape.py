@@ -1,7 +1,7 @@
 """Choose a version of a conversation whose prefill fits its time.
 
-In this order, each step only if the one before was not enough: everything (what the KV cache holds
-costs nothing), without the oldest turns, and with sentences of a long last message left out.
+In this order: everything (what the KV cache holds costs nothing), without the oldest turns, and
+with sentences of a long last message left out.
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ _TRIES = 5
 
 @dataclass(frozen=True)
 class Version:
-    """One way to ask: its messages, token ids, how many of them are cached, and the seconds that
-    evaluating the others takes.
-    """
+    """One way to ask: messages, token ids, how many are cached, seconds for the others."""
 
     messages: tuple[Message, ...]
     tokens: tuple[int, ...]
@@ -41,9 +39,8 @@ class Version:
 
 @dataclass(frozen=True)
 class Shaper:
-    """What versions are made with: `render` gives a conversation's token ids, `count` a text's
-    tokens, `reusable` how many leading tokens the cache holds. `cold`: nothing was computed yet.
-    `room` is the most tokens that a version may have.
+    """What versions are made with: `render` gives token ids, `count` a text's tokens, `reusable`
+    how many leading tokens the cache holds. `room` is the most tokens of a version.
     """
 
     render: Callable[[list[Message]], list[int]]
@@ -53,17 +50,13 @@ class Shaper:
     cold: bool = False
     room: int = 1 << 30
 
-    def make_version(
-        self, messages: Sequence[Message], adjustments: tuple[Adjustment, ...] = ()
-    ) -> Version:
-        """The version with exactly these messages."""
+    def make_version(self, messages: Sequence[Message]) -> Version:
         tokens = self.render(list(messages))
         n_reused = min(self.reusable(tokens), len(tokens) - 1)
         prefill = self.times.prefill(len(tokens) - n_reused, n_reused, cold=self.cold)
-        return Version(tuple(messages), tuple(tokens), n_reused, prefill, adjustments)
+        return Version(tuple(messages), tuple(tokens), n_reused, prefill)
 
     def fits(self, version: Version, allowed_s: float) -> bool:
-        """Whether it fits into the context, and its prefill into `allowed_s` seconds."""
         return len(version.tokens) <= self.room and version.prefill.high <= allowed_s
 
     def _misses_by(self, version: Version) -> tuple[int, float]:
@@ -71,9 +64,7 @@ class Shaper:
         return max(0, len(version.tokens) - self.room), version.prefill.high
 
     def find_fitting(self, full: Version, allowed_s: float) -> Version:
-        """The fullest version that fits into the context and whose prefill stays within `allowed_s`
-        seconds at its high bound; the nearest there is, where none does.
-        """
+        """The fullest version that fits the context and `allowed_s`; else the nearest there is."""
         best = full
         messages: tuple[Message, ...] | None = full.messages
         n_dropped = 0
@@ -83,9 +74,7 @@ class Shaper:
                 break
             n_dropped += 1
             turns = "turn" if n_dropped == 1 else "turns"
-            found = self._adjust(
-                full, messages, full.adjustments, "dropped", f"{n_dropped} old {turns} forgotten"
-            )
+            found = self._adjust(full, messages, "dropped", f"{n_dropped} old {turns} forgotten")
             # Without its beginning a conversation loses what is cached of it: it may get slower.
             if self._misses_by(found) < self._misses_by(best):
                 best = found
@@ -94,9 +83,7 @@ class Shaper:
         return best
 
     def shorten(self, full: Version, allowed_s: float) -> Version | None:
-        """`full` with sentences of its last message left out until it fits; the quickest found
-        where none fits; None if there is nothing to leave out.
-        """
+        """`full` without sentences of its last message, so that it fits, or the quickest found."""
         last = full.messages[-1]
         pieces = split(last.content)
         sizes = [self.count(piece.text) for piece in pieces]
@@ -123,7 +110,6 @@ class Shaper:
         return min(candidates, key=self._misses_by, default=None)
 
     def ask_for_brevity(self, version: Version, n_tokens: int) -> Version:
-        """Return `version` with a request for an answer that fits into `n_tokens`."""
         words = words_for(n_tokens)
         last = version.messages[-1]
         text = f"{last.content}\n\n(Answer in at most {words} words.)"
@@ -140,24 +126,17 @@ class Shaper:
         kept = self.count(text)
         messages = (*full.messages[:-1], dataclasses.replace(full.messages[-1], content=text))
         cost = f"{kept} of {sum(sizes)} tokens of the message kept, the most relevant sentences"
-        return self._adjust(full, messages, full.adjustments, "selected", cost)
+        return self._adjust(full, messages, "selected", cost)
 
     def _adjust(
-        self,
-        full: Version,
-        messages: tuple[Message, ...],
-        before: tuple[Adjustment, ...],
-        kind: str,
-        cost: str,
+        self, full: Version, messages: tuple[Message, ...], kind: str, cost: str
     ) -> Version:
         found = self.make_version(messages)
-        gain = full.prefill.mid - found.prefill.mid
-        return dataclasses.replace(found, adjustments=(*before, Adjustment(kind, cost, gain)))
+        change = Adjustment(kind, cost, full.prefill.mid - found.prefill.mid)
+        return dataclasses.replace(found, adjustments=(*full.adjustments, change))
 
 
 def words_for(n_tokens: int) -> int:
-    """A round number of words that `n_tokens` hold with some room: English takes about 4 tokens for
-    3 words.
-    """
+    """A round number of words in `n_tokens`: English takes about 4 tokens for 3 words."""
     words = n_tokens * 0.6
     return max((n for n in _ROUND_WORDS if n <= words), default=_ROUND_WORDS[0])

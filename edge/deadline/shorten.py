@@ -1,9 +1,8 @@
 """Leave out sentences of a long message, but keep the question and the sentences about it.
 
-Selection, never rewriting: sentences are ranked by the terms they share with the question (BM25,
-Robertson and Zaragoza 2009, over the sentences of the message), early sentences and neighbours of
-chosen ones a little ahead, and given back in their order. Without a question, by the terms that
-the text itself repeats.
+Sentences are ranked by the terms they share with the question (BM25, Robertson and Zaragoza 2009)
+or, without one, by the terms that the text repeats; early ones and neighbours of chosen ones a
+little ahead. They are given back in their order, never rewritten.
 """
 
 from __future__ import annotations
@@ -62,9 +61,8 @@ def split(text: str) -> list[Sentence]:
 
 
 def select(pieces: Sequence[Sentence], sizes: Sequence[int], budget: int) -> str | None:
-    """The message with only its request and the most relevant other sentences, at most `budget` in
-    the unit of `sizes` (tokens, one size per piece); gaps are marked. None if the request alone is
-    larger, or if nothing has to go.
+    """The message with its request and the most relevant other sentences, at most `budget` in
+    the unit of `sizes`; gaps are marked. None if the request alone is larger, or if all fits.
     """
     left = budget - sum(size for size, piece in zip(sizes, pieces, strict=True) if piece.is_request)
     if left < 0 or sum(sizes) <= budget:

@@ -56,8 +56,8 @@ def is_whole(text: str) -> bool:
 
 class SentenceHold:
     """Text passes through until `close` is called; from then on what follows the last complete
-    sentence is held back until its sentence is complete, so that an answer cut for time shows
-    whole sentences only. An answer without a single one so far holds nothing back.
+    sentence is held back until its sentence is complete. An answer without any holds nothing
+    back.
     """
 
     def __init__(self) -> None:
@@ -69,12 +69,10 @@ class SentenceHold:
 
     @property
     def text(self) -> str:
-        """What was released."""
         return "".join(self._shown)
 
     @property
     def is_whole(self) -> bool:
-        """Whether what was released ends where a sentence does."""
         tail = self._near().rstrip()
         return is_whole(self.text if tail and tail[-1] in _CLOSERS else tail)
 

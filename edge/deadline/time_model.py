@@ -4,23 +4,23 @@ it.
     prefill(n, past) = call + n · token + n · (past + n/2) · depth         compute-bound
     decode(depth)    =        token         +            depth · depth     bandwidth-bound
 
-The three (two) constants of a curve start from the plan and are fitted to what was met, by least
-squares of the relative error with slow forgetting. On top of the curve a pace, the ratio of seconds
-met to seconds expected over the last second or so, follows heat and other processes within a
-request or two. Bounds are quantiles of how far earlier predictions were off. A request right after
-loading is cold: its pages may still be in storage, so it teaches only what being cold costs.
+The constants of a curve start from the plan and are fitted by least squares of the relative error
+with slow forgetting. A pace, the ratio of seconds met to seconds expected of late, follows heat and
+other processes. Bounds are quantiles of earlier errors. A request right after loading is cold: its
+pages may still be in storage, so it teaches only what being cold costs.
 """
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from boardfit.edge.deadline.curve import Curve, RecentPace, Residuals, parse_numbers
+from boardfit.edge.deadline.curve import Curve, Rate, RecentPace, Residuals, parse_numbers
 from boardfit.edge.errors import InputError
 
 SCHEMA = 2
@@ -53,97 +53,63 @@ class Span:
 
 @dataclass(frozen=True)
 class Prior:
-    """What is known before the first request: rates in tokens per second with an empty context,
-    relative bounds, and the seconds that reading the weights from storage may add when cold.
-    """
+    """Rates before the first request, in tokens per second with an empty context, and a bound."""
 
     prefill_tps: float
     decode_tps: float
     bound: float = _PRIOR_BOUND
-    cold_s: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("prefill_tps", "decode_tps", "bound"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise InputError(f"{name} must be finite and more than zero, got {value}")
-        if not (math.isfinite(self.cold_s) and self.cold_s >= 0):
-            raise InputError(f"cold_s must be finite and not negative, got {self.cold_s}")
 
 
 @dataclass
 class _Speeds:
-    """What is known of computing with one number of threads."""
-
-    prefill: Curve
-    decode: Curve
-    prefill_off: Residuals
-    decode_off: Residuals
-    prefill_pace: RecentPace = field(default_factory=RecentPace)
-    decode_pace: RecentPace = field(default_factory=RecentPace)
+    prefill: Rate
+    decode: Rate
 
     @classmethod
     def from_prior(cls, prior: Prior) -> _Speeds:
         token_s, out_s = 1 / prior.prefill_tps, 1 / prior.decode_tps
         # Before it is measured: attention doubles a token's cost some thousands of tokens deep.
         return cls(
-            Curve((out_s, token_s, token_s / 6000)),
-            Curve((out_s, out_s / 6000)),
-            Residuals(prior.bound),
-            Residuals(prior.bound),
-        )
-
-    def scale(self, prefill: float, decode: float) -> _Speeds:
-        """A first guess for another number of threads, whose times are a multiple of these."""
-        return _Speeds(
-            Curve([max(w, 1e-12) * prefill for w in self.prefill.weights]),
-            Curve([max(w, 1e-12) * decode for w in self.decode.weights]),
-            Residuals(_OTHER_THREADS_BOUND),
-            Residuals(_OTHER_THREADS_BOUND),
+            Rate(Curve((out_s, token_s, token_s / 6000)), Residuals(prior.bound)),
+            Rate(Curve((out_s, out_s / 6000)), Residuals(prior.bound)),
         )
 
     def state(self) -> dict[str, Any]:
-        return {
-            "prefill": self.prefill.state(),
-            "decode": self.decode.state(),
-            "prefill_off": list(self.prefill_off.values),
-            "decode_off": list(self.decode_off.values),
-        }
+        rates = (("prefill", self.prefill), ("decode", self.decode))
+        curves = {name: rate.curve.state() for name, rate in rates}
+        return {**curves, **{f"{name}_off": list(rate.off.values) for name, rate in rates}}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], bound: float) -> _Speeds:
-        speeds = cls(
-            Curve.from_state(state["prefill"], 3),
-            Curve.from_state(state["decode"], 2),
-            Residuals(bound),
-            Residuals(bound),
-        )
-        speeds.prefill_off.values.extend(parse_numbers(state["prefill_off"]))
-        speeds.decode_off.values.extend(parse_numbers(state["decode_off"]))
-        return speeds
+        rates = []
+        for name, n_terms in (("prefill", 3), ("decode", 2)):
+            rates.append(Rate(Curve.from_state(state[name], n_terms), Residuals(bound)))
+            rates[-1].off.values.extend(parse_numbers(state[f"{name}_off"]))
+        return cls(*rates)
 
 
 class TimeModel:
-    """Predicts and learns; pure arithmetic without a clock of its own.
-
-    Speeds are kept for each number of threads that computes (`use_threads`); a caller that never
-    sets a number has one set of them.
-    """
+    """Predicts and learns, for each number of threads that computes; it has no clock of its own."""
 
     def __init__(self, prior: Prior) -> None:
         self._now = _Speeds.from_prior(prior)
         self._n_threads = 0
         self._by_threads = {0: self._now}
-        self._cold_s = prior.cold_s
+        self._cold_s = 0.0
         self._stops: deque[float] = deque(maxlen=_N_LATEST)
         self._tails: deque[float] = deque(maxlen=_N_LATEST)
         self.usual_answer = _USUAL_ANSWER
         self.n_requests = 0
 
     def use_threads(self, n: int) -> None:
-        """Predict and learn for `n` computing threads from now on. For a number not met yet, a
-        guess is made from the nearest one: prefill scales with threads, decode, bound by memory,
-        with their square root.
+        """Predict and learn for `n` computing threads from now on. A number not met yet is
+        guessed from the nearest: prefill scales with threads, decode with their square root.
         """
         if n == self._n_threads:
             return
@@ -151,46 +117,34 @@ class TimeModel:
             self._by_threads[n] = self._by_threads.pop(0)
         elif n not in self._by_threads:
             near = min(self._by_threads, key=lambda k: abs(k - n))
-            share = near / n
-            self._by_threads[n] = self._by_threads[near].scale(share, math.sqrt(share))
+            share, guess = near / n, self._by_threads[near]
+            self._by_threads[n] = _Speeds(
+                guess.prefill.scale(share, _OTHER_THREADS_BOUND),
+                guess.decode.scale(math.sqrt(share), _OTHER_THREADS_BOUND),
+            )
         self._n_threads, self._now = n, self._by_threads[n]
 
-    # ---- predictions --------------------------------------------------------------------------
-
     def prefill(self, n_new: int, n_past: int = 0, *, cold: bool = False) -> Span:
-        """Seconds to evaluate `n_new` tokens behind `n_past` cached ones."""
-        mid = (
-            self._now.prefill.predict(_prefill_terms(n_new, n_past)) * self._now.prefill_pace.ratio
-        )
-        low, high = self._now.prefill_off.factors()
+        low, mid, high = self._now.prefill.predict(_prefill_terms(n_new, n_past))
         extra = self._cold_s if cold else 0.0
-        return Span(mid * low, mid + extra / 2, mid * high + extra)
+        return Span(low, mid + extra / 2, high + extra)
 
     def token(self, depth: int) -> Span:
-        """Seconds to generate one token with `depth` tokens in the context."""
-        mid = self._now.decode.predict((1.0, float(depth))) * self._now.decode_pace.ratio
-        low, high = self._now.decode_off.factors()
-        return Span(mid * low, mid, mid * high)
+        return Span(*self._now.decode.predict((1.0, float(depth))))
 
     def decode(self, n: int, depth: int) -> Span:
-        """Seconds to generate `n` tokens, the first with `depth` tokens in the context."""
         one = self.token(depth + n // 2)
         return Span(n * one.low, n * one.mid, n * one.high)
 
     def prefill_tokens(self, seconds: float, n_past: int = 0, *, cold: bool = False) -> int:
         """Most new tokens whose prefill stays within `seconds` at its high bound; 0 if none."""
-        low, high = 0, 1
-        while high < 1 << 22 and self.prefill(high, n_past, cold=cold).high <= seconds:
-            low, high = high, high * 2
-        while high - low > 1:
-            middle = (low + high) // 2
-            fits = self.prefill(middle, n_past, cold=cold).high <= seconds
-            low, high = (middle, high) if fits else (low, middle)
-        return low
+        found = bisect.bisect_right(
+            range(1 << 22), seconds, key=lambda n: self.prefill(n, n_past, cold=cold).high
+        )
+        return max(0, found - 1)
 
     @property
     def stop_s(self) -> float:
-        """Seconds that a running step is given to stop."""
         return min(max(_STOP_S, _high_quantile(self._stops)), _STOP_MOST_S)
 
     @property
@@ -200,68 +154,49 @@ class TimeModel:
 
     @contextmanager
     def at_rest(self) -> Iterator[None]:
-        """Within the block, predictions are for the machine's long-run speed, without the recent
-        slowdown.
-        """
-        now = self._now
-        paces = now.prefill_pace, now.decode_pace
-        now.prefill_pace, now.decode_pace = RecentPace(), RecentPace()
+        """Predict for the machine's long-run speed within the block."""
+        prefill, decode = self._now.prefill, self._now.decode
+        paces = prefill.pace, decode.pace
+        prefill.pace, decode.pace = RecentPace(), RecentPace()
         try:
             yield
         finally:
-            now.prefill_pace, now.decode_pace = paces
-
-    # ---- observations -------------------------------------------------------------------------
+            prefill.pace, decode.pace = paces
 
     def observe_prefill(
         self, n_new: int, n_past: int, seconds: float, *, cold: bool = False
     ) -> None:
-        """A prefill of `n_new` tokens behind `n_past` took `seconds`."""
         if n_new <= 0 or not _is_time(seconds):
             return
         terms = _prefill_terms(n_new, n_past)
-        expected = self._now.prefill.predict(terms)
-        predicted = expected * self._now.prefill_pace.ratio
         if cold:
+            predicted = self._now.prefill.predict(terms)[1]
             self._cold_s += 0.5 * (max(0.0, seconds - predicted) - self._cold_s)
             return
-        self._now.prefill_off.add(seconds, predicted)
-        self._now.prefill_pace.observe(seconds, expected)
-        self._now.prefill.observe(terms, _clip_outlier(seconds, predicted))
+        self._now.prefill.observe(terms, seconds)
         self.n_requests += 1
 
     def observe_cut_prefill(
         self, n_new: int, n_past: int, seconds: float, *, cold: bool = False
     ) -> None:
-        """A prefill was stopped unfinished after `seconds`: it would have taken longer still. Says
-        something only where that is more than was expected.
-        """
+        """A prefill was stopped after `seconds`: it counts only if that is more than expected."""
         if n_new > 0 and _is_time(seconds) and seconds > self.prefill(n_new, n_past).mid:
             self.observe_prefill(n_new, n_past, seconds, cold=cold)
 
     def observe_decode(self, n: int, depth: int, seconds: float) -> None:
-        """`n` tokens from `depth` on took `seconds` in all. Once per answer, or every few dozen
-        tokens of a long one.
-        """
-        if n <= 0 or not _is_time(seconds):
-            return
-        terms = (1.0, depth + n / 2)
-        expected = self._now.decode.predict(terms)
-        predicted = expected * self._now.decode_pace.ratio
-        if n >= 4:  # single tokens scatter too much to bound an answer by
-            self._now.decode_off.add(seconds / n, predicted)
-        self._now.decode_pace.observe(seconds, expected * n)
-        self._now.decode.observe(terms, _clip_outlier(seconds / n, predicted))
+        """`n` tokens from `depth` on took `seconds` in all."""
+        if n > 0 and _is_time(seconds):
+            # Single tokens scatter too much to bound an answer by.
+            self._now.decode.observe((1.0, depth + n / 2), seconds, n=n, is_bound=n >= 4)
 
     def restart_pace(self, n_new: int, n_past: int, seconds: float) -> None:
         """Forget what slowed earlier requests, and take the speed of this short prefill instead."""
         if n_new > 0 and _is_time(seconds):
-            ratio = seconds / self._now.prefill.predict(_prefill_terms(n_new, n_past))
-            self._now.prefill_pace.restart(ratio)
-            self._now.decode_pace.restart(ratio)
+            ratio = seconds / self._now.prefill.curve.predict(_prefill_terms(n_new, n_past))
+            self._now.prefill.pace.restart(ratio)
+            self._now.decode.pace.restart(ratio)
 
     def observe_stop(self, seconds: float) -> None:
-        """A stopped step took `seconds` to stop."""
         if _is_time(seconds):
             self._stops.append(seconds)
 
@@ -274,8 +209,6 @@ class TimeModel:
         """An answer of `n` tokens ended by itself, or (not `whole`) was ended for time."""
         if whole or n > self.usual_answer:
             self.usual_answer += _ANSWER_STEP * (n - self.usual_answer)
-
-    # ---- state --------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
         """Everything learned, as plain data. The pace is left out: it is of the moment."""
@@ -292,9 +225,7 @@ class TimeModel:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], prior: Prior) -> TimeModel:
-        """Inverse of `to_dict`; `prior` bounds what little was observed. Raises InputError for
-        anything else.
-        """
+        """Inverse of `to_dict`. Raises InputError for anything else."""
         try:
             if data["schema"] != SCHEMA:
                 raise ValueError(f"schema {data['schema']!r:.20}, this version reads {SCHEMA}")
@@ -323,15 +254,9 @@ def _prefill_terms(n_new: int, n_past: int) -> tuple[float, float, float]:
 
 
 def _high_quantile(seconds: Sequence[float]) -> float:
-    """A high quantile of the latest times; 0 if there are none."""
     ordered = sorted(seconds)
     return ordered[min(len(ordered) - 1, int(_LATE_QUANTILE * len(ordered)))] if ordered else 0.0
 
 
 def _is_time(seconds: float) -> bool:
     return math.isfinite(seconds) and seconds > 0
-
-
-def _clip_outlier(seconds: float, predicted: float) -> float:
-    """An outlier teaches the curve no more than that it was four times off."""
-    return min(max(seconds, predicted / 4), predicted * 4)

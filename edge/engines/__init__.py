@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.engines.settings import EngineSettings
 from boardfit.edge.errors import EngineMissingError, UsageError
 from boardfit.edge.requirements import install_line
+from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.types import Engine, Plan
 from boardfit.edge.units import did_you_mean
 
@@ -27,9 +27,9 @@ __all__ = ["ENGINES", "EngineEntry", "EngineSettings", "is_installed", "open_eng
 
 @dataclass(frozen=True)
 class EngineEntry:
-    """One row: the class as `module:Class`, file suffixes it loads, the packages of which one must
-    be importable, and the extra of boardfit that installs it. `magic` identifies its files under
-    any name, with its place in them. None: the suffix alone identifies them.
+    """One row: the class as `module:Class`, suffixes it loads, packages of which one must be
+    importable, and the extra that installs it. `magic` identifies its files under any name, with
+    its place in them.
     """
 
     target: str
@@ -59,7 +59,7 @@ ENGINES: dict[str, EngineEntry] = {
         magic=(0, b"LITERTLM"),
     ),
     "tflite": EngineEntry(
-        target="boardfit.edge.engines.litert.tflite:TfliteEngine",
+        target="boardfit.edge.engines.litert.engine:TfliteEngine",
         formats=(".tflite",),
         packages=("ai_edge_litert", "tflite_runtime"),
         extra="tflite",
@@ -84,11 +84,10 @@ def open_engine(
     model: Path | str | OpenedFile,
     settings: EngineSettings | Plan | None = None,
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Engine:
-    """Open a model in the engine called `name`: a file that came through
-    `boardfit.edge.engines.model_file` or `Bundle.open`, or a path, which is taken through that door
-    here. `progress(done, total)` is called while the weights load.
+    """Open a model in the engine called `name`; a path is taken through `model_file` here.
+    `progress(done, total)` is called while the weights load.
 
     Raises UsageError for an unknown engine, EngineMissingError if its package is not installed,
     InputError or UnsafeInputError for a file it cannot load, DoesNotFitError if memory is short,

@@ -22,11 +22,9 @@ _SHARED_STEP_S = 0.25
 
 
 class StopWatcher:
-    """Polls `stop` on a thread of its own while the engine is inside native code, which holds no
-    interpreter lock, and calls `on_stop` once. `stop` must therefore bear being called from any
-    thread. What `stop` raises is kept in `error`, and stops too. `on_look` is called whenever it
-    looks, for what else has to be seen to while native code runs. `is_passed` is asked between
-    steps alone.
+    """Polls `stop` on a thread of its own while the engine is inside native code, and calls
+    `on_stop` once. What `stop` raises is kept in `error`, and stops too. `on_look` is called
+    whenever it looks. `is_passed` is asked between steps alone.
     """
 
     def __init__(
@@ -36,12 +34,10 @@ class StopWatcher:
         on_look: Callable[[], None] | None = None,
         is_passed: Callable[[], bool] | None = None,
     ) -> None:
-        self._stop = stop
+        self._stop, self._on_stop, self._on_look = stop, on_stop, on_look
         self._is_passed = is_passed
         #: Held while the engine works for others: their steps are not to be stopped.
         self.pausing = threading.Lock()
-        self._on_stop = on_stop
-        self._on_look = on_look
         self._done = threading.Event()
         self._poll_s = _POLL_S
         self._thread: threading.Thread | None = None
@@ -95,11 +91,10 @@ class StopWatcher:
 class ChunkSizer:
     """Tokens per prefill step, from the speed measured so far.
 
-    A running graph looks at the abort flag between nodes, so a step may be long, but no node may:
-    a step may take `n_nodes` budgets if its widest node takes 1/`n_nodes` of it. Where nodes cannot
-    be interrupted (a GPU) that is 1. Sizes are round, because kernels work in tiles, and so that
-    noise in the clock rarely changes how a prompt is cut. `shared`: several threads compute, whose
-    number may change between steps; `tile`: fewer tokens than this lose speed.
+    A running graph looks at the abort flag between nodes: a step may take `n_nodes` budgets if
+    its widest node takes 1/`n_nodes` of it (1 where nodes cannot be interrupted). Sizes are round:
+    kernels work in tiles, and noise in the clock rarely changes how a prompt is cut. `shared`:
+    several threads compute; `tile`: fewer tokens than this lose speed.
     """
 
     def __init__(
@@ -111,9 +106,7 @@ class ChunkSizer:
         shared: bool = False,
         tile: int = TILE,
     ) -> None:
-        self._largest = largest
-        self._shared = shared
-        self._tile = tile
+        self._largest, self._shared, self._tile = largest, shared, tile
         self._step_budget_s = _NODE_BUDGET_S * n_nodes
         self._fixed = fixed
         self._s_per_token: float | None = None
@@ -153,11 +146,9 @@ class ChunkSizer:
 
 
 class NativeFlag:
-    """A flag that a running graph reads without entering Python.
-
-    A Python callback would take the interpreter's lock some hundred times per token. C's `strlen`
-    fits `bool (*)(void*)`: over a two-byte buffer it returns 0 (go on) or 1 (abort). `function` and
-    `address` are the callback and what it is called with; both live as long as the flag.
+    """A flag that a running graph reads without entering Python, whose lock it would take some
+    hundred times per token. C's `strlen` fits `bool (*)(void*)`: over a two-byte buffer it returns
+    0 (go on) or 1 (abort). `function` and `address` are the callback and its argument.
     """
 
     def __init__(self) -> None:

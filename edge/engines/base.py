@@ -1,32 +1,30 @@
-"""What every engine has in common: the checks, the text, the stream, the saved prefix.
-
-An engine is what differs: how a model is opened, what holds it (a `PrefixCache`) and how that
-generates (a `TokenGeneration`).
-"""
+"""What every engine has in common: the checks, the text, the stream, the saved prefix. What differs
+is how a model is opened, what holds it (a `PrefixCache`) and how that generates."""
 
 from __future__ import annotations
 
 import threading
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from boardfit.edge.disk.opened_file import OpenedFile
+from boardfit.edge.engines.abort import StopWatcher
 from boardfit.edge.engines.generation import TokenGeneration
 from boardfit.edge.engines.kv_state import count_to_save, mapped_state, write_state
-from boardfit.edge.engines.logit_rows import LogitRows
+from boardfit.edge.engines.lease import Lease
 from boardfit.edge.engines.prefix_cache import PrefixCache, SavableCache
-from boardfit.edge.engines.vocabulary import find_breaks
+from boardfit.edge.engines.vocabulary import EngineVocabulary, find_breaks
 from boardfit.edge.errors import InputError, UnsupportedModelError
+from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.types import (
     AnswerFilter,
     EngineInfo,
     GenerationConfig,
     Message,
-    StreamStart,
     TemplateChoice,
     Thinking,
     TokenEvent,
@@ -42,10 +40,38 @@ C = TypeVar("C", bound=PrefixCache)
 _Self = TypeVar("_Self", bound="EngineBase[Any]")
 
 
-class EngineBase(ABC, Generic[C]):
-    """One model and one context: `boardfit.edge.types.Engine`, but for `threads_now` and
-    `describe`. Calls may come from any thread, one at a time; `close` may come while a stream runs
-    on another thread: the stream then ends.
+class LogitRows:
+    """Takes `n` rows of logits, block by block. With `visit` none is kept, because the rows of a
+    long text can take more memory than a board has.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        n_vocab: int,
+        progress: Progress | None,
+        visit: Callable[[int, Any], None] | None,
+    ) -> None:
+        import numpy as np
+
+        self._n, self._done = n, 0
+        self._progress, self._visit = progress, visit
+        self.rows = None if visit else np.empty((n, n_vocab), np.float32)
+
+    def add(self, block: Any) -> None:
+        """Take the next rows: float32 [some, n_vocab]."""
+        first, self._done = self._done, self._done + len(block)
+        if self._visit is not None:
+            self._visit(first, block)
+        else:
+            self.rows[first : self._done] = block  # type: ignore[index]
+        if self._progress is not None:
+            self._progress(self._done, self._n)
+
+
+class EngineBase(TokenGeneration[C]):
+    """One model and one context: `boardfit.edge.types.Engine`. Calls may come from any thread, one
+    at a time; `close` may come while a stream runs on another: the stream then ends.
     """
 
     #: The engine's name in the registry.
@@ -53,11 +79,16 @@ class EngineBase(ABC, Generic[C]):
     #: What a user can do when a prompt fills the context.
     longer_context: ClassVar[str]
 
-    def __init__(self, model_name: str, generation: TokenGeneration[C]) -> None:
+    def __init__(
+        self,
+        model_name: str,
+        lease: Lease[C],
+        vocabulary: EngineVocabulary,
+        n_ctx: int,
+        stop_texts: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(lease, vocabulary, n_ctx, stop_texts)
         self._model_name = model_name
-        self._lease, self._vocabulary = generation.lease, generation.vocabulary
-        self._n_ctx = generation.n_ctx
-        self._generation = generation
         self._text_lock = threading.Lock()  # of its own: `count` need not wait for a stream
         self._choice = TemplateChoice()
         self._templates: dict[str, ChatTemplate] = {}  # by choice
@@ -80,13 +111,7 @@ class EngineBase(ABC, Generic[C]):
     # ---- text ---------------------------------------------------------------------------------
 
     @property
-    def n_ctx(self) -> int:
-        """Tokens that the context holds: what was asked for, though the library may round up."""
-        return self._n_ctx
-
-    @property
     def has_template(self) -> bool:
-        """Whether the model says how a conversation is written; `render` needs it."""
         return bool(self._vocabulary.template)
 
     def count(self, text: str) -> int:
@@ -103,9 +128,6 @@ class EngineBase(ABC, Generic[C]):
             return self._vocabulary.detokenize(tokens)
 
     def prompt(self, text: str) -> list[int]:
-        """Token ids of a plain text to be continued, beginning-of-text token included where the
-        vocabulary asks for it.
-        """
         return self._vocabulary.with_bos(self.tokenize(text))
 
     def render(
@@ -115,9 +137,7 @@ class EngineBase(ABC, Generic[C]):
         generate: bool = True,
         choice: TemplateChoice | None = None,
     ) -> list[int]:
-        """Raises UnsupportedModelError if the model has no chat template, InputError if the
-        template loses words of a message.
-        """
+        """Raises UnsupportedModelError without a chat template, InputError for lost words."""
         from boardfit.edge.template.conversation import tokenize_pieces
 
         template = self._open_template(choice)
@@ -139,9 +159,6 @@ class EngineBase(ABC, Generic[C]):
         )
 
     def set_template(self, thinking: Thinking, variables: Mapping[str, Any]) -> None:
-        """Choose how the chat template is rendered from now on. Raises UsageError for variables
-        that it does not read.
-        """
         self._choice = TemplateChoice(thinking, variables)
         self._templates.clear()
         if self.has_template:
@@ -151,9 +168,8 @@ class EngineBase(ABC, Generic[C]):
         self._open_template(choice).check_settings()
 
     def _open_template(self, choice: TemplateChoice | None = None) -> ChatTemplate:
-        from boardfit.edge.template.conversation import (
-            ChatTemplate,  # brings jinja2: only who chats pays for it
-        )
+        # It brings jinja2: only who chats pays for it.
+        from boardfit.edge.template.conversation import ChatTemplate
 
         self._lease.get()
         vocabulary = self._vocabulary
@@ -204,11 +220,7 @@ class EngineBase(ABC, Generic[C]):
         t_start_ns = time.monotonic_ns()
         prompt = list(tokens)
         self._check_prompt(prompt)
-        return self._generation.stream(prompt, config, stop, t_start_ns)
-
-    @property
-    def last_start(self) -> StreamStart | None:
-        return self._generation.last_start
+        return self._generate(prompt, config, stop, t_start_ns)
 
     @property
     @abstractmethod
@@ -216,20 +228,18 @@ class EngineBase(ABC, Generic[C]):
         """As the protocol says."""
 
     def feed(self, tokens: Sequence[int], stop: Callable[[], bool] | None = None) -> bool:
-        """Evaluate `tokens` behind what the cache holds and sample nothing: warms a prefix up, and
-        is decode alone for benchmarks. False if `stop` ended it.
-
-        Raises InputError if they are none or leave the context.
-        """
+        """Evaluate `tokens` behind the cache, sampling nothing. False if `stop` ended it."""
         have = self._lease.get().cached
         prompt = [*have, *tokens]
-        if not tokens or len(prompt) > self._n_ctx:
+        if not tokens or len(prompt) > self.n_ctx:
             raise InputError(
                 f"cannot evaluate {len(tokens)} tokens behind {len(have)}: "
-                f"the context holds {self._n_ctx}"
+                f"the context holds {self.n_ctx}"
             )
         self._check_ids(tokens)
-        return self._generation.feed(prompt, stop)
+        stream_id = self._begin()
+        with StopWatcher(stop, self._lease.interrupt) as watcher:
+            return self._prefill(stream_id, prompt, watcher)
 
     def piece(self, token: int) -> bytes:
         """The bytes that a token stands for; b"" for special tokens."""
@@ -240,17 +250,17 @@ class EngineBase(ABC, Generic[C]):
     def logits(
         self,
         tokens: Sequence[int],
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
         visit: Callable[[int, Any], None] | None = None,
     ) -> Any:
         """As `boardfit.edge.types.LogitsEngine` says."""
         ids = list(tokens)
         self._lease.get()
-        if not ids or len(ids) > self._n_ctx:
-            raise InputError(f"logits of {len(ids)} tokens; the context holds 1 to {self._n_ctx}")
+        if not ids or len(ids) > self.n_ctx:
+            raise InputError(f"logits of {len(ids)} tokens; the context holds 1 to {self.n_ctx}")
         self._check_ids(ids)
         found = LogitRows(len(ids), self._vocabulary.n_tokens, progress, visit)
-        self._compute_logits(self._generation.begin(), ids, found)
+        self._compute_logits(self._begin(), ids, found)
         return found.rows
 
     @abstractmethod
@@ -261,9 +271,9 @@ class EngineBase(ABC, Generic[C]):
         self._lease.get()
         if not prompt:
             raise InputError("there is nothing to continue: the prompt has no tokens")
-        if len(prompt) >= self._n_ctx:
+        if len(prompt) >= self.n_ctx:
             raise InputError(
-                f"the prompt has {len(prompt)} tokens and the context holds {self._n_ctx}, "
+                f"the prompt has {len(prompt)} tokens and the context holds {self.n_ctx}, "
                 "one of which must stay free for the answer",
                 next_step=f"shorten the prompt, or {self.longer_context}",
             )
@@ -295,7 +305,7 @@ class EngineBase(ABC, Generic[C]):
         source = path if isinstance(path, OpenedFile) else Path(path)
         with self._lease.lock:
             cache = self._get_savable()
-            with mapped_state(source, self._identify(), self._n_ctx) as (tokens, state):
+            with mapped_state(source, self._identify(), self.n_ctx) as (tokens, state):
                 cache.load(state, tokens, Path(str(source)))
             return len(tokens)
 

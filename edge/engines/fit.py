@@ -1,7 +1,4 @@
-"""Check that memory suffices for a model, before anything is loaded.
-
-The prediction is the plan's where there is one, else the engine's own estimate.
-"""
+"""Check that memory suffices for a model, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -16,9 +13,7 @@ from boardfit.edge.units import format_bytes
 
 
 def available_bytes(root: Path = Path("/")) -> int:
-    """Memory this process may still take: what the kernel calls available (droppable page cache
-    included), or what is left under a control group's limit if that is less.
-    """
+    """Memory this process may still take: what the kernel, or a control group's limit, leaves."""
     limits = read_limits(LocalSystem(root))
     left = [limit.limit_bytes - (limit.used_bytes or 0) for limit in limits]
     return max(0, min([int(psutil.virtual_memory().available), *left]))

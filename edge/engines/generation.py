@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -12,11 +13,60 @@ from boardfit.edge.engines.abort import StopWatcher
 from boardfit.edge.engines.lease import Lease
 from boardfit.edge.engines.lookup import Guesser
 from boardfit.edge.engines.prefix_cache import PrefixCache
-from boardfit.edge.engines.text_stream import TextStream
 from boardfit.edge.engines.vocabulary import EngineVocabulary
 from boardfit.edge.types import FinishReason, GenerationConfig, StreamStart, TokenEvent
 
 C = TypeVar("C", bound=PrefixCache)
+
+
+class TextStream:
+    """Bytes of one token at a time to text that may be shown: characters are held back until they
+    are complete, and what may be the beginning of a stop string. `stopped` once one has come by.
+    """
+
+    def __init__(self, stop: Sequence[str] = ()) -> None:
+        self._stop = tuple(s for s in stop if s)
+        # Invalid bytes must not end a generation: they become U+FFFD, as in every terminal.
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = ""
+        self.stopped = False
+
+    def push(self, piece: bytes) -> str:
+        """Text that is safe to show after this token; what follows a stop string is dropped."""
+        text = self._decoder.decode(piece)
+        if not self._stop:
+            return text
+        return self._release(self._held + text)
+
+    def flush(self) -> str:
+        """What is still held when generation ends for another reason than a stop string."""
+        if self.stopped:
+            return ""
+        rest = self._decoder.decode(b"", True)
+        if not self._stop:
+            return rest
+        text = self._release(self._held + rest)
+        held, self._held = self._held, ""
+        return text + held
+
+    def _release(self, text: str) -> str:
+        # The stop string that is complete first counts, so that it does not matter how the text
+        # was cut into tokens; of several that end together, the longest.
+        found = [(at + len(s), at) for s in self._stop if (at := text.find(s)) >= 0]
+        if found:
+            self.stopped, self._held = True, ""
+            return text[: min(found)[1]]
+        keep = max(_overlap(text, s) for s in self._stop)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that is a proper beginning of `stop`."""
+    for size in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:size]):
+            return size
+    return 0
 
 
 class TokenSampler(Protocol):
@@ -26,8 +76,8 @@ class TokenSampler(Protocol):
 
 
 class TokenGeneration(ABC, Generic[C]):
-    """The generation loop of every engine. `last_start` is of the newest stream, None before its
-    first token. `stop_texts` end an answer beside the tokens that do.
+    """The generation loop of every engine. `n_ctx` tokens were asked for; a library may round up.
+    `stop_texts` end an answer beside the tokens that do.
     """
 
     def __init__(
@@ -37,26 +87,18 @@ class TokenGeneration(ABC, Generic[C]):
         n_ctx: int,
         stop_texts: tuple[str, ...] = (),
     ) -> None:
-        self.lease, self.vocabulary, self.n_ctx = lease, vocabulary, n_ctx
+        self._lease, self._vocabulary, self.n_ctx = lease, vocabulary, n_ctx
         self._stop_texts = stop_texts
         self.last_start: StreamStart | None = None
-        self.marks: tuple[int, ...] = ()  # of the newest stream
+        self._marks: tuple[int, ...] = ()  # of the newest stream
 
-    def begin(self) -> int:
+    def _begin(self) -> int:
         """Lease what is held to a new stream; returns the stream's number."""
-        stream_id = self.lease.begin()
-        self.last_start, self.marks = None, ()
+        stream_id = self._lease.begin()
+        self.last_start, self._marks = None, ()
         return stream_id
 
-    def feed(self, prompt: list[int], stop: Callable[[], bool] | None) -> bool:
-        """Evaluate what of a checked prompt is not cached yet, and sample nothing. False if `stop`
-        ended it.
-        """
-        stream_id = self.begin()
-        with StopWatcher(stop, self.lease.interrupt) as watcher:
-            return self._prefill(stream_id, prompt, watcher)
-
-    def stream(
+    def _generate(
         self,
         prompt: list[int],
         config: GenerationConfig,
@@ -64,9 +106,9 @@ class TokenGeneration(ABC, Generic[C]):
         t_start_ns: int,
     ) -> Iterator[TokenEvent]:
         """Answer a checked prompt; the time to the first token counts from `t_start_ns`."""
-        stream_id = self.begin()
-        self.marks = config.marks
-        lease, vocabulary, n_out = self.lease, self.vocabulary, 0
+        stream_id = self._begin()
+        self._marks = config.marks
+        lease, vocabulary, n_out = self._lease, self._vocabulary, 0
         stops = config.stop if config.ignore_eos else (*config.stop, *self._stop_texts)
         text = TextStream(stops)
         with (
@@ -136,7 +178,7 @@ class TokenGeneration(ABC, Generic[C]):
 
     def _watch(self, stop: Callable[[], bool] | None, config: GenerationConfig) -> StopWatcher:
         is_passed = config.passing.is_wanted if config.passing else None
-        return StopWatcher(stop, self.lease.interrupt, self._get_look(), is_passed)
+        return StopWatcher(stop, self._lease.interrupt, self._get_look(), is_passed)
 
     def _read(
         self, stream_id: int, known: list[int], config: GenerationConfig, watcher: StopWatcher
@@ -145,15 +187,15 @@ class TokenGeneration(ABC, Generic[C]):
         one has another number. Returns the number; 0 if stopped.
         """
         while not self._prefill(stream_id, known, watcher):
-            if config.passing is None or watcher.stopped() or self.lease.is_closing:
+            if config.passing is None or watcher.stopped() or self._lease.is_closing:
                 return 0
             start = self.last_start
             with watcher.pausing:
                 config.passing.let_pass()
-                stream_id = self.begin()
-            self.last_start, self.marks = start, config.marks
-            with self.lease.lock:
-                self.lease.get_for(stream_id).keep_prefix(known)
+                stream_id = self._begin()
+            self.last_start, self._marks = start, config.marks
+            with self._lease.lock:
+                self._lease.get_for(stream_id).keep_prefix(known)
             self._resume()
         return stream_id
 
@@ -176,9 +218,7 @@ class TokenGeneration(ABC, Generic[C]):
     def _samplers(
         self, config: GenerationConfig, prompt: list[int]
     ) -> AbstractContextManager[tuple[TokenSampler, TokenSampler | None]]:
-        """What chooses the tokens of one stream, and what does so under pressure (None: nothing)
-        while the stream runs.
-        """
+        """What chooses a stream's tokens, and what does so under pressure (None: nothing)."""
 
     @abstractmethod
     def _logits(self, held: C) -> Any:

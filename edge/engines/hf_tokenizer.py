@@ -1,18 +1,17 @@
 """A Hugging Face `tokenizer.json` on the board: text to token ids and, token by token, back.
 
-The ids come from the `tokenizers` library. Bytes of single tokens come from the file's own decoder
-description, so that a character spread over several tokens can be put together while it streams.
+Bytes of single tokens come from the file's own decoder description, so that a character spread over
+several tokens can be put together while it streams.
 """
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from boardfit.edge.disk.opened_file import OpenedFile, OpenedFolder
+from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.engines.vocabulary import EngineVocabulary, encode_text
 from boardfit.edge.errors import (
     EngineMissingError,
@@ -41,10 +40,9 @@ class HfTokenizer(EngineVocabulary):
         template: str | None = None,
     ) -> None:
         """Read `tokenizer.json` from `data`; `name` stands for it in messages. `bos` is an id, or
-        how the token is written; `add_bos` None: as the file's own post-processor does.
-
-        Raises InputError or UnsafeInputError for one that is broken, EngineMissingError without
-        the tokenizers package.
+        how the token is written; `add_bos` None: as the file's own post-processor does. Raises
+        InputError or UnsafeInputError for one that is broken, EngineMissingError without the
+        tokenizers package.
         """
         if len(data) > MAX_TOKENIZER_BYTES:
             raise UnsafeInputError(f"{name}: {len(data)} bytes; {MAX_TOKENIZER_BYTES} is the most")
@@ -65,18 +63,15 @@ class HfTokenizer(EngineVocabulary):
             decoder_steps = json.loads(decoder.__getstate__()) if decoder is not None else None
         self._lock = threading.Lock()  # whether special tokens are parsed is a switch on it
         self._name = name
-        self.n_tokens = max(
-            int(self._tokenizer.get_vocab_size(with_added_tokens=False)),
-            1 + max(added, default=-1),
-        )
+        n_plain = int(self._tokenizer.get_vocab_size(with_added_tokens=False))
+        self.n_tokens = max(n_plain, 1 + max(added, default=-1))
         self._special = {token for token, entry in added.items() if entry.special}
         self._added = frozenset(added)
         self._to_bytes = _byte_decoder(decoder_steps, name)
         self._pieces: dict[int, bytes] = {}
         self.bos: int | None = self._tokenizer.token_to_id(bos) if isinstance(bos, str) else bos
-        self.bos_text: str = (
-            self._tokenizer.id_to_token(self.bos) or "" if self.bos is not None else ""
-        )
+        text = self._tokenizer.id_to_token(self.bos) if self.bos is not None else ""
+        self.bos_text: str = text or ""
         if add_bos is None:
             with foreign_errors(f"{name}: the tokenizer fails on a text"):
                 add_bos = self._tokenizer.encode("a").ids[:1] == [self.bos]
@@ -87,19 +82,9 @@ class HfTokenizer(EngineVocabulary):
         self.template = template
 
     @classmethod
-    def from_directory(cls, folder: Path) -> HfTokenizer:
-        """From a directory that holds what `of_model` reads."""
-        return cls._load(OpenedFolder(folder).find, folder)
-
-    @classmethod
     def of_model(cls, model: OpenedFile) -> HfTokenizer:
-        """From `tokenizer.json` beside a model and, as far as they are there, what a checkpoint has
-        beside it: `tokenizer_config.json`, `generation_config.json`, `chat_template.jinja`.
-        """
-        return cls._load(model.open_beside, model.parent)
-
-    @classmethod
-    def _load(cls, find: Callable[[str], OpenedFile | None], folder: Path) -> HfTokenizer:
+        """From `tokenizer.json` beside a model, and what else a checkpoint has beside it."""
+        find, folder = model.open_beside, model.parent
         file = find("tokenizer.json")
         if file is None:
             raise InputError(
@@ -109,28 +94,19 @@ class HfTokenizer(EngineVocabulary):
             )
         config = _json_object(find("tokenizer_config.json"))
         generation = _json_object(find("generation_config.json"))
-        data = file.read(MAX_TOKENIZER_BYTES)
-        bos_text, eos_text = (
-            _token_text(config.get("bos_token")),
-            _token_text(config.get("eos_token")),
-        )
-        eog: set[int] = set()
         listed = generation.get("eos_token_id")
-        for token in listed if isinstance(listed, list) else [listed]:
-            if isinstance(token, int):
-                eog.add(token)
-        bos = bos_text or generation.get("bos_token_id")
-        setting = config.get("add_bos_token")
-        template = config.get("chat_template")
+        ends = listed if isinstance(listed, list) else [listed]
+        bos = _token_text(config.get("bos_token")) or generation.get("bos_token_id")
+        setting, template = config.get("add_bos_token"), config.get("chat_template")
         if (jinja := find("chat_template.jinja")) is not None:
             template = jinja.read(MAX_TOKENIZER_BYTES).decode("utf-8", "replace")
         return cls(
-            data,
+            file.read(MAX_TOKENIZER_BYTES),
             name=file.name,
             bos=bos if isinstance(bos, (int, str)) else None,
             add_bos=setting if isinstance(setting, bool) else None,
-            eog=eog,
-            eos_text=eos_text,
+            eog=[token for token in ends if isinstance(token, int)],
+            eos_text=_token_text(config.get("eos_token")),
             template=template if isinstance(template, str) else None,
         )
 
@@ -156,10 +132,6 @@ class HfTokenizer(EngineVocabulary):
 
     # ---- ids to text ----------------------------------------------------------------------------
 
-    def detokenize(self, tokens: Sequence[int]) -> str:
-        self.check_tokens(tokens)
-        return b"".join(map(self.piece, tokens)).decode("utf-8", "replace")
-
     def piece(self, token: int) -> bytes:
         """The bytes that a token stands for; b"" for special tokens and for ids without one."""
         known = self._pieces.get(token)
@@ -181,7 +153,11 @@ class HfTokenizer(EngineVocabulary):
 
 def _byte_decoder(decoder: Any, name: str) -> Callable[[str], bytes]:
     """How one token's text becomes bytes, from the `decoder` entry of a tokenizer.json."""
-    kinds = [step.get("type") for step in _steps(decoder)]
+    decoder = decoder if isinstance(decoder, dict) else {}
+    is_sequence = decoder.get("type") == "Sequence"
+    listed = decoder.get("decoders", ()) if is_sequence else [decoder] if decoder else ()
+    steps = [step for step in listed if isinstance(step, dict)]
+    kinds = [step.get("type") for step in steps]
     if "ByteLevel" in kinds:
         byte_of = {character: byte for byte, character in enumerate(_byte_characters())}
 
@@ -193,9 +169,7 @@ def _byte_decoder(decoder: Any, name: str) -> Callable[[str], bytes]:
 
         return byte_level
     if "ByteFallback" in kinds or "Metaspace" in kinds:
-        space = next(
-            (s["replacement"] for s in _steps(decoder) if s.get("type") == "Metaspace"), "▁"
-        )
+        space = next((s["replacement"] for s in steps if s.get("type") == "Metaspace"), "▁")
 
         def sentence_piece(text: str) -> bytes:
             if len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
@@ -207,14 +181,6 @@ def _byte_decoder(decoder: Any, name: str) -> Callable[[str], bytes]:
         f"{name}: a decoder of {', '.join(map(str, kinds)) or 'no'} steps; known are ByteLevel, "
         "ByteFallback and Metaspace"
     )
-
-
-def _steps(decoder: Any) -> list[dict[str, Any]]:
-    if not isinstance(decoder, dict):
-        return []
-    if decoder.get("type") == "Sequence":
-        return [step for step in decoder.get("decoders", ()) if isinstance(step, dict)]
-    return [decoder]
 
 
 def _byte_characters() -> list[str]:

@@ -3,13 +3,10 @@
     [ state: the engine's own bytes ][ tokens: int32 each ][ footer: JSON ][ length u32 ][ magic ]
 
 The state comes first so that a mapping of it is aligned. The footer holds what the state belongs to
-(model, engine build, context, KV type), its sizes and a MAC over all of it: HMAC-SHA256 with a
-secret of this user (`boardfit.edge.disk.secret`). Everything is checked before the library reads a
-byte, because the library's reader trusts its input. A state from another user's folder was not
-computed by this user, and is not used.
+(model, engine build, context, KV type), its sizes and an HMAC-SHA256 over all of it with a secret
+of this user. Everything is checked before the library, which trusts its input, reads a byte.
 
-States can always be computed again. They are renamed into place but not fsynced: a file that a
-power cut damaged does not match its MAC.
+States are renamed into place but not fsynced: they can always be computed again.
 """
 
 from __future__ import annotations
@@ -45,9 +42,8 @@ _N_SAMPLES = 32
 
 
 def fingerprint(path: Source, data_offset: int) -> str:
-    """Identity of a model file: its sha256 where that was verified. Else, without reading all of
-    it, the sha256 of its size, its whole header and 32 samples of 64 KiB spread over its tensors.
-    Two quantizations never share one.
+    """Identity of a model file: its sha256 where that was verified; else the sha256 of its size,
+    its whole header and 32 samples of 64 KiB spread over its tensors.
     """
     if isinstance(path, OpenedFile) and path.sha256 is not None:
         return path.sha256
@@ -88,12 +84,11 @@ def write_state(
     *,
     max_bytes: int | None = None,
 ) -> int:
-    """Let `fill(mapping)` write a state of `n_bytes` for `tokens`, straight into the file; add what
-    makes it safe to read again and move it to `path`.
+    """Let `fill(mapping)` write a state of `n_bytes` for `tokens` straight into the file; add what
+    makes it safe to read again and move it to `path`. Returns the file's bytes.
 
-    Returns the file's bytes. Raises DoesNotFitError for more than `max_bytes` (nothing is written)
-    or a full disk, EngineError if `fill` writes another number of bytes, InputError if the folder
-    cannot be written.
+    Raises DoesNotFitError for more than `max_bytes` or a full disk, EngineError if `fill` writes
+    another number of bytes, InputError if the folder cannot be written.
     """
     most_footer = len(json.dumps(dict(identity))) + 256
     whole = n_bytes + _TOKEN_BYTES * len(tokens) + most_footer
@@ -140,9 +135,7 @@ def remove_mac(path: Path) -> None:
 
 @contextlib.contextmanager
 def scratch(folder: Path, n_bytes: int) -> Iterator[mmap.mmap]:
-    """`n_bytes` of memory that the kernel can put on disk: a mapped file in `folder` without a
-    name. Raises DoesNotFitError if the disk is full.
-    """
+    """A nameless mapped file in `folder`, of `n_bytes`. Raises DoesNotFitError for a full disk."""
     with (
         _disk_errors(folder),
         tempfile.TemporaryFile(dir=folder) as file,
@@ -201,9 +194,7 @@ class StateHeader:
 
 
 def read_state_header(path: Source, max_tokens: int) -> StateHeader:
-    """Raises InputError if it is no state file, IntegrityError if its sizes do not add up or it
-    has more than `max_tokens`.
-    """
+    """Raises InputError if it is no state file, IntegrityError if its sizes do not add up."""
     file, size = open_regular(path)
     with file:
         return _read_header(file, size, path, max_tokens)
@@ -213,13 +204,11 @@ def read_state_header(path: Source, max_tokens: int) -> StateHeader:
 def mapped_state(
     path: Source, identity: Mapping[str, Any], n_ctx: int
 ) -> Iterator[tuple[list[int], mmap.mmap]]:
-    """Check everything about a state file; then its tokens, and its state as a private mapping of
-    the page cache: writing to it changes a copy, and nothing is in memory twice. A file of a bundle
-    was verified by its manifest, and has no MAC of this user.
+    """Check everything about a state file; then its tokens, and its state as a private mapping:
+    writing to it changes a copy. A bundle's file was verified with it, and has no MAC.
 
-    Raises InputError if it is no state file, IntegrityError if it is damaged, if it was not made by
-    this user or others may write it, or if it belongs to another model, engine build, context or KV
-    type.
+    Raises InputError if it is no state file, IntegrityError if it is damaged, was not made by this
+    user, or belongs to another model, engine build, context or KV type.
     """
     file, size = open_regular(path)
     with file:
@@ -307,9 +296,7 @@ def _text(footer: Mapping[str, Any]) -> bytes:
 
 
 def _mac(file: Any, n_bytes: int, footer: Mapping[str, Any]) -> str:
-    """Over the first `n_bytes` of `file` and what the footer says beside the MAC, in hex; leaves
-    the file behind those bytes.
-    """
+    """In hex, over the first `n_bytes` of `file`, which it is left behind, and over the footer."""
     text = _text(footer)
     digest = hmac.new(user_secret(), digestmod="sha256")
     digest.update(MAGIC + struct.pack("<IQ", len(text), n_bytes) + text)

@@ -15,11 +15,8 @@ T = TypeVar("T")
 
 class Lease(Generic[T]):
     """Hold a context or decoder, the lock for native calls on it, and the number of the stream that
-    owns it.
-
-    Hold `lock` while using what `get` and `get_for` return. `interrupt` ends the current step and
-    the following ones, from any thread. `allow` ends the interruption. `release` frees everything;
-    it runs at the latest when the engine and all its streams are deleted.
+    owns it. `interrupt` ends the current step and the following ones, until `allow`. `release`
+    frees everything, at the latest when the engine and all its streams are deleted.
     """
 
     def __init__(
@@ -49,10 +46,7 @@ class Lease(Generic[T]):
         return self._held
 
     def begin(self) -> int:
-        """Give the held object to a new stream and return the stream's number.
-
-        An older, unfinished stream loses it. Raises EngineError when the engine is closed.
-        """
+        """Give the held object to a new stream and return its number; an older stream loses it."""
         with self.lock:
             self.get()
             self._newest += 1
@@ -83,8 +77,6 @@ class Lease(Generic[T]):
 
 
 def give_back_memory() -> None:
-    """Return freed heap to the system. glibc keeps freed blocks of up to 32 MiB for later, which
-    after closing a model is memory that a board lacks elsewhere.
-    """
+    """Return freed heap to the system: glibc keeps freed blocks of up to 32 MiB for later."""
     if os.name == "posix" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)

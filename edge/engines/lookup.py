@@ -1,10 +1,9 @@
 """Guess the next tokens from the text itself: what followed the same few tokens before.
 
-Prompt lookup decoding (Saxena 2023, https://github.com/apoorvumang/prompt-lookup-decoding):
-answers that edit, quote or summarise repeat stretches of their prompt. The guesses go through the
-model behind the token they follow, in one step; those that greedy decoding would have chosen are
-kept. It pays where a step of several tokens costs little more than a step of one and guesses are
-often right, so both are measured all the time, and guessing stops while it does not pay.
+Prompt lookup decoding (Saxena 2023, https://github.com/apoorvumang/prompt-lookup-decoding): the
+guesses go through the model behind the token they follow, in one step; those that greedy decoding
+would have chosen are kept. It pays where a step of several tokens costs little more than a step of
+one and guesses are often right: both are measured, and guessing stops while it does not pay.
 """
 
 from __future__ import annotations
@@ -83,9 +82,7 @@ class Gain:
         self._plain_s = seconds if before is None else 0.8 * before + 0.2 * min(seconds, 3 * before)
 
     def guessed(self, n_guesses: int, n_right: int, seconds: float) -> None:
-        """A step of one token and `n_guesses` guesses, of which the first `n_right` were right,
-        took `seconds`.
-        """
+        """Take in a step with `n_guesses` guesses, of which the first `n_right` were right."""
         self._guess_s = _FORGET * self._guess_s + seconds
         self._guess_tokens = _FORGET * self._guess_tokens + 1 + n_right
         self._n_steps += 1
@@ -109,9 +106,8 @@ class Gain:
 
 
 class Guesser:
-    """The guesses of one stream: made before a step, checked token by token after it.
-
-    `index` is the place in the last step whose logits come next (-1: its only one).
+    """The guesses of one stream: made before a step, checked token by token after it. `index` is
+    the place in the last step whose logits come next (-1: its only one).
     """
 
     def __init__(self, prompt: Sequence[int], gain: Gain) -> None:
@@ -141,9 +137,7 @@ class Guesser:
             self._gain.plain(seconds)
 
     def check(self, token: int) -> tuple[bool, int]:
-        """The token that was chosen: whether it is in the cache already, as a right guess, and how
-        many wrong guesses the cache must lose.
-        """
+        """Whether the chosen token is in the cache already, and how many wrong guesses are."""
         self._lookup.append(token)
         if self._left and self._left[0] == token:
             del self._left[0]

@@ -1,8 +1,5 @@
-"""Open a model file once for every engine, if the pinned keys accept it.
-
-Where keys are pinned only signed bundles are run, whichever command asks and however the path is
-spelled: a file inside a bundle is that bundle's, a plain file is refused.
-"""
+"""Open a model file once for every engine, if the pinned keys accept it: where keys are pinned, a
+file inside a bundle is that bundle's, and a plain file is refused."""
 
 from __future__ import annotations
 
@@ -17,10 +14,8 @@ from boardfit.edge.trust.pins import list_folders, refuse_unsigned
 
 
 def model_file(path: Source) -> OpenedFile:
-    """The file that a user named, opened: verified as its bundle's where it lies in one. One that
-    came through here, or from a bundle, is that already.
-
-    Raises IntegrityError where keys are pinned and it lies in none, else as `open_bundle` does.
+    """The file that a user named, opened: verified as its bundle's where it lies in one. Raises
+    IntegrityError where keys are pinned and it lies in none, else as `open_bundle` does.
     """
     if isinstance(path, OpenedFile):
         return path
@@ -32,9 +27,7 @@ def model_file(path: Source) -> OpenedFile:
 
 
 def built_file(path: Path) -> OpenedFile:
-    """A file that this process has made and tries before it is signed. For builds only: no key
-    is asked for, because a build runs nothing that it did not make from sources it checked.
-    """
+    """A file that this process has made and tries before it is signed; no key is asked for."""
     return OpenedFile.open(path).replace(beside=_Neighbours(path.parent))
 
 

@@ -15,8 +15,7 @@ _PENALTY_LAST_N = 64  # as `LlamaSampler`, so that one setting means one thing o
 
 class NumpySampler:
     """Penalties, top-k, top-p, min-p, temperature, then the draw: llama.cpp's order of stages
-    (common.h), so that a configuration gives the same distribution on every engine. One seed gives
-    one sequence on one numpy version.
+    (common.h), so that a configuration gives the same distribution on every engine.
     """
 
     def __init__(self, config: GenerationConfig, prompt: Sequence[int]) -> None:
@@ -75,9 +74,7 @@ class NumpySampler:
 
 
 class NumpyCloser:
-    """Brings an answer to its end under pressure, as `LlamaCloser` does: the likeliest
-    token after those that end a sentence or the turn were favoured.
-    """
+    """Brings an answer to its end under pressure, as `LlamaCloser` does."""
 
     def __init__(self, tokenizer: HfTokenizer) -> None:
         self._tokenizer = tokenizer

@@ -40,9 +40,7 @@ def usable_cpus() -> int:
 
 
 def default_threads() -> int:
-    """Physical cores that this process may use: decode is bound by memory, and a second thread of
-    one core only waits for the first. At least 1.
-    """
+    """Physical cores that this process may use, at least 1: decode is bound by memory."""
     return min(psutil.cpu_count(logical=False) or usable_cpus(), usable_cpus())
 
 
@@ -56,9 +54,8 @@ class EngineSettings:
     `kv_type`          type of the KV cache, one of `KV_TYPES`
     `use_mmap`         map the weights instead of reading them into anonymous memory
     `repack`           let the engine keep 4-bit weights in its CPU's fastest layout (more memory)
-    `flash_attn`       fused attention: `on`, `off`, `auto` (the library decides) or `quicker` (what
-                       is known to be quicker here: boardfit.edge.engines.llama.attention);
-                       quantized KV types need it
+    `flash_attn`       fused attention, which quantized KV types need: `on`, `off`, `auto` (the
+                       library decides) or `quicker` (what is known to be quicker here)
     `swa_full`         keep the whole context for sliding-window layers too: more memory, but any
                        prefix can be reused
     `prefill_chunk`    fixed tokens per prefill step; None adapts it, so that a stop is honoured
@@ -96,14 +93,8 @@ class EngineSettings:
     check_memory: bool = True
 
     def __post_init__(self) -> None:
-        for name in (
-            "n_ctx",
-            "n_threads",
-            "n_threads_batch",
-            "n_batch",
-            "n_ubatch",
-            "prefill_chunk",
-        ):
+        threads = ("n_threads", "n_threads_batch")
+        for name in ("n_ctx", *threads, "n_batch", "n_ubatch", "prefill_chunk"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be 1 or more, got {value}")
@@ -112,46 +103,35 @@ class EngineSettings:
         for name in ("n_shelves", "n_marks"):
             if not 0 <= (value := getattr(self, name)) <= MOST_SHELVES:
                 raise UsageError(f"{name} must be 0 to {MOST_SHELVES}, got {value}")
-        if self.thinking not in get_args(Thinking):
-            known = ", ".join(get_args(Thinking))
-            raise UsageError(f"thinking must be one of {known}; got {self.thinking!r}")
+        for name, kind in (("thinking", Thinking), ("flash_attn", FlashAttention)):
+            if (value := getattr(self, name)) not in get_args(kind):
+                known = ", ".join(get_args(kind))
+                raise UsageError(f"{name} must be one of {known}; got {value!r}")
         if self.kv_type not in KV_TYPES:
             raise UsageError(
                 f"unknown KV cache type {self.kv_type!r}; known: {', '.join(KV_TYPES)}."
                 f"{did_you_mean(self.kv_type, KV_TYPES)}"
             )
-        if self.flash_attn not in get_args(FlashAttention):
-            known = ", ".join(get_args(FlashAttention))
-            raise UsageError(f"flash_attn must be one of {known}; got {self.flash_attn!r}")
 
     @classmethod
     def from_plan(cls, plan: Plan) -> EngineSettings:
         """The settings that a plan decided on."""
+        same = ("n_ctx", "n_batch", "n_ubatch", "kv_type", "use_mmap", "repack", "thinking")
         return cls(
-            n_ctx=plan.n_ctx,
+            **{name: getattr(plan, name) for name in (*same, "template_variables")},
             # A bundle tried elsewhere than planned for: threads without a core only wait.
             n_threads=min(plan.n_threads, usable_cpus()),
-            n_batch=plan.n_batch,
-            n_ubatch=plan.n_ubatch,
-            kv_type=plan.kv_type,
-            use_mmap=plan.use_mmap,
-            repack=plan.repack,
-            thinking=plan.thinking,
-            template_variables=plan.template_variables,
             need_bytes=plan.peak_bytes,
         )
 
     @classmethod
     def to_use(cls, plan: Plan) -> EngineSettings:
-        """The settings that a bundle's model is used with: its plan's, and attention computed as it
-        is quicker here.
-        """
+        """As `from_plan`, and attention as it is quicker here."""
         return cls.from_plan(plan).replace(flash_attn="quicker")
 
     def replace(self, **changes: Any) -> EngineSettings:
-        """A copy with some fields changed; changes that are None are left out.
-
-        A changed context invalidates the prediction of memory, so that it is made again.
+        """A copy with some fields changed; changes that are None are left out. A changed context
+        makes the prediction of memory void.
         """
         given = {key: value for key, value in changes.items() if value is not None}
         if given.keys() & {"thinking", "template_variables"}:

@@ -2,29 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from boardfit.edge.engines.base import EngineBase
-from boardfit.edge.engines.decoder import Decoder
+from boardfit.edge.engines.abort import StopWatcher
+from boardfit.edge.engines.base import EngineBase, LogitRows
+from boardfit.edge.engines.generation import TokenSampler, raise_stop_error
 from boardfit.edge.engines.hf_tokenizer import HfTokenizer
 from boardfit.edge.engines.lease import Lease
-from boardfit.edge.engines.logit_rows import LogitRows
-from boardfit.edge.engines.prefix_cache import SavableCache
+from boardfit.edge.engines.lookup import Guesser
+from boardfit.edge.engines.numpy_sampler import NumpyCloser, NumpySampler
+from boardfit.edge.engines.prefix_cache import PrefixCache, SavableCache
 from boardfit.edge.engines.settings import EngineSettings
-from boardfit.edge.engines.step_generation import StepGeneration
 from boardfit.edge.errors import EngineError, UnsupportedModelError, UsageError
-from boardfit.edge.types import EngineInfo
+from boardfit.edge.types import EngineInfo, GenerationConfig
+
+#: What may run without looking up, so that a stop is honoured within 50 ms: a whole step, or a node
+#: of one where steps can be cancelled.
+_STEP_BUDGET_S = 0.040
+
+
+class Runner:
+    """What runs a decoder's steps. `can_cancel`: a step in progress can be ended from outside."""
+
+    can_cancel = False
+
+    def cancel(self) -> None:
+        """End the step in progress and those after it, where `can_cancel`; from any thread."""
+
+    def allow(self) -> None:
+        """Take `cancel` back."""
+
+    def close(self) -> None:
+        """Free everything."""
+
+
+class Decoder(PrefixCache):
+    """Tokens in, logits out. Knows nothing of threads, text or sampling.
+
+    `logits` are float32 [n_logits] after the last token, a view that the next step overwrites;
+    `lengths` are those of prefill steps.
+    """
+
+    graph: Runner
+    n_ctx: int
+    n_logits: int
+    logits: Any
+    lengths: tuple[int, ...]
+
+    @abstractmethod
+    def prefill(self, tokens: Sequence[int], *, budget_s: float | None) -> bool:
+        """Evaluate a first part of `tokens` behind the cached ones, as much as one step takes,
+        within `budget_s` where there is a choice. False if it was cancelled, and then nothing of
+        it is cached.
+        """
+
+    @abstractmethod
+    def decode(self, token: int) -> bool:
+        """Evaluate one token; `logits` are those after it. False if cancelled."""
+
 
 D = TypeVar("D", bound=Decoder)
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What an open model is: versions, file. `fingerprint` identifies its bytes; `details` are for
-    `describe`.
-    """
+    """What an open model is. `fingerprint` identifies its bytes; `details` are for `describe`."""
 
     version: str
     build: str
@@ -37,7 +83,7 @@ class Identity:
 
 
 class StepEngine(EngineBase[D]):
-    """See the module."""
+    """An engine over a decoder."""
 
     longer_context = (
         "build the model with a larger context: its length is fixed when it is exported"
@@ -51,9 +97,7 @@ class StepEngine(EngineBase[D]):
         settings: EngineSettings,
         n_threads: int,
     ) -> None:
-        """Raises UsageError for a context beyond the exported one, UnsupportedModelError if the
-        tokenizer knows ids that the model does not.
-        """
+        """Raises UsageError for a long context, UnsupportedModelError for a wrong tokenizer."""
         n_ctx = choose_n_ctx(decoder.n_ctx, settings.n_ctx, identity.model_name)
         if tokenizer.n_tokens > decoder.n_logits:
             raise UnsupportedModelError(
@@ -63,18 +107,16 @@ class StepEngine(EngineBase[D]):
         self._identity, self._n_threads = identity, n_threads
         graph = decoder.graph
         lease = Lease(decoder, interrupt=graph.cancel, allow=graph.allow, release=graph.close)
-        super().__init__(
-            identity.model_name, StepGeneration(lease, tokenizer, n_ctx, identity.stop_texts)
-        )
+        stop_texts = identity.stop_texts
+        super().__init__(identity.model_name, lease, tokenizer, n_ctx, stop_texts)
+        self._closer = NumpyCloser(tokenizer) if tokenizer.end_tokens else None
 
     @property
     def threads_now(self) -> int:
         return self._n_threads
 
     def _compute_logits(self, stream_id: int, tokens: list[int], found: LogitRows) -> None:
-        """One decode step per token, for exported prefill gives no logits: as slow as generating
-        them.
-        """
+        """One decode step per token, for exported prefill gives no logits."""
         n_vocab = self._vocabulary.n_tokens
         self.reset()
         try:
@@ -89,12 +131,47 @@ class StepEngine(EngineBase[D]):
                 if (held := self._lease.held) is not None:
                     held.truncate(0)
 
+    def _samplers(
+        self, config: GenerationConfig, prompt: list[int]
+    ) -> contextlib.nullcontext[tuple[TokenSampler, TokenSampler | None]]:
+        return contextlib.nullcontext((NumpySampler(config, prompt), self._closer))
+
+    def _logits(self, held: D) -> Any:
+        # A vocabulary padded for speed has logits that stand for nothing.
+        return held.logits[: self._vocabulary.n_tokens]
+
+    def _prefill(self, stream_id: int, prompt: list[int], watcher: StopWatcher) -> bool:
+        budget_s = _STEP_BUDGET_S if watcher.active else None
+        while True:
+            if watcher.must_leave():
+                return False
+            with self._lease.lock:
+                decoder = self._lease.get_for(stream_id)
+                done = len(decoder.cached)
+                if done == len(prompt) - 1:
+                    break
+                ok = decoder.prefill(prompt[done:-1], budget_s=budget_s)
+            if not ok:
+                raise_stop_error(watcher)
+                return False
+        return self._step(stream_id, prompt[-1:], None, watcher)
+
+    def _step(
+        self, stream_id: int, tokens: list[int], guesser: Guesser | None, watcher: StopWatcher
+    ) -> bool:
+        """A decoder takes one token a step, so there are no guesses."""
+        with self._lease.lock:
+            ok = self._lease.get_for(stream_id).decode(tokens[0])
+        if not ok:
+            raise_stop_error(watcher)
+        return ok
+
     def _identify(self) -> dict[str, Any]:
         return {
             "model": self._identity.fingerprint,
             "engine": self.name,
             "build": self._identity.build,
-            "n_ctx": self._n_ctx,
+            "n_ctx": self.n_ctx,
             "kv_type": self._identity.kv_type,
         }
 
@@ -104,7 +181,7 @@ class StepEngine(EngineBase[D]):
             name=self.name,
             version=identity.version,
             build=identity.build,
-            n_ctx=self._n_ctx,
+            n_ctx=self.n_ctx,
             n_threads=self._n_threads,
             n_batch=max((1, *decoder.lengths)),
             kv_type=identity.kv_type,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from boardfit.edge.bundle.bundle import Bundle, open_bundle
 from boardfit.edge.disk.opened_file import OpenedFile, Source
@@ -13,16 +13,19 @@ from boardfit.edge.engines import ENGINES, EngineSettings, open_engine
 from boardfit.edge.engines.model_file import bundle_around, file_in, model_file
 from boardfit.edge.errors import InputError
 from boardfit.edge.files.kind import open_regular, piece_kind
+from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.types import Engine, Plan
+
+E = TypeVar("E")
 
 
 @dataclass(frozen=True)
-class OpenModel:
-    """An open engine and where its model came from; `bundle` is None for a plain file."""
+class FoundTarget(Generic[E]):
+    """A model, its engine, and where it came from; `bundle` is None for a plain file."""
 
     name: str
     path: Path
-    engine: Engine
+    engine: E
     settings: EngineSettings
     bundle: Bundle | None
     model: OpenedFile
@@ -36,29 +39,16 @@ class OpenModel:
         return self.bundle.manifest if self.bundle else None
 
 
-@dataclass(frozen=True)
-class FoundModel:
-    """What a user names, found and checked but not loaded."""
-
-    name: str
-    path: Path
-    engine: str
-    model: OpenedFile
-    settings: EngineSettings
-    bundle: Bundle | None
+OpenModel = FoundTarget[Engine]
+FoundModel = FoundTarget[str]  # checked but not loaded: with the engine's name
 
 
 def open_model(
-    path: Path | str,
-    *,
-    progress: Callable[[int, int], None] | None = None,
-    **overrides: Any,
+    path: Path | str, *, progress: Progress | None = None, **overrides: Any
 ) -> OpenModel:
     """Open a bundle directory, or its model by name, with the settings of its plan, or a model file
     with defaults in the engine of its format; `overrides` are fields of EngineSettings (None: not
-    overridden). Attention is computed as it is quicker here, unless they say how.
-
-    Raises what `open_bundle` and `open_engine` raise; InputError if the path is neither.
+    overridden). Raises as `open_bundle` and `open_engine`; InputError if the path is neither.
     """
     found = find_target(path, progress=progress, **overrides)
     engine = open_engine(found.engine, found.model, found.settings, progress=progress)
@@ -66,10 +56,7 @@ def open_model(
 
 
 def find_target(
-    path: Path | str,
-    *,
-    progress: Callable[[int, int], None] | None = None,
-    **overrides: Any,
+    path: Path | str, *, progress: Progress | None = None, **overrides: Any
 ) -> FoundModel:
     """What `open_model` loads, and how. Raises as it does, but for loading."""
     path = Path(path)
@@ -77,7 +64,7 @@ def find_target(
         raise InputError(
             f"no such file or directory: {str(path)!r}",
             next_step="give a bundle directory (edge build makes one) or a model file: "
-            f"{', '.join(known_suffixes())}",
+            f"{', '.join(suffix for row in ENGINES.values() for suffix in row.formats)}",
         )
     bundle = open_bundle(path, progress=progress) if path.is_dir() else bundle_around(path)
     if bundle is not None:
@@ -94,14 +81,12 @@ def find_target(
         model = model_file(path)
         settings = EngineSettings(flash_attn="quicker").replace(**overrides)
         name, engine_name = path.stem, engine_of(model)
-    return FoundModel(name, path, engine_name, model, settings, bundle)
+    return FoundModel(name, path, engine_name, settings, bundle, model)
 
 
 def engine_of(path: Source) -> str:
-    """Name of the engine that loads a model file: by its first bytes, then by its suffix. A file of
-    no known kind is left to llama_cpp, whose linter says what it is instead.
-
-    Raises InputError if it cannot be read.
+    """The engine of a model file: by its first bytes, then by its suffix; else llama_cpp, whose
+    linter says what it is. Raises InputError if it cannot be read.
     """
     file, _ = open_regular(path)
     with file:
@@ -113,8 +98,3 @@ def engine_of(path: Source) -> str:
         raise InputError(f"{path}: {piece.name}", next_step=piece.next_step)
     suffix = path.suffix.lower()
     return next((name for name, row in ENGINES.items() if suffix in row.formats), "llama_cpp")
-
-
-def known_suffixes() -> list[str]:
-    """Suffixes of the files that some engine loads."""
-    return [suffix for row in ENGINES.values() for suffix in row.formats]

@@ -1,14 +1,10 @@
 """Choose the number of threads: the requested number, fewer while others hold the cores.
 
-Threads of one step wait for each other at every node of the graph, spinning. With fewer free cores
-than threads a spinning one keeps a core from the one it waits for, and a step takes not twice but
-many times as long. The measure is the share of its threads' time that a step got from the CPU
-(process CPU time over wall time times threads) together with involuntary context switches: a page
-that is read from storage lowers the share too, but is waited for voluntarily.
-
-Mostly that is seen after a step, and the next one takes fewer threads. Where the system puts two
-spinning threads on one core, though, they hand it to each other once per node and time slice, and a
-token takes a second or more: such a step is not waited for but given up and done again by fewer.
+Threads of one step wait for each other at every node of the graph, spinning: with fewer free cores
+than threads a step takes many times as long. The measure is the share of its threads' time that a
+step got from the CPU, together with involuntary context switches (storage is waited for
+voluntarily). Mostly the next step then takes fewer threads. A step whose spinning threads share one
+core takes a second or more: it is given up and done again by fewer.
 """
 
 from __future__ import annotations
@@ -56,9 +52,7 @@ def involuntary_switches() -> int | None:
 
 
 def idle_core_seconds() -> float | None:
-    """Seconds that cores of this machine were idle since it started, all together; None where the
-    kernel does not report it. Waiting for storage counts as idle (proc_stat(5)).
-    """
+    """Idle seconds of this machine's cores, all together; None where they are not reported."""
     try:
         with open("/proc/stat", "rb") as file:
             fields = file.readline().split()
@@ -68,9 +62,8 @@ def idle_core_seconds() -> float | None:
 
 
 class ThreadGovernor:
-    """Choose the threads of the next step, at most `most`. It observes every step; one per context.
-
-    `clock` and `cpu` give seconds, `switches` and `idle` are the two functions above.
+    """Choose the threads of the next step, at most `most`, from every step; one per context.
+    `clock` and `cpu` give seconds.
     """
 
     def __init__(
@@ -118,9 +111,7 @@ class ThreadGovernor:
         return self.now
 
     def is_stuck(self) -> bool:
-        """Asked while a step runs, by another thread: whether its threads stand in each other's way
-        enough to abandon it and use fewer threads.
-        """
+        """Asked while a step runs, by another thread: whether to abandon it and use fewer."""
         before = self._before
         if before is None or self._n_step < 2:
             return False

@@ -15,9 +15,7 @@ _LEVELS = ((0.0, 1.0), (0.34, 3.0), (0.67, 6.0), (1.0, 1e4))
 
 
 class EngineVocabulary(ABC):
-    """Text to token ids and back. `bos` is the beginning-of-text token, which the model asks for
-    where `add_bos`; `template` is the model's chat template.
-    """
+    """Text to token ids and back. The model asks for `bos` where `add_bos`."""
 
     n_tokens: int
     bos: int | None
@@ -37,13 +35,9 @@ class EngineVocabulary(ABC):
 
     @abstractmethod
     def find_special(self, text: str) -> list[tuple[str, bool]]:
-        """Tokens that are written out in `text`, and read from it where special tokens are parsed:
-        how each is written, and whether it is a control token, which never stands for text.
+        """Tokens that are written out in `text`: how each is written, and whether it is a control
+        token, which never stands for text.
         """
-
-    @abstractmethod
-    def detokenize(self, tokens: Sequence[int]) -> str:
-        """Text of `tokens` without special tokens; bytes that are no UTF-8 become U+FFFD."""
 
     @abstractmethod
     def piece(self, token: int) -> bytes:
@@ -54,26 +48,26 @@ class EngineVocabulary(ABC):
         """Whether the token ends a generation (end of text, of turn, of message …)."""
 
     def with_bos(self, tokens: list[int]) -> list[int]:
-        """`tokens` with the beginning-of-text token in front, where the model asks for it and it
-        is not there already.
-        """
+        """`tokens` behind `bos`, where the model asks for it and it is not there."""
         if self.add_bos and self.bos is not None and tokens[:1] != [self.bos]:
             return [self.bos, *tokens]
         return tokens
 
-    def check_tokens(self, tokens: Sequence[int]) -> None:
-        """Raise InputError for ids that are not in the vocabulary."""
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """Text of `tokens` without special tokens; bytes that are no UTF-8 become U+FFFD. Raises
+        InputError for ids that are not in the vocabulary.
+        """
         bad = next((token for token in tokens if not 0 <= token < self.n_tokens), None)
         if bad is not None:
             raise InputError(f"token {bad} is not in the vocabulary of {self.n_tokens}")
+        return b"".join(map(self.piece, tokens)).decode("utf-8", "replace")
 
 
 def find_breaks(vocabulary: EngineVocabulary, text: str, *, is_own: bool, frame: str) -> list[int]:
     """Where to break `text`, so that no piece holds a special token that would be read from it.
 
-    `frame` is the chat template. Tokens that are no control tokens stand for text (runs of spaces,
-    tags of HTML) and stay, unless the template builds turns from them. In what the model wrote
-    (`is_own`) they stay too: there they are its own tokens.
+    Tokens that are no control tokens stand for text (runs of spaces, tags of HTML) and stay, unless
+    `frame`, the chat template, builds turns from them; in what the model wrote (`is_own`) always.
     """
     breaks: set[int] = set()
     for written, is_control in vocabulary.find_special(text):

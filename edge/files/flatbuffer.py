@@ -1,7 +1,5 @@
-"""Read FlatBuffers with every offset checked, so that a hostile file never leads outside.
-
-Only what file headers need: tables, their scalar fields, strings, vectors (format: FlatBuffers'
-`internals.md`). A damaged buffer raises `FlatBufferError`, a ValueError.
+"""Read FlatBuffers (format: `internals.md`) with every offset checked, as far as file headers
+need it.
 """
 
 from __future__ import annotations
@@ -28,7 +26,6 @@ class Table:
 
     @classmethod
     def root(cls, data: Any) -> Table:
-        """The table that a buffer begins with."""
         return cls.read(data, _offset(data, 0))
 
     @classmethod
@@ -71,7 +68,6 @@ class Table:
             raise FlatBufferError(f"a text that is not UTF-8: {error}") from None
 
     def tables(self, index: int, limit: int) -> Iterator[Table]:
-        """The tables of a vector, at most `limit`."""
         start, count = self._vector(index, 4)
         if count > limit:
             raise FlatBufferError(f"{count} entries where {limit} are the most")
@@ -80,7 +76,6 @@ class Table:
             yield Table.read(self.data, _offset(self.data, at))
 
     def numbers(self, index: int, layout: str, limit: int) -> tuple[int | float, ...]:
-        """A vector of scalars, at most `limit`."""
         start, count = self._vector(index, struct.calcsize(layout))
         if count > limit:
             raise FlatBufferError(f"{count} numbers where {limit} are the most")
@@ -109,7 +104,6 @@ def _unpack(data: Any, layout: str, at: int) -> Any:
 
 
 def _offset(data: Any, at: int) -> int:
-    """Where an offset field at `at` points."""
     distance = _unpack(data, "<I", at)
     if distance == 0:
         raise FlatBufferError(f"an offset to itself at {at}")

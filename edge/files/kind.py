@@ -1,7 +1,5 @@
-"""Recognise a file by its first bytes, so that "bad magic" becomes a useful sentence.
-
-Downloads go wrong in a few known ways: a log-in page saved as a model, a Git-LFS pointer, an
-archive that was not unpacked. `foreign` names them and what to do next.
+"""Recognise a file by its first bytes, so that "bad magic" becomes a useful sentence: downloads
+go wrong in a few known ways (a log-in page, a Git-LFS pointer, an archive).
 """
 
 from __future__ import annotations
@@ -40,37 +38,27 @@ class FileKind(NamedTuple):
     next_step: str
 
 
+_LFS = FileKind("a Git-LFS pointer, not the file it points to", "Run: git lfs pull")
+_PICKLE = FileKind("a Python pickle (PyTorch checkpoint)", UNPICKLE_ADVICE)
+_ZIP = FileKind("a zip archive (most PyTorch checkpoints are one)", UNPICKLE_ADVICE)
+_OLD_GGML = FileKind(
+    "a ggml file of the kind before GGUF (2023), which whisper.cpp still uses",
+    "For a language model: convert the original checkpoint again.",
+)
+_GIVE_OTHER = "Give a GGUF or safetensors model."
 _MAGICS: tuple[tuple[bytes, FileKind], ...] = (
-    (
-        b"version https://git-lfs",
-        FileKind("a Git-LFS pointer, not the file it points to", "Run: git lfs pull"),
-    ),
+    (b"version https://git-lfs", _LFS),
     (b"\x1f\x8b", FileKind("a gzip archive", _UNPACK)),
     (b"\x28\xb5\x2f\xfd", FileKind("a zstd archive", _UNPACK)),
     (b"\xfd7zXZ\x00", FileKind("an xz archive", _UNPACK)),
     (b"BZh", FileKind("a bzip2 archive", _UNPACK)),
     (b"7z\xbc\xaf\x27\x1c", FileKind("a 7z archive", _UNPACK)),
-    (b"\x80\x02", FileKind("a Python pickle (PyTorch checkpoint)", UNPICKLE_ADVICE)),
-    (b"\x80\x03", FileKind("a Python pickle (PyTorch checkpoint)", UNPICKLE_ADVICE)),
-    (b"\x80\x04", FileKind("a Python pickle (PyTorch checkpoint)", UNPICKLE_ADVICE)),
-    (b"\x80\x05", FileKind("a Python pickle (PyTorch checkpoint)", UNPICKLE_ADVICE)),
-    (
-        b"PK\x03\x04",
-        FileKind("a zip archive (most PyTorch checkpoints are one)", UNPICKLE_ADVICE),
-    ),
+    *((bytes([0x80, n]), _PICKLE) for n in range(2, 6)),
+    (b"PK\x03\x04", _ZIP),
     (b"GGUF", FileKind("a GGUF file", "Pass it as the model itself.")),
-    (b"LITERTLM", FileKind("a LiteRT-LM file", "Give a GGUF or safetensors model.")),
-    (b"\x89HDF", FileKind("an HDF5 file", "Give a GGUF or safetensors model.")),
-    *(
-        (
-            magic,
-            FileKind(
-                "a ggml file of the kind before GGUF (2023), which whisper.cpp still uses",
-                "For a language model: convert the original checkpoint again.",
-            ),
-        )
-        for magic in (b"lmgg", b"tjgg", b"fmgg", b"algg")
-    ),
+    (b"LITERTLM", FileKind("a LiteRT-LM file", _GIVE_OTHER)),
+    (b"\x89HDF", FileKind("an HDF5 file", _GIVE_OTHER)),
+    *((magic, _OLD_GGML) for magic in (b"lmgg", b"tjgg", b"fmgg", b"algg")),
 )
 
 
@@ -83,7 +71,7 @@ def foreign(head: bytes) -> FileKind | None:
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<error")):
         return FileKind("a web page or XML document, not a model", _DOWNLOAD_AGAIN)
     if head[4:8] == b"TFL3":
-        return FileKind("a TFLite file", "Give a GGUF or safetensors model.")
+        return FileKind("a TFLite file", _GIVE_OTHER)
     if len(head) > 8 and head[8:9] == b"{" and not any(head[5:8]):
         return FileKind("a safetensors file", "Pass the directory that holds it and its config.")
     if text.startswith(b"{"):
@@ -111,13 +99,11 @@ def piece_kind(name: str) -> FileKind | None:
 
 
 def open_regular(path: Source, *, below: Path | None = None) -> tuple[BinaryIO, int]:
-    """Open a regular, non-empty file for reading; returns it and its size in bytes. A file that is
-    held open already is read through its descriptor. `below` is the folder of a stranger that the
-    file must really lie in (`boardfit.edge.disk.input_folder`).
+    """Open a regular, non-empty file for reading; returns it and its size in bytes. `below` is the
+    folder of a stranger that it must really lie in (`boardfit.edge.disk.input_folder`).
 
-    Raises InputError for what is missing, unreadable, a directory, a pipe or a device (opening
-    one must not block, reading it would never end) or empty; UnsafeInputError for what leads out
-    of `below`.
+    Raises InputError for what is missing, unreadable, empty, a directory, a pipe or a device
+    (opening one must not block); UnsafeInputError for what leads out of `below`.
     """
     if not isinstance(path, OpenedFile):
         path = OpenedFile.open(path, below=below)
@@ -128,8 +114,8 @@ def open_regular(path: Source, *, below: Path | None = None) -> tuple[BinaryIO, 
 
 
 def read_regular(path: Source, limit: int, *, below: Path | None = None) -> bytes:
-    """The content of a regular file of at most `limit` bytes. Raises like `open_regular`, and
-    UnsafeInputError for a larger one.
+    """The content of a regular file. Raises like `open_regular`; UnsafeInputError for a larger
+    one.
     """
     file, size = open_regular(path, below=below)
     with file:
@@ -144,9 +130,7 @@ def read_regular(path: Source, limit: int, *, below: Path | None = None) -> byte
 
 
 def read_regular_text(path: Source, limit: int, *, below: Path | None = None) -> str:
-    """The UTF-8 text of a file, with `\\n` as line ends and no byte order mark. Raises like
-    `read_regular`.
-    """
+    r"""The UTF-8 text of a file, with `\n` as line ends. Raises like `read_regular`."""
     data = read_regular(path, limit, below=below)
     try:
         text = data.decode("utf-8-sig")

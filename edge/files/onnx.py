@@ -1,9 +1,7 @@
 """The header of an ONNX file, read without running anything and without trusting a length.
 
-An `.onnx` file is one protobuf message (`onnx.proto3` of onnx/onnx). Only what a reader of models
-needs is taken: inputs and outputs, operators, where tensors lie. Tensor data is skipped, never
-copied. Every length is checked against what is left of its parent before it is used; data outside
-the file must be a regular file in the same folder, no link, long enough for its declared size.
+Only what a reader of models needs is taken (`onnx.proto3` of onnx/onnx). Data outside the file must
+be a regular file in the same folder, no link, long enough for its declared size.
 
     model = read_onnx(Path("model.onnx"))
     model.inputs[0].shape        # (1, 3, "height", "width")
@@ -11,25 +9,29 @@ the file must be a regular file in the same folder, no link, long enough for its
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import re
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Sized
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 from boardfit.edge.disk.opened_file import OpenedFile, Source
 from boardfit.edge.errors import InputError, UnsafeInputError
 from boardfit.edge.files.kind import HEAD_BYTES, foreign, open_regular
+from boardfit.edge.files.protobuf import ProtoMessage
 from boardfit.edge.units import printable
 
 MAX_NODES = 200_000
 MAX_TENSORS = 200_000
-MAX_NAME_BYTES = 64 * 1024
 MAX_DEPTH = 16  # graphs inside attributes (If, Loop, Scan) inside graphs
 MAX_RANK = 32
 _MAX_DIM = 1 << 40
+_FAULT = "not an ONNX file, or cut short"
 _MAX_ENTRIES = 64  # external_data entries of one tensor; the format knows five keys
 # A name that any file system keeps inside the folder: no separator, no drive, nothing hidden.
 _EXTERNAL_NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9 ._+-]*$")
@@ -50,10 +52,8 @@ Dim = int | str | None
 
 @dataclass(frozen=True)
 class ValueInfo:
-    """One input or output of the graph.
-
-    `shape` has a number per fixed dimension, a name per symbolic one, None per unknown one. It is
-    None itself if the file does not state it.
+    """One input of the graph. `shape` has a number per fixed dimension, a name per symbolic one,
+    None per unknown one; it is None itself if the file does not state it.
     """
 
     name: str
@@ -63,12 +63,11 @@ class ValueInfo:
 
 @dataclass(frozen=True)
 class OnnxTensor:
-    """One stored tensor. `external` is the file beside the model that holds it, or None."""
+    """One stored tensor, in the model or in a file beside it."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    external: str | None
     nbytes: int
 
 
@@ -89,14 +88,10 @@ class NodeInfo:
 
 @dataclass(frozen=True)
 class OnnxModel:
-    """Content of the header; `external_files` are names of files in the model's folder."""
+    """Content of the header; `nbytes` is of the file and the `external_files` beside it."""
 
     path: Source
-    ir_version: int
-    producer: str
-    opsets: dict[str, int]
     inputs: tuple[ValueInfo, ...]
-    outputs: tuple[ValueInfo, ...]
     nodes: tuple[NodeInfo, ...]
     tensors: tuple[OnnxTensor, ...]
     external_files: tuple[str, ...]
@@ -104,11 +99,7 @@ class OnnxModel:
 
     @property
     def ops(self) -> dict[str, int]:
-        """How often each operator appears, by name."""
-        counts: dict[str, int] = {}
-        for node in self.nodes:
-            counts[node.op] = counts.get(node.op, 0) + 1
-        return counts
+        return dict(Counter(node.op for node in self.nodes))
 
     @property
     def files(self) -> tuple[Source, ...]:
@@ -117,10 +108,9 @@ class OnnxModel:
 
 
 def read_onnx(path: Source | str) -> OnnxModel:
-    """Read and check the header of the ONNX file at `path`, and that its external data is there.
-
-    Raises InputError for what is no ONNX file or is cut short, UnsafeInputError for lengths, counts
-    or paths that no honest file has.
+    """Read and check the header of an ONNX file, and that its external data is there. Raises
+    InputError for what is no ONNX file or is cut short, UnsafeInputError for what no honest file
+    has.
     """
     path = Path(path) if isinstance(path, str) else path
     file, size = open_regular(path)
@@ -132,119 +122,30 @@ def read_onnx(path: Source | str) -> OnnxModel:
                 f"{path}: {kind.name}; expected an ONNX file", next_step=kind.next_step
             )
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            found = _Collected()
+            found = _Collected(str(path))
             try:
-                _read_model(_Span(path, data, 0, size), found)
+                _read_model(ProtoMessage(data, 0, size, str(path), _FAULT), found)
             except RecursionError:
                 raise UnsafeInputError(f"{path}: graphs nest too deep") from None
-    if not found.has_graph:
-        raise InputError(
-            f"{path}: not an ONNX file: there is no graph in it",
-            next_step="pass the .onnx file that an exporter wrote, whole",
-        )
-    external = _check_external(path, found.external)
-    stored = tuple(_measure_tensor(path, tensor, external) for tensor in found.tensors)
-    names = {tensor.name for tensor in stored}
+    external = _check_external(path, [t for t in found.tensors if t.location is not None])
+    names = {tensor.name for tensor in found.tensors}
     return OnnxModel(
         path=path,
-        ir_version=found.ir_version,
-        producer=found.producer,
-        opsets=found.opsets,
         # Old exporters list initializers among the inputs too.
         inputs=tuple(v for v in found.inputs if v.name not in names),
-        outputs=tuple(found.outputs),
         nodes=tuple(found.nodes),
-        tensors=stored,
+        tensors=tuple(_measure_tensor(path, tensor, external) for tensor in found.tensors),
         external_files=tuple(sorted(external)),
         nbytes=size + sum(external.values()),
     )
 
 
-# ---- wire format --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Span:
-    """Bytes `start` to `stop` of a mapped file."""
-
-    path: Source
-    data: mmap.mmap | bytes
-    start: int
-    stop: int
-
-    @property
-    def size(self) -> int:
-        return self.stop - self.start
-
-    def varint(self, at: int) -> tuple[int, int]:
-        """An integer at `at` and the position behind it."""
-        value = shift = 0
-        while True:
-            if at >= self.stop:
-                raise InputError(f"{self.path}: not an ONNX file, or cut short at byte {at}")
-            byte = self.data[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            if not byte & 0x80:
-                return value & 0xFFFFFFFFFFFFFFFF, at
-            shift += 7
-            if shift > 63:
-                raise UnsafeInputError(f"{self.path}: a number of more than 64 bits at byte {at}")
-
-    def fields(self) -> Iterator[tuple[int, int | _Span]]:
-        """Field numbers and values: an int, or a span for everything that has a length."""
-        at = self.start
-        while at < self.stop:
-            key, at = self.varint(at)
-            number, wire = key >> 3, key & 7
-            if wire == 0:
-                value, at = self.varint(at)
-                yield number, value
-                continue
-            if wire == 2:
-                length, at = self.varint(at)
-            elif wire in (1, 5):
-                length = 8 if wire == 1 else 4
-            else:
-                raise InputError(f"{self.path}: not an ONNX file (wire type {wire} at byte {at})")
-            if length > self.stop - at:
-                raise InputError(
-                    f"{self.path}: a field of {length} bytes at byte {at}, where {self.stop - at} "
-                    "are left: not an ONNX file, or cut short",
-                    next_step="copy or download it again",
-                )
-            yield number, _Span(self.path, self.data, at, at + length)
-            at += length
-
-    def text(self) -> str:
-        if self.size > MAX_NAME_BYTES:
-            raise UnsafeInputError(f"{self.path}: a name of {self.size} bytes")
-        return bytes(self.data[self.start : self.stop]).decode("utf-8", "replace")
-
-    def packed(self) -> Iterator[int]:
-        at = self.start
-        while at < self.stop:
-            value, at = self.varint(at)
-            yield value
-
-
-def _text(value: int | _Span) -> str:
-    return value.text() if isinstance(value, _Span) else ""
-
-
-def _to_signed(value: int) -> int:
-    return value - (1 << 64) if value >> 63 else value
-
-
-# ---- messages -----------------------------------------------------------------------------------
-
-
 @dataclass
 class _RawTensor:
-    name: str = ""
-    data_type: int = 0
-    shape: list[int] = field(default_factory=list)
-    stored_bytes: int = 0
+    name: str
+    data_type: int
+    shape: list[int]
+    stored_bytes: int
     location: str | None = None
     offset: int = 0
     length: int | None = None
@@ -252,191 +153,119 @@ class _RawTensor:
 
 @dataclass
 class _Collected:
-    has_graph: bool = False
-    ir_version: int = 0
-    producer: str = ""
-    opsets: dict[str, int] = field(default_factory=dict)
+    path: str
     inputs: list[ValueInfo] = field(default_factory=list)
-    outputs: list[ValueInfo] = field(default_factory=list)
     nodes: list[NodeInfo] = field(default_factory=list)
     tensors: list[_RawTensor] = field(default_factory=list)
 
-    @property
-    def external(self) -> list[_RawTensor]:
-        return [tensor for tensor in self.tensors if tensor.location is not None]
+    def check_room(self, found: Sized, limit: int, what: str) -> None:
+        if len(found) >= limit:
+            raise UnsafeInputError(f"{self.path}: more than {limit} {what}")
 
 
-def _read_model(span: _Span, found: _Collected) -> None:
-    for number, value in span.fields():
-        if number == 1 and isinstance(value, int):
-            found.ir_version = value
-        elif number == 2:
-            found.producer = _text(value)
-        elif number == 7 and isinstance(value, _Span):
-            if found.has_graph:
-                raise UnsafeInputError(f"{span.path}: two graphs in one model")
-            found.has_graph = True
-            _read_graph(value, found, 0)
-        elif number == 8 and isinstance(value, _Span):
-            domain, version = "", 0
-            for key, item in value.fields():
-                if key == 1:
-                    domain = _text(item)
-                elif key == 2 and isinstance(item, int):
-                    version = item
-            found.opsets[domain] = version
-        elif number == 25 and isinstance(value, _Span):  # a function's body is nodes too
-            for key, item in value.fields():
-                if key == 7 and isinstance(item, _Span):
-                    _read_node(item, found, 0)
+def _read_model(model: ProtoMessage, found: _Collected) -> None:
+    n_graphs = 0
+    for graph in model.parts(7):
+        n_graphs += 1
+        if n_graphs > 1:
+            raise UnsafeInputError(f"{found.path}: two graphs in one model")
+        _read_graph(graph, found, 0)
+    for function in model.parts(25):  # a function's body is nodes too
+        for node in function.parts(7):
+            _read_node(node, found, 0)
+    if not n_graphs:
+        raise InputError(
+            f"{found.path}: not an ONNX file: there is no graph in it",
+            next_step="pass the .onnx file that an exporter wrote, whole",
+        )
 
 
-def _read_graph(span: _Span, found: _Collected, depth: int) -> None:
+def _read_graph(graph: ProtoMessage, found: _Collected, depth: int) -> None:
     if depth > MAX_DEPTH:
-        raise UnsafeInputError(f"{span.path}: graphs nest more than {MAX_DEPTH} deep")
-    for number, value in span.fields():
-        if not isinstance(value, _Span):
-            continue
-        if number == 1:
-            _read_node(value, found, depth)
-        elif number == 5:
-            _add_tensor(value, found)
-        elif number == 15:  # sparse: two tensors
-            for key, item in value.fields():
-                if key in (1, 2) and isinstance(item, _Span):
-                    _add_tensor(item, found)
-        elif number in (11, 12) and depth == 0:
-            target = found.inputs if number == 11 else found.outputs
-            if len(target) >= MAX_TENSORS:
-                raise UnsafeInputError(f"{span.path}: more than {MAX_TENSORS} inputs or outputs")
-            target.append(_read_value_info(value))
+        raise UnsafeInputError(f"{found.path}: graphs nest more than {MAX_DEPTH} deep")
+    for node in graph.parts(1):
+        _read_node(node, found, depth)
+    for tensor in graph.parts(5):
+        _add_tensor(tensor, found)
+    for sparse in graph.parts(15):
+        for tensor in sparse.parts(1, 2):
+            _add_tensor(tensor, found)
+    for value in graph.parts(11) if depth == 0 else ():
+        found.check_room(found.inputs, MAX_TENSORS, "inputs")
+        found.inputs.append(_read_value_info(value))
 
 
-def _read_node(span: _Span, found: _Collected, depth: int) -> None:
-    if len(found.nodes) >= MAX_NODES:
-        raise UnsafeInputError(f"{span.path}: more than {MAX_NODES} operators")
-    op_type = domain = name = ""
+def _read_node(node: ProtoMessage, found: _Collected, depth: int) -> None:
+    found.check_room(found.nodes, MAX_NODES, "operators")
     ints: dict[str, int] = {}
-    position = len(found.nodes)
-    found.nodes.append(NodeInfo("", "", "", ints))  # before those of its own graphs
-    for number, value in span.fields():
-        if number == 3:
-            name = _text(value)
-        elif number == 4:
-            op_type = _text(value)
-        elif number == 5 and isinstance(value, _Span):
-            _read_attribute(value, ints, found, depth)
-        elif number == 7:
-            domain = _text(value)
-    found.nodes[position] = NodeInfo(op_type, "" if domain == "ai.onnx" else domain, name, ints)
+    domain = node.text(7)
+    domain = "" if domain == "ai.onnx" else domain
+    found.nodes.append(NodeInfo(node.text(4), domain, node.text(3), ints))
+    for attribute in node.parts(5):
+        if (value := attribute.number(3)) is not None:
+            ints[attribute.text(1)] = value
+        for tensor in attribute.parts(5, 10):
+            _add_tensor(tensor, found)
+        for graph in attribute.parts(6, 11):
+            _read_graph(graph, found, depth + 1)
 
 
-def _read_attribute(span: _Span, ints: dict[str, int], found: _Collected, depth: int) -> None:
-    name, number_value = "", None
-    for number, value in span.fields():
-        if number == 1:
-            name = _text(value)
-        elif number == 3 and isinstance(value, int):
-            number_value = _to_signed(value)
-        elif number in (5, 10) and isinstance(value, _Span):
-            _add_tensor(value, found)
-        elif number in (6, 11) and isinstance(value, _Span):
-            _read_graph(value, found, depth + 1)
-    if number_value is not None:
-        ints[name] = number_value
-
-
-def _add_tensor(span: _Span, found: _Collected) -> None:
-    if len(found.tensors) >= MAX_TENSORS:
-        raise UnsafeInputError(f"{span.path}: more than {MAX_TENSORS} tensors")
-    tensor, entries, outside = _RawTensor(), dict[str, str](), False
-    for number, value in span.fields():
-        if number == 1:
-            dims = [value] if isinstance(value, int) else list(value.packed())
-            tensor.shape += [_to_signed(d) for d in dims]
-        elif number == 2 and isinstance(value, int):
-            tensor.data_type = value
-        elif number == 8:
-            tensor.name = _text(value)
-        elif number == 13 and isinstance(value, _Span):
-            key, entry = _read_entry(value)
-            entries[key] = entry
-            if len(entries) > _MAX_ENTRIES:
-                raise UnsafeInputError(f"{span.path}: {len(entries)} notes on one tensor")
-        elif number == 14 and isinstance(value, int):
-            outside = value == 1
-        elif number in (4, 5, 6, 7, 9, 10, 11):
-            tensor.stored_bytes += value.size if isinstance(value, _Span) else 8
+def _add_tensor(message: ProtoMessage, found: _Collected) -> None:
+    found.check_room(found.tensors, MAX_TENSORS, "tensors")
+    stored = sum(
+        value.size if isinstance(value, ProtoMessage) else 8
+        for number, value in message.fields()
+        if number in (4, 5, 6, 7, 9, 10, 11)
+    )
+    shape = list(islice(message.numbers(1), MAX_RANK + 1))
+    tensor = _RawTensor(message.text(8), message.number(2) or 0, shape, stored)
     shown = printable(tensor.name)
-    if len(tensor.shape) > MAX_RANK or any(not 0 <= d < _MAX_DIM for d in tensor.shape):
-        raise UnsafeInputError(f"{span.path}: tensor {shown} has shape {tensor.shape[:8]}")
-    if outside or entries:
+    if len(shape) > MAX_RANK or any(not 0 <= d < _MAX_DIM for d in shape):
+        raise UnsafeInputError(f"{found.path}: tensor {shown} has shape {shape[:8]}")
+    entries: dict[str, str] = {}
+    for entry in message.parts(13):
+        found.check_room(entries, _MAX_ENTRIES, f"notes on tensor {shown}")
+        entries[entry.text(1)] = entry.text(2)
+    if message.number(14) == 1 or entries:
         if "location" not in entries:
-            raise InputError(f"{span.path}: tensor {shown} lies in another file, unnamed")
+            raise InputError(f"{found.path}: tensor {shown} lies in another file, unnamed")
         tensor.location = entries["location"]
-        tensor.offset = _count(span.path, shown, "offset", entries.get("offset", "0"))
+        tensor.offset = _count(found.path, shown, "offset", entries.get("offset", "0"))
         if "length" in entries:
-            tensor.length = _count(span.path, shown, "length", entries["length"])
+            tensor.length = _count(found.path, shown, "length", entries["length"])
     found.tensors.append(tensor)
 
 
-def _read_entry(span: _Span) -> tuple[str, str]:
-    key = value = ""
-    for number, item in span.fields():
-        if number == 1:
-            key = _text(item)
-        elif number == 2:
-            value = _text(item)
-    return key, value
-
-
-def _count(path: Source, tensor: str, key: str, text: str) -> int:
+def _count(path: str, tensor: str, key: str, text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,18}", text):
         raise UnsafeInputError(f"{path}: tensor {tensor}: {key} is {printable(text)!r}")
     return int(text)
 
 
-def _read_value_info(span: _Span) -> ValueInfo:
-    name, dtype, shape = "", "unknown", None
-    for number, value in span.fields():
-        if number == 1:
-            name = _text(value)
-        elif number == 2 and isinstance(value, _Span):
-            for kind, inner in value.fields():
-                if kind == 1 and isinstance(inner, _Span):
-                    dtype, shape = _read_tensor_type(inner)
-    return ValueInfo(name, dtype, shape)
-
-
-def _read_tensor_type(span: _Span) -> tuple[str, tuple[Dim, ...] | None]:
+def _read_value_info(message: ProtoMessage) -> ValueInfo:
     dtype, shape = "unknown", None
-    for number, value in span.fields():
-        if number == 1 and isinstance(value, int):
-            dtype = DATA_TYPES.get(value, (f"type {value}", 0))[0]
-        elif number == 2 and isinstance(value, _Span):
-            dims: list[Dim] = []
-            for key, item in value.fields():
-                if key == 1 and isinstance(item, _Span):
-                    dims.append(_read_dim(item))
-                if len(dims) > MAX_RANK:
-                    raise UnsafeInputError(f"{span.path}: a tensor of more than {MAX_RANK} axes")
-            shape = tuple(dims)
-    return dtype, shape
+    for kind in message.parts(2):
+        for tensor in kind.parts(1):
+            number = tensor.number(1)
+            dtype = "unknown" if number is None else _data_type(number)[0]
+            for dims in tensor.parts(2):
+                shape = tuple(map(_read_dim, islice(dims.parts(1), MAX_RANK + 1)))
+                if len(shape) > MAX_RANK:
+                    raise UnsafeInputError(f"{message.name}: a tensor of more than {MAX_RANK} axes")
+    return ValueInfo(message.text(1), dtype, shape)
 
 
-def _read_dim(span: _Span) -> Dim:
-    for number, value in span.fields():
-        if number == 1 and isinstance(value, int):
-            size = _to_signed(value)
-            if size >= _MAX_DIM:
-                raise UnsafeInputError(f"{span.path}: a dimension of {size}")
-            return size if size >= 0 else None
-        if number == 2:
-            return _text(value) or None
-    return None
+def _data_type(number: int) -> tuple[str, int]:
+    return DATA_TYPES.get(number, (f"type {number}", 0))
 
 
-# ---- data outside the file ----------------------------------------------------------------------
+def _read_dim(dim: ProtoMessage) -> Dim:
+    size = dim.number(1)
+    if size is None:
+        return dim.text(2) or None
+    if size >= _MAX_DIM:
+        raise UnsafeInputError(f"{dim.name}: a dimension of {size}")
+    return size if size >= 0 else None
 
 
 def _check_external(path: Source, tensors: list[_RawTensor]) -> dict[str, int]:
@@ -483,13 +312,12 @@ def _find_data_file(path: Source, name: str) -> Source:
 
 
 def _measure_tensor(path: Source, tensor: _RawTensor, external: dict[str, int]) -> OnnxTensor:
-    name, bits = DATA_TYPES.get(tensor.data_type, (f"type {tensor.data_type}", 0))
-    count = 1
-    for extent in tensor.shape:
-        count *= extent
-    expected = -(-count * bits // 8)
+    """The tensor, its size checked against the file that holds them where that is another."""
+    name, bits = _data_type(tensor.data_type)
+    found = OnnxTensor(tensor.name, name, tuple(tensor.shape), tensor.stored_bytes)
     if tensor.location is None:
-        return OnnxTensor(tensor.name, name, tuple(tensor.shape), None, tensor.stored_bytes)
+        return found
+    expected = -(-math.prod(tensor.shape) * bits // 8)
     location = tensor.location.removeprefix("./")
     length = expected if tensor.length is None else tensor.length
     if tensor.offset + length > external[location]:
@@ -500,7 +328,7 @@ def _measure_tensor(path: Source, tensor: _RawTensor, external: dict[str, int]) 
         )
     if bits and length != expected:
         raise UnsafeInputError(
-            f"{path}: tensor {printable(tensor.name)} of shape {list(tensor.shape)} {name} takes "
+            f"{path}: tensor {printable(tensor.name)} of shape {tensor.shape} {name} takes "
             f"{expected} bytes, its data has {length}"
         )
-    return OnnxTensor(tensor.name, name, tuple(tensor.shape), location, length)
+    return replace(found, nbytes=length)

@@ -1,8 +1,8 @@
 """Read and check a safetensors header, without the `safetensors` package and without tensor data.
 
 A file is: eight bytes N (little-endian), N bytes of JSON, then the tensors' bytes, back to back.
-The JSON is read by a parser of exactly this shape (an object of flat entries), so that nesting,
-duplicate keys and memory are bounded by construction; a general JSON parser is none of these.
+The JSON is read by a parser of exactly this shape (an object of flat entries): nesting, duplicate
+keys and memory are bounded.
 
     header = read_header(Path("model.safetensors"))
     header.tensors["model.norm.weight"].shape, header.metadata.get("format")
@@ -15,10 +15,10 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from boardfit.edge.errors import InputError, UnsafeInputError
 from boardfit.edge.files.kind import HEAD_BYTES, UNPICKLE_ADVICE, foreign, open_regular
@@ -48,9 +48,7 @@ _INTEGER = re.compile(rb"(?:0|[1-9][0-9]{0,19})(?![0-9.eE])")
 
 @dataclass(frozen=True)
 class SafetensorsTensor:
-    """One tensor: `dtype` as the file names it, row-major `shape`, and its bytes
-    `[start, end)`, counted from the header's `data_offset`.
-    """
+    """One tensor: its bytes `[start, end)` count from the header's `data_offset`."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -73,11 +71,10 @@ class SafetensorsHeader:
 
 
 def read_header(path: Path | str, *, below: Path | None = None) -> SafetensorsHeader:
-    """Check the header of the safetensors file at `path` and return its content. `below` is of
-    `boardfit.edge.files.kind.open_regular`.
+    """Check the header of a safetensors file and return its content. `below` is of `open_regular`.
 
     Raises InputError for what is not a whole safetensors file (a pickle, an HTML page, a truncated
-    shard) and UnsafeInputError for a header that contradicts itself or the file, with the reason.
+    shard) and UnsafeInputError for a header that contradicts itself or the file.
     """
     path = Path(path)
     file, file_size = open_regular(path, below=below)
@@ -92,11 +89,7 @@ def read_header(path: Path | str, *, below: Path | None = None) -> SafetensorsHe
 
 
 def parse_header(data: bytes, *, file_size: int, name: str) -> SafetensorsHeader:
-    """Read a header like `read_header`, from bytes in memory.
-
-    `data` is the beginning of a file of `file_size` bytes and holds at least its header. Errors
-    call it `name`.
-    """
+    """`read_header` of the beginning `data` of a file of `file_size` bytes, called `name`."""
     length = _header_length(data, file_size, name)
     parser = _Parser(data, 8, min(8 + length, len(data)), printable(name))
     tensors, metadata = _parse_document(parser)
@@ -266,57 +259,46 @@ def _parse_metadata(parser: _Parser) -> dict[str, str]:
 
 def _parse_tensor(parser: _Parser, what: str) -> SafetensorsTensor:
     at = parser.pos
-    dtype: str | None = None
-    shape: tuple[int, ...] | None = None
-    offsets: tuple[int, ...] | None = None
-    seen: set[str] = set()
+    readers: dict[str, Callable[[], Any]] = {
+        "dtype": lambda: parser.string(64, f"the dtype of {what}"),
+        "shape": lambda: parser.integers(MAX_DIMS, f"the shape of {what}"),
+        "data_offsets": lambda: parser.integers(2, f"data_offsets of {what}"),
+    }
+    found: dict[str, Any] = {}
     parser.take("{")
-    while parser.has_more("}", first=not seen):
+    while parser.has_more("}", first=not found):
         key = parser.string(64, f"a field of {what}")
-        if key in seen:
+        if key in found:
             parser.refuse(f"{what} has {key!r} twice")
-        seen.add(key)
+        if key not in readers:
+            known = ", ".join(readers)
+            parser.refuse(f"{what} has an unknown field {printable(key)!r}; known: {known}")
         parser.take(":")
-        if key == "dtype":
-            dtype = parser.string(64, f"the dtype of {what}")
-        elif key == "shape":
-            shape = parser.integers(MAX_DIMS, f"the shape of {what}")
-        elif key == "data_offsets":
-            offsets = parser.integers(2, f"data_offsets of {what}")
-        else:
-            parser.refuse(
-                f"{what} has an unknown field {printable(key)!r}; known: dtype, shape, data_offsets"
-            )
-    if dtype is None or shape is None or offsets is None or len(offsets) != 2:
+        found[key] = readers[key]()
+    if len(found) < len(readers) or len(found["data_offsets"]) != 2:
         parser.refuse(f"{what} needs dtype, shape and two data_offsets", at)
-    _check_size(parser, dtype, shape, offsets, what, at)
-    return SafetensorsTensor(dtype, shape, *offsets)
+    tensor = SafetensorsTensor(found["dtype"], found["shape"], *found["data_offsets"])
+    _check_size(parser, tensor, what, at)
+    return tensor
 
 
-def _check_size(
-    parser: _Parser,
-    dtype: str,
-    shape: tuple[int, ...],
-    offsets: tuple[int, ...],
-    what: str,
-    at: int,
-) -> None:
+def _check_size(parser: _Parser, tensor: SafetensorsTensor, what: str, at: int) -> None:
     """The bytes that dtype and shape need must be those between the offsets."""
-    bits = DTYPE_BITS.get(dtype)
+    bits = DTYPE_BITS.get(tensor.dtype)
     if bits is None:
-        hint = did_you_mean(dtype, DTYPE_BITS)
-        parser.refuse(f"{what} has unknown dtype {printable(dtype)!r}.{hint}", at)
+        hint = did_you_mean(tensor.dtype, DTYPE_BITS)
+        parser.refuse(f"{what} has unknown dtype {printable(tensor.dtype)!r}.{hint}", at)
+    shape = list(tensor.shape)
     for extent in shape:
         bits *= extent
         if bits > _INT64_MAX:
-            parser.refuse(f"{what} has an impossible shape {list(shape)}", at)
+            parser.refuse(f"{what} has an impossible shape {shape}", at)
     if bits % 8:
-        parser.refuse(f"{what} ({dtype} {list(shape)}) is not a whole number of bytes", at)
-    start, end = offsets
-    if end - start != bits // 8:
+        parser.refuse(f"{what} ({tensor.dtype} {shape}) is not a whole number of bytes", at)
+    if tensor.nbytes != bits // 8:
         parser.refuse(
-            f"{what} ({dtype} {list(shape)}) takes {bits // 8} bytes, "
-            f"data_offsets {start}, {end} give it {end - start}",
+            f"{what} ({tensor.dtype} {shape}) takes {bits // 8} bytes, "
+            f"data_offsets {tensor.start}, {tensor.end} give it {tensor.nbytes}",
             at,
         )
 

@@ -1,7 +1,7 @@
-"""Read text as people's editors, shells and pipes write it.
+r"""Read text as people's editors, shells and pipes write it.
 
-The answer of a model must not depend on the operating system that a prompt was typed on. So line
-ends become `\\n`. A byte order mark is taken off. UTF-16 and UTF-32 are read where it names them.
+The answer of a model must not depend on an operating system: line ends become `\n`, a byte order
+mark is taken off, and UTF-16 and UTF-32 are read where it names them.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ def decode_text(data: bytes, name: str) -> str:
         marked = "" if encoding == "utf-8" else ", though its byte order mark says so"
         kind = encoding.removesuffix("-sig").upper()
         raise InputError(
-            f"{name} is not {kind} text (byte {error.start}){marked}",
-            next_step="save it as UTF-8",
+            f"{name} is not {kind} text (byte {error.start}){marked}", next_step="save it as UTF-8"
         ) from None
     return clean_text(text, name)
 

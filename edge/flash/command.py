@@ -173,7 +173,7 @@ def signature_policy(asked: str | None) -> SignaturePolicy:
             f"--require-signature takes a key, and {asked} is a folder",
             next_step="put it at the end of the line, or write --require-signature=KEY.pub",
         )
-    from boardfit.edge.trust.key_argument import public_keys
+    from boardfit.edge.trust.signing import public_keys
 
     return SignaturePolicy(required=True, keys=public_keys(asked))
 

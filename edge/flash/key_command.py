@@ -35,9 +35,9 @@ from boardfit.edge.slots.trust import (
 from boardfit.edge.terminal.output import echo, shell_line
 from boardfit.edge.trust.board_rules import BOARD_RULES, BoardRules
 from boardfit.edge.trust.bundle_signature import SIGNATURE, accepting_key
-from boardfit.edge.trust.key_argument import PASSPHRASE_VARIABLE, default_key_path, public_keys
 from boardfit.edge.trust.pins import check_pins, check_rules, key_files
 from boardfit.edge.trust.pins import revoked_keys as find_revoked
+from boardfit.edge.trust.signing import PASSPHRASE_VARIABLE, default_key_path, public_keys
 from boardfit.edge.trust.ssh_formats import PublicKey
 from boardfit.edge.units import printable
 

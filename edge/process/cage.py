@@ -1,13 +1,14 @@
 """The cage of a command that reads what a stranger made: no network, nothing to write, no secrets.
 
-The same restrictions as those of the services on boards, for one command. Bubblewrap needs no
-rights, and systemd-run restricts system calls as well. Homes, /run and the temporary folders are
-hidden; `shown` names what of them the command needs, read-only. What it writes is gone afterwards.
+The restrictions are those of the services on boards. Bubblewrap needs no rights; systemd-run
+restricts system calls as well. Homes, /run and the temporary folders are hidden; `shown` names what
+of them the command needs, read-only. What it writes is gone afterwards.
 """
 
 from __future__ import annotations
 
 import os
+import pkgutil
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,34 +19,7 @@ from boardfit.edge.process.child import decode_output, find_program, run_child
 from boardfit.edge.units import find_error_line, printable
 
 #: Restrictions of a unit of systemd, shared by all our services.
-SYSTEMD = """\
-ProtectSystem=strict
-ProtectHome=yes
-PrivateTmp=yes
-PrivateDevices=yes
-PrivateNetwork=yes
-NoNewPrivileges=yes
-CapabilityBoundingSet=
-AmbientCapabilities=
-ProtectKernelTunables=yes
-ProtectKernelModules=yes
-ProtectKernelLogs=yes
-ProtectControlGroups=yes
-ProtectClock=yes
-ProtectHostname=yes
-ProtectProc=invisible
-RestrictAddressFamilies=none
-RestrictNamespaces=yes
-RestrictRealtime=yes
-RestrictSUIDSGID=yes
-LockPersonality=yes
-MemoryDenyWriteExecute=yes
-RemoveIPC=yes
-SystemCallArchitectures=native
-SystemCallFilter=@system-service
-SystemCallFilter=~@privileged @resources
-SystemCallErrorNumber=EPERM
-"""
+SYSTEMD = (pkgutil.get_data(__package__, "sandbox.conf") or b"").decode("ascii")
 #: The only folder of the cage that can be written; it is empty and in memory.
 SCRATCH = "/tmp"
 _HIDDEN = ("/home", "/root", "/run", "/tmp", "/var/tmp")
@@ -54,16 +28,13 @@ _TRY_S = 20
 
 @dataclass(frozen=True)
 class Caged:
-    """A command in a cage. `unit` is the service that has to be stopped with it, where there is
-    one; `stop` is the command for that.
-    """
+    """A command in a cage, and the command that stops the service that runs it, if there is one."""
 
     argv: list[str]
     stop: list[str] | None = None
 
 
 def hidden_folders() -> list[Path]:
-    """Folders that a cage hides: the homes, and where sockets and temporary files lie."""
     home = Path(os.path.realpath(os.path.expanduser("~")))
     found = [Path(name) for name in _HIDDEN]
     if home.is_absolute() and len(home.parts) > 1 and not any(map(home.is_relative_to, found)):
@@ -79,10 +50,9 @@ def cage_command(
     *,
     writable: Path | None = None,
 ) -> Caged:
-    """The command that runs `argv` in a cage, in the folder `cwd`, with `env` alone. `writable` is
-    a folder that stays: only bubblewrap can give one.
-
-    Raises EngineMissingError where neither bubblewrap nor systemd-run works.
+    """The command that runs `argv` in a cage, in the folder `cwd`, with `env` alone. Only
+    bubblewrap can give a `writable` folder. Raises EngineMissingError where neither of the two
+    works.
     """
     shown = sorted({path.absolute() for path in shown})
     problems = []
@@ -125,11 +95,7 @@ def _bubblewrap(
 
 
 def _systemd(
-    program: str,
-    argv: Sequence[str],
-    shown: Sequence[Path],
-    cwd: Path,
-    env: Mapping[str, str],
+    program: str, argv: Sequence[str], shown: Sequence[Path], cwd: Path, env: Mapping[str, str]
 ) -> Caged:
     scope = [] if os.geteuid() == 0 else ["--user"]
     unit = f"boardfit-sandbox-{os.getpid()}.service"

@@ -63,19 +63,16 @@ def run_child(
     *,
     input: bytes | None = None,
     timeout_s: float | None = None,
-    stdin: int | IO[Any] = DEVNULL,
-    stdout: int | IO[Any] = PIPE,
     stderr: int | IO[Any] = PIPE,
     cwd: str | Path = "/",
     env: Mapping[str, str] | None = None,
 ) -> CompletedProcess[bytes]:
-    """Run a program to its end; its exit code is the caller's to judge.
-
-    Raises FileNotFoundError when there is no such program, TimeoutExpired after `timeout_s`.
+    """Run a program to its end; its exit code is the caller's to judge. Raises FileNotFoundError
+    without such a program, TimeoutExpired after `timeout_s`.
     """
-    fed: dict[str, Any] = {"stdin": stdin} if input is None else {"input": input}
+    fed: dict[str, Any] = {"stdin": DEVNULL} if input is None else {"input": input}
     return subprocess.run(
-        timeout=timeout_s, stdout=stdout, stderr=stderr, check=False,
+        timeout=timeout_s, stdout=PIPE, stderr=stderr, check=False,
         **fed, **_prepare(argv, cwd, env),
     )  # fmt: skip
 
@@ -93,10 +90,7 @@ def start_child(
     start_new_session: bool = False,
     before_exec: Callable[[], None] | None = None,
 ) -> Popen[bytes]:
-    """Start a program. `before_exec` runs in the child before the program does.
-
-    Raises FileNotFoundError when there is no such program.
-    """
+    """Start a program. `before_exec` runs in the child first. Raises FileNotFoundError."""
     return subprocess.Popen(
         stdin=stdin, stdout=stdout, stderr=stderr, bufsize=bufsize, pass_fds=pass_fds,
         start_new_session=start_new_session, preexec_fn=before_exec, **_prepare(argv, cwd, env),
@@ -120,10 +114,8 @@ def python_argv(
 ) -> list[str]:
     """The command that runs a module as `python -m` does, safely from any folder.
 
-    The Python is ours, or another's `python`. The module is found in what that Python has
-    installed and in `folder`, which is an absolute path and comes first. By default it is the
-    folder of our own package for our Python, and none for another's. `flags` are the
-    interpreter's own.
+    The Python is ours, or another's `python`. The module is found in what that Python has installed
+    and before that in `folder` (default: our own package's for our Python, none for another's).
     """
     if folder is None:
         folder = OUR_FOLDER if python is None else ""
@@ -132,7 +124,6 @@ def python_argv(
 
 
 def child_environment(**extra: str) -> dict[str, str]:
-    """Our environment as a child may have it, and `extra`."""
     return _clean({**os.environ, **extra})
 
 
@@ -143,12 +134,10 @@ def find_program(name: str, *more: str) -> str | None:
 
 
 def decode_output(data: bytes) -> str:
-    """What a program printed, as text."""
     return data.decode("utf-8", "replace")
 
 
 def _prepare(argv: Sequence[str], cwd: str | Path, env: Mapping[str, str] | None) -> dict[str, Any]:
-    """What every way to start a child shares: program, folder, environment."""
     name = argv[0]
     program = os.path.abspath(name) if os.sep in name else find_program(name)
     if program is None:

@@ -1,7 +1,6 @@
-"""Errors of foreign runtimes: all that they raise becomes an error of ours.
+"""Errors of foreign runtimes become errors of ours.
 
-A panic of Rust code reaches Python as a class that is no `Exception`, after it has written lines of
-its own, with a stack, to the process' stderr.
+A panic of Rust code reaches Python as a class that is no `Exception`, with lines on stderr.
 """
 
 from __future__ import annotations
@@ -17,9 +16,7 @@ from boardfit.edge.units import printable
 
 @contextlib.contextmanager
 def foreign_errors(message: str, *, next_step: str | None = None) -> Iterator[None]:
-    """Turn what foreign code raises on a stranger's data into an InputError that begins with
-    `message`.
-    """
+    """Turn what foreign code raises on a stranger's data into an InputError with `message`."""
     try:
         yield
     except (EdgeError, KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):

@@ -1,8 +1,7 @@
 """Run a function of ours in a forked copy of this process, under a limit that the kernel enforces.
 
-Python looks at its clock, and at Ctrl-C, between two operations only: one operation in C may take
-minutes. A child can be killed in the middle of it. A fork costs milliseconds and no memory, unlike
-a new interpreter. The function must be pure Python: other threads do not exist in the child.
+Python looks at its clock, and at Ctrl-C, between two operations only; one in C may take minutes. A
+fork costs milliseconds. The function must be pure Python: the child has no other threads.
 """
 
 from __future__ import annotations
@@ -45,9 +44,8 @@ def can_fork() -> bool:
 
 
 def run_forked(function: Callable[[], bytes], seconds: float) -> bytes:
-    """What `function` returns, computed in a forked child that lives `seconds` at most.
-
-    Raises as `ForkedWorker.ask`.
+    """What `function` returns, computed in a forked child that lives `seconds` at most. Raises as
+    `ForkedWorker.ask`.
     """
     worker = ForkedWorker(lambda _: function())
     try:
@@ -217,9 +215,8 @@ def _noticed_interrupt() -> Iterator[Callable[[], bool]]:
 
 
 def _read_answer(reader: int, deadline: float, is_interrupted: Callable[[], bool]) -> bytes | None:
-    """The whole answer; None when the child ends, or the deadline passes, before it is there.
-
-    Raises KeyboardInterrupt when Ctrl-C was noticed and the answer does not follow soon.
+    """The whole answer; None when the child or the time ends before. Raises KeyboardInterrupt
+    when Ctrl-C was noticed and the answer does not follow soon.
     """
     patience = time.monotonic() + _PATIENCE_S
     taken, waiting = bytearray(), select.poll()

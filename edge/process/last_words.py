@@ -27,7 +27,6 @@ _pipe: int | None = None
 
 
 def set_pipe(descriptor: int) -> None:
-    """Keep the descriptor that the waiting parent reads."""
     global _pipe
     _pipe = descriptor
 

@@ -1,7 +1,7 @@
 """Take the answer of a child that speaks for another machine, which may lie.
 
-Every answer has a deadline and a size limit. Nothing here waits for the end of an output: a process
-in the background may hold it open for ever.
+Every answer has a deadline and a size limit. Nothing here waits for the end of an output, which a
+process in the background may hold open.
 """
 
 from __future__ import annotations
@@ -57,18 +57,14 @@ class Listener:
 
     @property
     def is_sending(self) -> bool:
-        """Whether the child has not taken all of what was sent."""
         return bool(self._pending)
 
     @property
     def has_ended(self) -> bool:
-        """Whether both outputs have ended."""
         return self._n_open == 0
 
     def send(self, data: bytes) -> None:
-        """Write to the child's input, as far as it takes it; `step` writes the rest. A child that
-        has closed its input is heard on its outputs.
-        """
+        """Write to the child's input, as far as it takes it; `step` writes the rest."""
         stdin = self._process.stdin
         assert stdin is not None
         self._pending = memoryview(bytes(self._pending) + data)
@@ -77,9 +73,8 @@ class Listener:
             self._selector.register(stdin, selectors.EVENT_WRITE)
 
     def step(self, wait_s: float) -> bool:
-        """Wait for at most so long, and read what has come; whether anything has.
-
-        Raises DeviceError when an output is longer than its limit.
+        """Wait for at most so long, and read; whether anything came. Raises DeviceError for a
+        long output.
         """
         ready = self._selector.select(max(0.0, wait_s))
         for key, _ in ready:
@@ -105,14 +100,13 @@ class Listener:
                 )
         return bool(ready)
 
-    def take_rest(self, wait_s: float = _REST_S) -> None:
+    def take_rest(self) -> None:
         """Read what is left after the process has ended, for a moment."""
-        end_s = time.monotonic() + wait_s
+        end_s = time.monotonic() + _REST_S
         while not self.has_ended and (left_s := end_s - time.monotonic()) > 0:
             self.step(left_s)
 
     def close(self) -> None:
-        """Stop listening. The child's streams stay open."""
         self._selector.close()
 
     def _buffer(self, stream: IO[bytes] | None) -> bytearray:
@@ -131,10 +125,9 @@ class Listener:
 def run_limited(
     argv: Sequence[str], who: str, *, timeout_s: float, most_bytes: int, input: bytes = b""
 ) -> CompletedProcess[bytes]:
-    """Run a program that speaks for another machine. Its end ends the answer.
-
-    Raises FileNotFoundError when there is no such program, TimeoutExpired after `timeout_s`,
-    DeviceError when an output has more than `most_bytes`.
+    """Run a program that speaks for another machine. Raises FileNotFoundError without such a
+    program, TimeoutExpired after `timeout_s`, DeviceError for an output of more than
+    `most_bytes`.
     """
     process = start_child(argv, stdin=PIPE if input else DEVNULL, bufsize=0)
     listener = Listener(process, who, most_bytes)

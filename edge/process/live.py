@@ -6,10 +6,9 @@
         STATUS.publish_model(opened.name, engine.describe())
         for event in STATUS.follow(engine.stream(tokens, config, stop), len(tokens)): ...
 
-`edge watch` reads the page from another process. It is a file of fixed size, readable by its user
-alone. It is overwritten in place at a request's ends, and at most ten times a second between. Its
-checksum shows a reader a half-written page. The page is removed when the process ends. The next
-process removes the page of a killed one, which it knows by process id and start time. Publishing
+A page is a file of fixed size, readable by its user alone, overwritten in place at a request's ends
+and at most ten times a second between. A checksum shows a half-written one. It is removed when the
+process ends, or by the next process, which knows the killed one by id and start time. Publishing
 never fails: where no page can be written, there is none.
 """
 
@@ -44,10 +43,9 @@ State = Literal["loading", "idle", "prefill", "decode"]
 class Page:
     """One process. `started` is its start time in the kernel's ticks, None where there is no /proc.
 
-    `n_prompt` and `n_out` are of the request that runs or ran last. The others grow over all
-    requests, so that a reader gets exact rates from two looks, whenever it looks: `n_total` tokens,
-    `n_gaps` gaps between the tokens of one answer and the nanoseconds `gaps_ns` that they took.
-    `ttft_ns` is the time to the latest first token, after `ttft_n_prompt` tokens of prompt.
+    `n_prompt` and `n_out` are of the latest request. The others grow over all requests, so that a
+    reader gets exact rates from two looks: `n_total` tokens, `n_gaps` gaps between the tokens of
+    one answer and the nanoseconds that they took. `ttft_ns` is of the latest first token.
     """
 
     pid: int
@@ -70,7 +68,6 @@ class Page:
     ttft_n_prompt: int = 0
 
     def to_bytes(self) -> bytes:
-        """Checksum and JSON, padded to PAGE_BYTES."""
         text = json.dumps({"schema": SCHEMA, **vars(self)}, ensure_ascii=False).encode()
         return (b"%08x " % zlib.crc32(text) + text).ljust(PAGE_BYTES - 1) + b"\n"
 
@@ -97,13 +94,8 @@ def is_count(value: object) -> bool:
     return type(value) is int and 0 <= value < 2**63
 
 
-# ---- where pages lie -----------------------------------------------------------------------------
-
-
 def own_folders() -> list[Path]:
-    """Folders for the pages of this user, best first: the session's runtime folder, shared memory
-    (a service has no session), the temporary folder. The first two are never on an SD card.
-    """
+    """Folders for the pages of this user, best first. The first two are never on an SD card."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     name = f"boardfit-{os.getuid()}" if hasattr(os, "getuid") else "boardfit"
     places = [Path(runtime) / "boardfit"] if runtime else []
@@ -123,9 +115,7 @@ def make_folder() -> Path | None:
 
 
 def is_private(folder: Path) -> bool:
-    """Whether a folder is this user's and only this user can write to it. In shared memory any user
-    may have made one of that name.
-    """
+    """Whether a folder is this user's alone; in shared memory any user may have made it."""
     try:
         found = folder.lstat()
     except OSError:
@@ -143,16 +133,11 @@ def start_ticks(pid: int | str = "self") -> int | None:
 
 
 def parse_start_ticks(text: str | None) -> int | None:
-    """The name in brackets may hold anything, so fields are counted from its last bracket. None for
-    a process that has ended and is only waited for (states Z and X).
-    """
+    """Field 22, counted from the last bracket of the name. None for states Z and X (ended)."""
     fields = (text or "").rpartition(")")[2].split()
     if len(fields) < 20 or fields[0] in ("Z", "X") or not fields[19].isdigit():
         return None
     return int(fields[19])
-
-
-# ---- publishing ----------------------------------------------------------------------------------
 
 
 class Beacon:
@@ -206,7 +191,6 @@ class Beacon:
         self._written_ns = time.monotonic_ns()
 
     def publish_model(self, name: str, info: EngineInfo) -> None:
-        """Publish that the model is loaded, and the engine that runs it."""
         page = self.page
         page.model, page.engine = printable(name, MAX_TEXT), printable(info.name, MAX_TEXT)
         page.quant, page.state = printable(info.quant, MAX_TEXT), "idle"
@@ -269,10 +253,7 @@ STATUS = Beacon()
 
 @contextlib.contextmanager
 def publish_status(command: str) -> Iterator[None]:
-    """Publish a status page while the decorated function of a click command runs.
-
-    The argument `bundle` or `model` gives the model's name.
-    """
+    """Publish a status page while the decorated function of a click command runs."""
     params = click.get_current_context().params
     model = params.get("bundle") or params.get("model") or ""
     with STATUS.publish(command, Path(str(model)).name):

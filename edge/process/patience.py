@@ -1,7 +1,6 @@
 """Wait for a call that may never return: a server may send a byte a minute.
 
-The call runs in a thread of its own. A call that is given up goes on in the background until its
-connection fails, and holds up nothing.
+The call runs in a thread of its own, which goes on in the background when it is given up.
 """
 
 from __future__ import annotations
@@ -17,14 +16,11 @@ _LOOK_S = 0.5
 
 
 def call_within(call: Callable[[], T], timeout_s: float) -> T:
-    """The call's result, or its exception. Raises TimeoutError after `timeout_s`."""
     return call_while_moving(call, lambda: 0, timeout_s)
 
 
 def call_while_moving(call: Callable[[], T], position: Callable[[], int], stall_s: float) -> T:
-    """The call's result, or its exception. Raises TimeoutError when `position` stands still for
-    `stall_s`.
-    """
+    """The call's result. Raises TimeoutError when `position` stands still for `stall_s`."""
     ends: queue.SimpleQueue[tuple[list[T], BaseException | None]] = queue.SimpleQueue()
 
     def run() -> None:

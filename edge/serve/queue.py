@@ -302,7 +302,7 @@ class AnswerQueue:
             opened = self._load()
             self._base = open_session(opened, timed=opened.engine.has_template)
             if self._base.deadline is None:
-                from boardfit.edge.deadline.trial import open_deadline
+                from boardfit.edge.deadline.deadline import open_deadline
                 from boardfit.edge.states import model_identity
 
                 self._base.deadline = open_deadline(

@@ -1,9 +1,5 @@
-"""KV states kept between runs: of system prompts, and of conversations that were saved.
-
-`store` is the folder they lie in, `place` says which folder and how large, `prefix` which part of a
-prompt is worth keeping. A session (`boardfit.edge.chat.session`) restores before it computes, and
-stores when it is idle.
-"""
+"""KV states kept between runs: of system prompts, and of conversations that were saved. A session
+restores before it computes, and stores when it is idle."""
 
 from boardfit.edge.states.place import model_identity, open_store
 from boardfit.edge.states.store import Restored, StateStore

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -23,13 +22,8 @@ from boardfit.edge.units import format_bytes, format_seconds, printable
 SCHEMA = 1
 
 
-@dataclass(frozen=True)
-class StateRow:
-    """One state for the table; `n_tokens` and `engine` are None for a file that is none."""
-
-    entry: StoredState
-    n_tokens: int | None
-    engine: str | None
+#: A state, its tokens and its engine; None for a file that is none.
+StateRow = tuple[StoredState, int | None, str | None]
 
 
 @click.command(short_help="List, measure or delete saved KV states.")
@@ -72,24 +66,24 @@ def read_row(entry: StoredState) -> StateRow:
     try:
         header = read_state_header(entry.path, MAX_TOKENS)
     except EdgeError:
-        return StateRow(entry, None, None)
-    return StateRow(entry, len(header.tokens), f"{header.footer.get('engine')}"[:40])
+        return entry, None, None
+    return entry, len(header.tokens), f"{header.footer.get('engine')}"[:40]
 
 
 def table(folder: Path, rows: list[StateRow]) -> list[str]:
     """The states for a person, the latest used first."""
     limit = limit_bytes()
-    total = sum(row.entry.n_bytes for row in rows)
+    total = sum(entry.n_bytes for entry, _, _ in rows)
     room = f"of {format_bytes(limit)}" if limit else f"({VARIABLE} is off)"
     lines = []
     if rows:
         lines.append(f"{'model':<32} {'tokens':>7} {'size':>10}  {'last used':<16} engine")
-    for row in rows:
-        tokens = "damaged" if row.n_tokens is None else f"{row.n_tokens}"
-        ago = format_seconds(max(0.0, time.time() - row.entry.used_s)) + " ago"
+    for entry, n_tokens, engine in rows:
+        tokens = "damaged" if n_tokens is None else f"{n_tokens}"
+        ago = format_seconds(max(0.0, time.time() - entry.used_s)) + " ago"
         lines.append(
-            f"{printable(row.entry.label, 32):<32} {tokens:>7} "
-            f"{format_bytes(row.entry.n_bytes):>10}  {ago:<16} {printable(row.engine or '–')}"
+            f"{printable(entry.label, 32):<32} {tokens:>7} "
+            f"{format_bytes(entry.n_bytes):>10}  {ago:<16} {printable(engine or '–')}"
         )
     count = f"{len(rows)} state{'' if len(rows) == 1 else 's'}" if rows else "no states"
     return [*lines, f"{count}, {format_bytes(total)} {room}, in {printable(str(folder))}"]
@@ -105,13 +99,13 @@ def to_record(folder: Path, rows: list[StateRow], freed: int | None) -> dict[str
         "freed_bytes": freed,
         "states": [
             {
-                "file": row.entry.path.name,
-                "model": row.entry.label,
-                "n_tokens": row.n_tokens,
-                "n_bytes": row.entry.n_bytes,
-                "used_s": row.entry.used_s,
-                "engine": row.engine,
+                "file": entry.path.name,
+                "model": entry.label,
+                "n_tokens": n_tokens,
+                "n_bytes": entry.n_bytes,
+                "used_s": entry.used_s,
+                "engine": engine,
             }
-            for row in rows
+            for entry, n_tokens, engine in rows
         ],
     }

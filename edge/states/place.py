@@ -1,9 +1,7 @@
 """Choose the folder of a model's states and the limit of its size.
 
-Beside a bundle, in BUNDLE.states: never inside it, where every file is listed and hashed. A folder
-of that name is used only if it is ours: it carries the mark of this user, and each state in it was
-made with the user's secret. For a plain model file, where nothing can be written beside a bundle,
-or where keys are pinned, in the user's cache.
+Beside a bundle, in BUNDLE.states, if it carries the mark of this user; never inside it, where every
+file is listed and hashed. Else in the user's cache, as where keys are pinned.
 """
 
 from __future__ import annotations
@@ -23,8 +21,8 @@ VARIABLE = "BOARDFIT_STATES"
 
 
 def open_store(opened: OpenModel) -> StateStore | None:
-    """The store of an opened model, with the states that its bundle brings. None if its engine
-    cannot save states, or if the user wants none and the bundle brings none.
+    """The store of an opened model, with the states that its bundle brings; None if its engine
+    cannot save states, or if there is none to use and the user wants none kept.
 
     Raises UsageError if BOARDFIT_STATES is neither a size nor "off".
     """
@@ -41,10 +39,9 @@ def open_store(opened: OpenModel) -> StateStore | None:
         "kv_type": info.kv_type,
         "flash_attn": info.details.get("flash_attn"),
     }
-    folder = choose_folder(opened)
-    return StateStore(
-        folder, opened.name, identity, limit, claims=folder != user_folder(), shipped=shipped
-    )
+    folder = beside_bundle(opened.bundle.path) if opened.bundle else user_folder()
+    claims = folder != user_folder()
+    return StateStore(folder, opened.name, identity, limit, claims=claims, shipped=shipped)
 
 
 def model_identity(opened: OpenModel) -> str:
@@ -65,11 +62,6 @@ def limit_bytes() -> int:
         return parse_bytes(text)
     except ValueError as error:
         raise UsageError(f'{VARIABLE}: {error}, or "off"') from None
-
-
-def choose_folder(opened: OpenModel) -> Path:
-    """The folder for the states of an opened model."""
-    return beside_bundle(opened.bundle.path) if opened.bundle else user_folder()
 
 
 def user_folder() -> Path:

@@ -1,13 +1,10 @@
 """KV states that were computed before, in a folder: found by their tokens, bounded, oldest out.
 
-A file is named after what its state belongs to and the tokens it holds:
-
     NAME-<model, engine, context: 16 hex>-<tokens: 16 hex>.kv     see boardfit.edge.engines.kv_state
 
-Its mtime is its last use. Any failure with a state (damaged, of another build, disk full, folder
-read-only) costs the time to compute it again and one line, never an answer. Two processes may share
-a folder: files are written beside and renamed, a file that one of them mapped stays readable after
-the other removed it, and half-written files of dead processes are deleted.
+Its mtime is its last use. Any failure with a state costs the time to compute it again and one line,
+never an answer. Two processes may share a folder: files are written beside and renamed, and
+half-written files of dead processes are deleted.
 """
 
 from __future__ import annotations
@@ -32,10 +29,10 @@ import psutil
 from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.disk.rooted import Root
 from boardfit.edge.disk.secret import user_secret
-from boardfit.edge.engines.kv_state import PARTIAL, StateHeader, check_private, read_state_header
+from boardfit.edge.engines.kv_state import PARTIAL, check_private, read_state_header
 from boardfit.edge.engines.prefix_cache import common
 from boardfit.edge.errors import EdgeError, IntegrityError, UnsafeInputError
-from boardfit.edge.types import Engine
+from boardfit.edge.types import Engine, Message
 
 SUFFIX = ".kv"
 #: A folder holds at most this many bytes of states, and at most this share of the disk's free
@@ -49,6 +46,11 @@ MAX_TOKENS = 1 << 20
 MIN_GAIN = 16
 #: What storage is taken to read at until a restore was measured.
 _READ_BYTES_PER_S = 80e6
+#: Fewer tokens, or fewer seconds to compute them, are not worth a file.
+MIN_TOKENS = 32
+MIN_COMPUTE_S = 0.02
+# First characters that tokenizers merge with what stands before them, or do not.
+_PROBES = ("a", "The", "\n")
 #: Says whose a folder is.
 _OWNER = ".owner"
 _MAX_MARK_BYTES = 1024
@@ -71,9 +73,8 @@ class StoredState:
 
 @dataclass(frozen=True)
 class Restored:
-    """What a look into the store came to: `n_tokens` more are in the KV cache than before, read in
-    `seconds` from a state of `state` tokens; `problems` are sentences about states that could not
-    be used.
+    """What a look into the store came to: `n_tokens` more are in the KV cache, read in `seconds`
+    from a state of `state` tokens; `problems` are sentences about unusable states.
     """
 
     n_tokens: int = 0
@@ -94,10 +95,9 @@ class Restored:
 class StateStore:
     """The states of one opened model, in a folder that those of other models may share.
 
-    `identity` says what its states belong to: plain data, equal only where a state may be used. The
-    engine checks it again with its own. `limit_bytes` bounds all states in the folder together.
-    `read_bytes_per_s` is what was measured last. `claims`: the folder lies where others put things,
-    and is used only with our marker in it. `shipped` are states of the model's bundle: they are
+    `identity` is plain data, equal only where a state may be used; the engine checks again.
+    `limit_bytes` bounds all states in the folder, `read_bytes_per_s` was measured last. `claims`:
+    the folder is used only with our marker in it. `shipped` are states of the model's bundle:
     verified with it, used and left there.
     """
 
@@ -132,7 +132,7 @@ class StateStore:
         for entry in entries(self.folder):
             if entry.path.name.startswith(self._prefix) and entry.n_bytes <= self.limit_bytes:
                 with contextlib.suppress(EdgeError):
-                    self._known[entry.path] = _header(entry.path).tokens
+                    self._known[entry.path] = read_state_header(entry.path, MAX_TOKENS).tokens
 
     def state_path(self, tokens: Sequence[int]) -> Path:
         """Where a state of exactly these tokens lies."""
@@ -168,8 +168,8 @@ class StateStore:
         compute_s: Callable[[int], float] | None = None,
     ) -> Restored:
         """Put the best state for a prompt of `tokens` into the engine, if it holds clearly more of
-        them than the engine does. With `compute_s`, which predicts seconds from tokens, only if
-        computing them would take twice as long. Unusable states are deleted and reported.
+        them; with `compute_s`, only if computing them would take twice as long. Unusable states are
+        deleted and reported.
         """
         problems: list[str] = []
         began_s = time.monotonic()
@@ -211,8 +211,7 @@ class StateStore:
 
     def save(self, engine: Engine, tokens: Sequence[int]) -> Path | None:
         """Store the state of `tokens`, which the engine's cache must begin with. None where that
-        cannot be (the engine or the model's memory cannot, no room, folder not writable), or where
-        it was found not to pay.
+        cannot be, or was found not to pay.
         """
         path = self.state_path(tokens)
         if path_size(path) == 0 or not self.limit_bytes:
@@ -222,8 +221,8 @@ class StateStore:
             self._make_folder()
             sweep(self.folder)
             engine.save_prefix(path, len(tokens), max_bytes=limit)
-            if _header(path).tokens != tuple(tokens):  # another conversation came between
-                _remove(path)
+            if read_state_header(path, MAX_TOKENS).tokens != tuple(tokens):
+                _remove(path)  # another conversation came between
                 return None
         except (EdgeError, OSError):
             return None
@@ -239,9 +238,7 @@ class StateStore:
             claim(self.folder)
 
     def drop(self, tokens: Sequence[int], *, for_good: bool = False) -> None:
-        """Remove the state of exactly these tokens, if there is one. `for_good`: it did not pay,
-        and is not to be stored again; an empty file says so.
-        """
+        """Remove the state of exactly these tokens; `for_good`: an empty file keeps it out."""
         path = self.state_path(tokens)
         self._known.pop(path, None)
         if _remove(path) and for_good:
@@ -261,13 +258,33 @@ class StateStore:
         return min(self.limit_bytes, int(_DISK_SHARE * (free + held)))
 
 
+# ---- what is worth a state ----------------------------------------------------------------------
+
+
+def system_prefix(
+    render: Callable[[list[Message]], Sequence[int]], system: str | None
+) -> list[int]:
+    """The tokens that begin every conversation with `system`. Raises what `render` raises."""
+    shared: Sequence[int] | None = None
+    before = [Message("system", system)] if system else []
+    for text in _PROBES:
+        tokens = render([*before, Message("user", text)])
+        shared = tokens if shared is None else shared[: common(shared, tokens)]
+    return list(shared or ())
+
+
+def is_worth_storing(n_tokens: int, compute_s: float, restore_s: float) -> bool:
+    """Whether a state of `n_tokens` that took `compute_s` should be kept, if it is restored in
+    `restore_s`: it should win clearly, for storage may be slower than it was when last measured.
+    """
+    return n_tokens >= MIN_TOKENS and compute_s >= max(MIN_COMPUTE_S, 1.5 * restore_s)
+
+
 # ---- a folder of states --------------------------------------------------------------------------
 
 
 def entries(folder: Path) -> list[StoredState]:
-    """The states in a folder, the latest used first. Only regular files count: links, folders and
-    pipes are passed over. A folder that is not there, or not readable, has none.
-    """
+    """The states in a folder, regular files alone, the latest used first. None if it is missing."""
     found = []
     for name, status in _files(folder):
         if name.endswith(SUFFIX) and not name.startswith("."):
@@ -276,9 +293,7 @@ def entries(folder: Path) -> list[StoredState]:
 
 
 def evict(folder: Path, limit_bytes: int, *, keep: Path | None = None) -> list[Path]:
-    """Remove the states used longest ago until the others take at most `limit_bytes` and are not
-    too many; `keep` stays. Returns what was removed.
-    """
+    """Remove the states used longest ago until the limits hold; `keep` stays. Returns which."""
     stored = entries(folder)
     gone, total, count = [], sum(entry.n_bytes for entry in stored), len(stored)
     for entry in reversed(stored):
@@ -307,9 +322,7 @@ def clear(folder: Path) -> int:
 
 
 def check_owner(path: Path) -> None:
-    """Raise IntegrityError unless only we, or root, can have written `path`. (A link counts as
-    writable by all.)
-    """
+    """Raise IntegrityError unless only we, or root, can have written `path`, which is no link."""
     try:
         status = path.lstat()
     except OSError as error:
@@ -318,10 +331,8 @@ def check_owner(path: Path) -> None:
 
 
 def claim(folder: Path) -> None:
-    """Mark an empty folder as this user's, or see that it is marked.
-
-    Raises IntegrityError for a folder of another owner, EdgeError or OSError when that cannot be
-    determined.
+    """Mark an empty folder as this user's. Raises IntegrityError for a folder of another owner,
+    EdgeError or OSError when that cannot be determined.
     """
     with Root(folder.parent) as root:
         if root.names(folder.name):
@@ -332,9 +343,7 @@ def claim(folder: Path) -> None:
 
 
 def is_claimed(folder: Path) -> bool:
-    """Whether a folder of states is marked as this user's: one that we may write and remove in. The
-    mark of another user, or of another machine, is another one.
-    """
+    """Whether a folder of states has the mark of this user on this machine."""
     try:
         with Root(folder.parent) as root, root.open(f"{folder.name}/{_OWNER}") as file:
             return hmac.compare_digest(file.read(_MAX_MARK_BYTES), _owner_mark())
@@ -357,10 +366,6 @@ def path_size(path: Path) -> int | None:
         return path.lstat().st_size
     except OSError:
         return None
-
-
-def _header(path: Path) -> StateHeader:
-    return read_state_header(path, MAX_TOKENS)
 
 
 def _files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import click
 
-from boardfit.edge.tasks.catalog import find_task, languages, load_tasks
-from boardfit.edge.tasks.task import Task
+from boardfit.edge.tasks.task import Task, find_task, languages, load_tasks
 from boardfit.edge.tasks.use import time_text
 from boardfit.edge.terminal.output import echo, json_line
 from boardfit.edge.units import format_seconds, printable
@@ -27,10 +27,10 @@ def tasks(name: str | None, as_json: bool) -> None:
     """
     found = [find_task(name)] if name else list(load_tasks().values())
     if as_json:
-        for task in found:
-            echo(json_line(task_record(task)))
-        return
-    echo("\n".join(task_lines(found[0]) if name else table_lines(found)))
+        lines = [json_line(task_record(task)) for task in found]
+    else:
+        lines = task_lines(found[0]) if name else table_lines(found)
+    echo("\n".join(lines))
 
 
 def table_lines(found: list[Task]) -> list[str]:
@@ -44,11 +44,8 @@ def table_lines(found: list[Task]) -> list[str]:
             f"{format_seconds(task.within_s):>7}  {format_seconds(task.first_within_s):>7}  "
             f"{task.title}{',' if parameters else ''}{parameters}"
         )
-    lines += [
-        "",
-        "  lengths in tokens; edge tasks NAME shows one, edge chat BUNDLE --task NAME uses it",
-    ]
-    return lines
+    note = "  lengths in tokens; edge tasks NAME shows one, edge chat BUNDLE --task NAME uses it"
+    return [*lines, "", note]
 
 
 def task_lines(task: Task) -> list[str]:
@@ -80,23 +77,5 @@ def task_lines(task: Task) -> list[str]:
 
 def task_record(task: Task) -> dict[str, Any]:
     """A task as a JSON-able object."""
-    lengths = {
-        key: {"low": length.low, "typical": length.typical, "high": length.high}
-        for key, length in (("prompt", task.prompt), ("answer", task.answer))
-    }
-    return {
-        "name": task.name,
-        "title": task.title,
-        "about": task.about,
-        **lengths,
-        "within_s": task.within_s,
-        "first_within_s": task.first_within_s,
-        "input": task.input,
-        "extractive": task.extractive,
-        "conversation": task.conversation,
-        "thinking": task.thinking,
-        "parameters": [{"name": p.name, "kind": p.kind} for p in task.parameters.values()],
-        "sampling": dict(task.sampling),
-        "system": task.system,
-        "message": task.message,
-    }
+    parameters = [{"name": p.name, "kind": p.kind} for p in task.parameters.values()]
+    return {**dataclasses.asdict(task), "parameters": parameters}

@@ -1,7 +1,7 @@
 """Texts made from our own sentences: varied, seeded, of a length that a tokenizer counts.
 
-A file in `texts/` holds sections of sentences with {slots}; slots named in `fixed` keep their value
-over a whole text, the others are drawn for each sentence. No sentence comes twice in a text.
+A file in `texts/` holds sections of sentences with {slots}; slots in `fixed` keep their value over
+a whole text. No sentence comes twice in a text.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import resources
-from typing import Any
 
-from boardfit.device_profiles.toml_parser import decode_toml
+from boardfit.device_profiles.toml_parser import load_toml
 
 Count = Callable[[str], int]
 _SLOT = re.compile(r"\{(\w+?)(\d?)\}")
@@ -29,8 +27,8 @@ _TRIES, _REDRAWS = 12, 6
 
 @dataclass(frozen=True)
 class TextSection:
-    """Sentences, each with a question it answers or an empty text. `count`: the maximum number;
-    `optional` ones are left out of short texts, `last` ones end a text.
+    """Sentences, each with a question it answers or an empty text; at most `count`. `optional` ones
+    are left out of short texts, `last` ones end a text.
     """
 
     sentences: tuple[tuple[str, str], ...]
@@ -50,8 +48,8 @@ class MaterialText:
 
 @dataclass(frozen=True)
 class Material:
-    """One file of `texts/`. `one_section`: a text keeps to one of them; `headings`: sections stand
-    under their titles; `paragraphs`: longer sections are broken into paragraphs.
+    """One file of `texts/`. `one_section`: a text keeps to one of them; `headings`: they stand
+    under their titles; `paragraphs`: longer ones are broken.
     """
 
     slots: Mapping[str, Sequence[str]]
@@ -68,13 +66,12 @@ class Material:
 
 @lru_cache(maxsize=8)
 def load_material(name: str) -> Material:
-    file = resources.files("boardfit.edge.tasks").joinpath("texts").joinpath(f"{name}.toml")
-    table: dict[str, Any] = decode_toml(file.read_text("utf-8"))
+    table = load_toml("boardfit.edge.tasks", f"texts/{name}.toml")
     sections = tuple(
         TextSection(
             sentences=(
                 *((sentence, "") for sentence in entry.get("sentences", ())),
-                *((sentence, question) for sentence, question in entry.get("facts", ())),
+                *map(tuple, entry.get("facts", ())),
             ),
             title=entry.get("title", ""),
             count=entry.get("count"),
@@ -126,9 +123,7 @@ class _Writer:
         return [s for s in sections if not (s.optional and n_tokens < _SHORT_TOKENS)]
 
     def _take(self, section: TextSection, n_tokens: int, most: int | None) -> list[tuple[str, str]]:
-        """Sentences that together come nearest to `n_tokens`, at most `most`; always one, where the
-        text has nothing else yet.
-        """
+        """Sentences nearest to `n_tokens`, at most `most`; one for an empty text."""
         taken: list[tuple[str, str]] = []
         left = n_tokens
         while left > 0 and (most is None or len(taken) < most):
@@ -164,9 +159,7 @@ class _Writer:
         return found
 
     def _fill(self, template: str, binding: dict[str, str]) -> str:
-        """Slots drawn and remembered in `binding`; {name2} is another value than {name}, {Name} the
-        same with a capital letter.
-        """
+        """Slots drawn into `binding`; {name2} is another value than {name}, {Name} a capital."""
 
         def value(match: re.Match[str]) -> str:
             name, digit = match[1].lower(), match[2]

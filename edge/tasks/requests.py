@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from boardfit.edge.errors import UsageError
-from boardfit.edge.tasks.catalog import language_name, load_tasks
 from boardfit.edge.tasks.material import Count, load_material
-from boardfit.edge.tasks.task import Task
+from boardfit.edge.tasks.task import Task, language_name, load_tasks
 from boardfit.edge.units import did_you_mean, printable
 
 SEED = 20261101
@@ -35,8 +34,8 @@ _PAGE_TOKENS = 400
 
 @dataclass(frozen=True)
 class TaskRequest:
-    """One request. `n_prompt` tokens are what the user gives (text, file), without system prompt
-    and template; `n_answer` is how long the answer is meant to become at most.
+    """One request. `n_prompt` tokens are what the user gives, without system prompt and template;
+    `n_answer` is how long the answer is meant to become at most.
     """
 
     task: Task
@@ -66,9 +65,7 @@ def find_workload(name: str) -> list[Task]:
 def make_requests(
     tasks: Sequence[Task], n_requests: int, count: Count, *, seed: int = SEED
 ) -> list[TaskRequest]:
-    """`n_requests`, the tasks in turn. Equal seeds and tokenizers give equal requests; no request
-    comes twice.
-    """
+    """`n_requests`, the tasks in turn, none twice; equal for equal seeds and tokenizers."""
     rng = random.Random(seed)
     found: list[TaskRequest] = []
     seen: set[str] = set()
@@ -89,10 +86,11 @@ def _request(task: Task, rng: random.Random, count: Count) -> TaskRequest:
     plain = "article" if n_tokens >= _PAGE_TOKENS else "sentences"
     material = load_material(_MATERIAL.get(task.name, plain))
     files = [p.name for p in task.parameters.values() if p.kind == "file"]
-    values = {}
-    for parameter in task.parameters.values():
-        if parameter.kind == "language":
-            values[parameter.name] = language_name(rng.choice(_INTO))
+    values = {
+        p.name: language_name(rng.choice(_INTO))
+        for p in task.parameters.values()
+        if p.kind == "language"
+    }
     if files:
         page = load_material("manual").compose(rng, n_tokens, count)
         values["text"] = rng.choice(page.questions or ("What is this about?",))

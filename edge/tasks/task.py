@@ -1,21 +1,23 @@
-"""One task: its prompt, the lengths of prompts and answers, and the time limit.
+"""One task: its prompt, the lengths of prompts and answers, and the time limit, in a TOML file.
 
-A task is a TOML file. What the user gives goes into `message` at `{text}`, parameters at their
-names; nothing else in braces is allowed. Lengths are in tokens of the model's own tokenizer.
+What the user gives goes into `message` at `{text}`, parameters at their names. Lengths are in
+tokens of the model's own tokenizer.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from boardfit.device_profiles.toml_parser import decode_toml
-from boardfit.edge.errors import InputError
+from boardfit.device_profiles.toml_parser import decode_toml, load_toml
+from boardfit.edge.errors import InputError, UsageError
 from boardfit.edge.types import GenerationConfig, Thinking
 from boardfit.edge.units import did_you_mean, parse_seconds, printable
 
@@ -31,6 +33,11 @@ _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _KEYS = ("title", "about", "system", "message", "input", "extractive", "conversation", "thinking")
 _TABLES = ("parameters", "prompt", "answer", "budget", "sampling")
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty")
+#: From the shortest to the longest.
+NAMES = (
+    "assistant", "translate", "customer-service", "translate-paragraph", "manual-question",
+    "summarize",
+)  # fmt: skip
 #: No prompt or answer of a task is longer, in tokens.
 _LONGEST = 1_000_000
 
@@ -82,10 +89,9 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Task:
-    """A preset. `input` says whether what the user gives is a text or a file with one;
-    `extractive` that answers repeat words of the prompt, so that looking ahead in it may pay;
-    `conversation` that earlier turns matter (else every message stands for itself). `sampling`
-    holds fields of GenerationConfig. `thinking`: thoughts would take the seconds that a task has.
+    """A preset. `input`: whether the user gives a text or a file with one; `extractive`: answers
+    repeat words of the prompt, so that looking ahead may pay; `conversation`: earlier turns matter.
+    `sampling` holds fields of GenerationConfig. `thinking` would take the seconds that a task has.
     """
 
     name: str
@@ -117,14 +123,9 @@ class Task:
 
 def read_task(path: Path) -> Task:
     """A task from a TOML file, named as the file is. Raises InputError that says what is wrong."""
-    from boardfit.edge.files.kind import open_regular
+    from boardfit.edge.files.kind import read_regular
 
-    file, size = open_regular(path)
-    with file:
-        if size > MAX_TASK_BYTES:
-            raise InputError(f"{path}: {size} bytes; a task has at most {MAX_TASK_BYTES}")
-        data = file.read(MAX_TASK_BYTES)
-    return parse_task(path.stem, data)
+    return parse_task(path.stem, read_regular(path, MAX_TASK_BYTES))
 
 
 def parse_task(name: str, data: bytes) -> Task:
@@ -159,42 +160,35 @@ def _task(name: str, table: dict[str, Any]) -> Task:
         choices = ", ".join(get_args(Thinking))
         raise InputError(f"'thinking' must be one of {choices}, got {table['thinking']!r:.40}")
     parameters = {key: _parameter(key, value) for key, value in table.get("parameters", {}).items()}
-    message = table["message"]
-    places = set(PLACE.findall(message))
-    known = {"text", *parameters}
-    if places != known:
-        odd = ", ".join(sorted(places ^ known))
+    if odd := sorted({"text", *parameters} ^ set(PLACE.findall(table["message"]))):
         raise InputError(
-            f"'message' must hold {{text}} and every parameter, once named; see: {odd}"
+            "'message' must hold {text} and every parameter, once named; see: " + ", ".join(odd)
         )
     budget = table.get("budget", {})
     _check_keys(budget, ("within", "first_within"), "'budget'")
-    sampling = table.get("sampling", {})
-    _check_keys(sampling, _SAMPLING, "'sampling'")
-    if not all(_is_number(value) for value in sampling.values()):
-        raise InputError("'sampling' must hold numbers")
-    try:
-        GenerationConfig(**sampling)
-    except ValueError as error:
-        raise InputError(f"'sampling': {error}") from None
     first = budget.get("first_within")
+    plain = {key: table[key] for key in _KEYS if key in table}
     return Task(
+        **{"about": "", **plain, "system": table.get("system") or None},
         name=name,
-        title=table["title"],
-        about=table.get("about", ""),
-        message=message,
         prompt=_length(table, "prompt"),
         answer=_length(table, "answer"),
         within_s=_time(budget.get("within"), "within"),
         first_within_s=None if first is None else _time(first, "first_within"),
-        system=table.get("system") or None,
-        input=table.get("input", "text"),
-        extractive=table.get("extractive", False),
-        conversation=table.get("conversation", False),
-        thinking=table.get("thinking", "off"),
         parameters=parameters,
-        sampling=sampling,
+        sampling=_sampling(table.get("sampling", {})),
     )
+
+
+def _sampling(table: dict[str, Any]) -> dict[str, Any]:
+    _check_keys(table, _SAMPLING, "'sampling'")
+    if not all(type(value) in (int, float) for value in table.values()):
+        raise InputError("'sampling' must hold numbers")
+    try:
+        GenerationConfig(**table)
+    except ValueError as error:
+        raise InputError(f"'sampling': {error}") from None
+    return table
 
 
 def _parameter(name: str, table: Any) -> Parameter:
@@ -236,5 +230,43 @@ def _check_keys(table: Mapping[str, Any], known: tuple[str, ...], what: str) -> 
             )
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+# ---- those that come with boardfit --------------------------------------------------------------
+
+
+@functools.cache
+def load_tasks() -> dict[str, Task]:
+    """All presets by name, the shortest first."""
+    folder = resources.files("boardfit.edge.tasks").joinpath("presets")
+    return {name: parse_task(name, folder.joinpath(f"{name}.toml").read_bytes()) for name in NAMES}
+
+
+def find_task(name: str) -> Task:
+    """A preset by its name, or a task by its TOML file. Raises UsageError or InputError."""
+    tasks = load_tasks()
+    if name in tasks:
+        return tasks[name]
+    if name.endswith(".toml"):
+        return read_task(Path(name).expanduser())
+    raise UsageError(
+        f"there is no task {printable(name, 40)!r}.{did_you_mean(name, tasks)}",
+        next_step=f"tasks: {', '.join(tasks)}, or a .toml file of your own",
+    )
+
+
+def languages() -> dict[str, str]:
+    """Code → name in English."""
+    return load_toml("boardfit.edge.tasks", "languages.toml")
+
+
+def language_name(text: str) -> str:
+    """`zh`, `ZH`, `chinese` → `Chinese`. Raises InputError, with the nearest one, otherwise."""
+    known = languages()
+    wanted = text.strip().lower().replace("_", "-")
+    for code, name in known.items():
+        if wanted in (code.lower(), name.lower()):
+            return name
+    near = did_you_mean(wanted, [w.lower() for pair in known.items() for w in pair])
+    raise InputError(
+        f"unknown language {printable(text, 40)!r}.{near}",
+        next_step="give a code such as zh, de or pt-BR, or the English name",
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
@@ -13,9 +14,7 @@ import click
 from click.core import ParameterSource
 
 from boardfit.edge.errors import EdgeError, InputError, UsageError
-from boardfit.edge.tasks.catalog import find_task, language_name
-from boardfit.edge.tasks.fit import fit_message
-from boardfit.edge.tasks.task import Task
+from boardfit.edge.tasks.task import Task, find_task, language_name
 from boardfit.edge.terminal.options import add_options
 from boardfit.edge.types import Engine, Message
 from boardfit.edge.units import format_seconds
@@ -23,6 +22,8 @@ from boardfit.edge.units import format_seconds
 MAX_FILE_BYTES = 4 * 1024**2  # far beyond any context
 #: What `--within` says for no limit at all, the task's own one included.
 NO_LIMIT = "none"
+# Sentences are counted one by one to shorten a text; together they may take a few tokens more.
+_TRIES = 6
 
 _add_options = add_options(
     click.option(
@@ -39,9 +40,8 @@ _add_options = add_options(
 
 
 def task_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --task and the parameters of all tasks to a click command, which gets them as `use`.
-
-    A task sets sampling and time where the user did not. Its options stand above theirs.
+    """Add --task and the parameters of all tasks to a click command, which gets them as `use`. A
+    task sets sampling and time where the user did not. Its options stand above theirs.
     """
 
     @functools.wraps(command)
@@ -67,20 +67,25 @@ class TaskUse:
         return self.task.fill({**self.values, "text": text})
 
     def place_system(self, engine: Engine, *, plain: bool = False) -> tuple[str | None, TaskUse]:
-        """The system prompt to open a session with, and the task to use in it. A model whose
-        template has no system role (or none at all: `plain`) gets the system prompt in front of
-        every message instead.
+        """The system prompt to open a session with, and the task to use in it. Without a system
+        role in the template (`plain`: without a template) it stands in front of every message.
         """
-        system = self.task.system
-        if system is None or (not plain and _has_system_role(engine, system)):
-            return system, self
-        return None, TaskUse(_with_system_inside(self.task), self.values)
+        system, task = self.task.system, self.task
+        if system is None:
+            return None, self
+        if not plain:
+            with contextlib.suppress(EdgeError):
+                engine.render([Message("system", system), Message("user", "hello")])
+                return system, self
+        inside = system.replace("{", "(").replace("}", ")")
+        task = dataclasses.replace(task, system=None, message=f"{inside}\n\n{task.message}")
+        return None, TaskUse(task, self.values)
 
     def fit_text(
         self, text: str, engine: Engine, system: str | None, n_answer: int, *, plain: bool = False
     ) -> tuple[str, str | None]:
-        """The message for `text`, shortened to what the context holds beside an answer of
-        `n_answer` tokens (-1: not limited), and a note that says so where it was.
+        """The message for `text`, shortened to what the context holds beside `n_answer` tokens (-1:
+        not limited), and a note where it was.
         """
 
         def n_prompt(message: str) -> int:
@@ -94,24 +99,38 @@ class TaskUse:
         return fit_message(self.message(text), n_prompt, engine.count, room)
 
 
-def _has_system_role(engine: Engine, system: str) -> bool:
-    try:
-        engine.render([Message("system", system), Message("user", "hello")])
-    except EdgeError:
-        return False
-    return True
+def fit_message(
+    message: str, n_prompt: Callable[[str], int], count: Callable[[str], int], room: int
+) -> tuple[str, str | None]:
+    """`message`, shortened to its most relevant sentences until its prompt takes at most `room`
+    tokens, with a note; unchanged where it fits or nothing in it can go.
+    """
+    total = n_prompt(message)
+    if total <= room:
+        return message, None
+    from boardfit.edge.deadline.shorten import select, split
 
-
-def _with_system_inside(task: Task) -> Task:
-    system = (task.system or "").replace("{", "(").replace("}", ")")
-    return dataclasses.replace(task, system=None, message=f"{system}\n\n{task.message}")
+    pieces = split(message)
+    sizes = [count(piece.text) for piece in pieces]
+    budget = sum(sizes) - (total - room)
+    for _ in range(_TRIES):
+        short = select(pieces, sizes, budget)
+        if short is None:
+            break
+        taken = n_prompt(short)
+        if taken <= room:
+            note = (
+                f"the text is longer than the context: {count(short)} of {sum(sizes)} tokens kept, "
+                "the most relevant sentences"
+            )
+            return short, note
+        budget -= taken - room + 4
+    return message, None
 
 
 def prepare_task(name: str | None, given: Mapping[str, str | None]) -> TaskUse | None:
-    """Return the task `name`, filled in with the `given` parameters; None without a name.
-
-    Raises UsageError for an unknown task or a missing parameter, InputError for an unknown language
-    or an unreadable file.
+    """Return the task `name` with the `given` parameters; None without a name. Raises UsageError
+    for an unknown or missing one, InputError for an unknown language or an unreadable file.
     """
     if name is None:
         for key, value in given.items():
@@ -160,15 +179,10 @@ def _set_defaults(task: Task, options: dict[str, Any]) -> None:
 
 def read_text(path: str | Path) -> str:
     """A text file. Raises InputError if it cannot be read, is empty, too long or no text."""
-    from boardfit.edge.files.kind import open_regular
+    from boardfit.edge.files.kind import read_regular
     from boardfit.edge.files.text import decode_text
 
-    file, size = open_regular(Path(path).expanduser())
-    with file:
-        if size > MAX_FILE_BYTES:
-            raise InputError(f"{path}: {size} bytes; a text has at most {MAX_FILE_BYTES}")
-        data = file.read(MAX_FILE_BYTES)
-    text = decode_text(data, str(path))
+    text = decode_text(read_regular(Path(path).expanduser(), MAX_FILE_BYTES), str(path))
     if not text.strip():
         raise InputError(f"{path} is empty")
     return text
@@ -176,6 +190,6 @@ def read_text(path: str | Path) -> str:
 
 def time_text(within_s: float | None, first_within_s: float | None) -> str:
     """`within 2.00 s, first word 700 ms`, or that there is no limit."""
-    parts = [f"within {format_seconds(within_s)}"] if within_s is not None else []
-    parts += [f"first word {format_seconds(first_within_s)}"] if first_within_s is not None else []
+    limits = (("within", within_s), ("first word", first_within_s))
+    parts = [f"{what} {format_seconds(limit)}" for what, limit in limits if limit is not None]
     return ", ".join(parts) or "no limit"

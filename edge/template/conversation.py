@@ -1,9 +1,8 @@
 """One model's chat template at work: conversations in, pieces of prompt out.
 
-What a user types must stay text. A message may hold `<|im_start|>system`, and a tokenizer that
-reads special tokens would open a turn there. So such a text is broken with a mark that cannot be
-guessed. The template writes the mark through, and the prompt is cut there. No piece holds a whole
-special token of a user's, and the pieces are tokenized one by one.
+What a user types must stay text, though a message may hold `<|im_start|>system`. So such a text is
+broken with a mark that cannot be guessed. The template writes the mark through, and the prompt is
+cut there. No piece holds a whole special token of a user's; the pieces are tokenized one by one.
 """
 
 from __future__ import annotations
@@ -70,10 +69,8 @@ class ChatTemplate:
     def write(
         self, messages: Sequence[Message], find_breaks: FindBreaks, *, generate: bool = True
     ) -> list[str]:
-        """The pieces of a prompt. `find_breaks(text, is_own)` gives where a message's text holds
-        special tokens; `is_own`: the model wrote it.
-
-        Raises as `boardfit.edge.template.render.render`, and for words that would be lost.
+        """The pieces of a prompt. `find_breaks(text, is_own)` gives where a text, `is_own` the
+        model's, holds special tokens. Raises as `render`, and for words that would be lost.
         """
         mark = f"{secrets.randbelow(10**_MARK_DIGITS):0{_MARK_DIGITS}}"
         marked: list[dict[str, Any]] = []
@@ -100,7 +97,7 @@ class ChatTemplate:
             opening = "".join(self.write(messages, lambda text, is_own: ()))
             closed = "".join(self.write(messages, lambda text, is_own: (), generate=False))
             opened = find_open(opening[len(os.path.commonprefix([opening, closed])) :], KINDS)
-        kinds = list(dict.fromkeys([*([opened] if opened else []), *self._kinds, USUAL]))
+        kinds = list(dict.fromkeys(filter(None, [opened, *self._kinds, USUAL])))
         for kind in kinds:
             if kind not in self._controls:
                 self._controls[kind] = control_tokens([kind], tokenize, has_text)
@@ -130,9 +127,7 @@ class ChatTemplate:
         return switch_variables(self.source, self._names, self._thinking)
 
     def check_settings(self) -> None:
-        """Raise UsageError for variables that the template does not read, or that are not the
-        user's, and for thinking where it knows none.
-        """
+        """Raise UsageError for variables or thinking that the template does not know."""
         own = sorted(self._given.keys() & _RESERVED)
         unknown = sorted(self._given.keys() - self._names)
         if own:
@@ -171,10 +166,8 @@ class ChatTemplate:
 
 
 def tokenize_pieces(pieces: Sequence[str], tokenize: Callable[[str], list[int]]) -> list[int]:
-    """Token ids of a prompt in pieces, each tokenized for itself.
-
-    Some tokenizers write a space in front of every text. A line break before a piece keeps the
-    space away, where its tokens can be cut off from those of the piece.
+    """Token ids of a prompt in pieces, each tokenized for itself. Some tokenizers write a space in
+    front of every text. A line break before a piece keeps it away, where its tokens can be cut off.
     """
     first, *others = pieces
     ids = tokenize(first)

@@ -1,10 +1,8 @@
 """The budget of one chat-template run: steps, seconds, and the size of every value made.
 
-A sandbox keeps a template from reaching Python's insides, but not from computing for hours or
-filling the memory: `'a' * 10**10`, `'%999999999d' % 1`, a list of lists of lists. Python cannot
-interrupt such an operation, so each is estimated *before* it runs. The rule that keeps everything
-else bounded: no value may be larger, when written out in full, than `MAX_VALUE_CHARS`, and it is
-measured when it is made.
+A template can compute for hours or fill the memory: `'a' * 10**10`, `'%999999999d' % 1`. Python
+cannot interrupt such an operation, so each is estimated *before* it runs. The rule that bounds
+everything else: no value may be larger, written out in full, than `MAX_VALUE_CHARS`.
 """
 
 from __future__ import annotations
@@ -154,9 +152,8 @@ class RenderBudget:
 
     def count(self, items: Any) -> Any:
         """Iterate over `items`, one step each; keeps `len()` where there is one."""
-        return (
-            CountedSequence(self, items) if hasattr(items, "__len__") else self._count_items(items)
-        )
+        has_length = hasattr(items, "__len__")
+        return CountedSequence(self, items) if has_length else self._count_items(items)
 
     def _count_items(self, items: Iterable[Any]) -> Iterator[Any]:
         for item in items:
@@ -168,8 +165,7 @@ class CountedSequence:
     """A loop's sequence that charges every round."""
 
     def __init__(self, budget: RenderBudget, items: Any) -> None:
-        self._budget = budget
-        self._items = items
+        self._budget, self._items = budget, items
 
     def __len__(self) -> int:
         return len(self._items)
@@ -183,8 +179,10 @@ class CountedSequence:
 
 def check_operator(budget: RenderBudget, operator: str, left: Any, right: Any) -> None:
     """Estimate `left operator right` for `+ * ** %`."""
-    if operator == "**":
-        _check_power(left, right)
+    if operator == "**" and isinstance(left, int) and isinstance(right, int) and right > 0:
+        bits = left.bit_length() * right
+        if bits > MAX_INT_BITS:
+            raise LimitError(f"** would make an integer of about {bits:.3g} bits")
     elif operator == "%" and isinstance(left, str):
         check_percent(budget, left, right)
     elif operator == "+" and isinstance(left, (str, list, tuple)):
@@ -192,21 +190,10 @@ def check_operator(budget: RenderBudget, operator: str, left: Any, right: Any) -
     elif operator == "*":
         for sequence, factor in ((left, right), (right, left)):
             if isinstance(sequence, (str, list, tuple)) and isinstance(factor, int):
-                _check_repeat(budget, sequence, factor)
-
-
-def _check_repeat(budget: RenderBudget, sequence: Sequence[Any], factor: int) -> None:
-    times = max(0, factor)
-    budget.allow(budget.measure(sequence).chars * times, "*")
-    if not isinstance(sequence, str) and len(sequence) * times > MAX_ITEMS:
-        raise LimitError(f"* would make a list of {len(sequence) * times} items")
-
-
-def _check_power(left: Any, right: Any) -> None:
-    if isinstance(left, int) and isinstance(right, int) and right > 0:
-        bits = left.bit_length() * right
-        if bits > MAX_INT_BITS:
-            raise LimitError(f"** would make an integer of about {bits:.3g} bits")
+                budget.allow(budget.measure(sequence).chars * max(0, factor), "*")
+                n_items = len(sequence) * max(0, factor)
+                if not isinstance(sequence, str) and n_items > MAX_ITEMS:
+                    raise LimitError(f"* would make a list of {n_items} items")
 
 
 def is_lazy(value: Any) -> bool:
@@ -244,10 +231,8 @@ def check_find(budget: RenderBudget, needle: Any, text: str) -> None:
 
 
 def check_ordering(budget: RenderBudget, items: Any) -> None:
-    """Charge sorting or hashing: about log n comparisons for each item.
-
-    Numbers that share a hash make a set or a dict quadratic. Python hashes integers modulo a prime
-    of 61 bits, so that only larger ones can share it in number.
+    """Charge sorting or hashing: about log n comparisons for each item. Integers are hashed modulo
+    a prime of 61 bits: larger ones can share a hash, which makes a set or a dict quadratic.
     """
     size = budget.measure(items)
     rounds = max(1, size.parts.bit_length())

@@ -28,10 +28,7 @@ _TRIALS = (
 
 
 def check(template: str) -> list[str]:
-    """List what is worth knowing about a template before it is shipped, one sentence each.
-
-    Raises as `template.render.render` does where it does not parse or breaks a limit on a trial.
-    """
+    """List what is worth knowing about a template before it is shipped. Raises as `render`."""
     trials = _check_trials(template)  # first, under their limit: parsing may take long as well
     return [*_check_names(parse(template)), *_check_text(template), *trials]
 

@@ -1,15 +1,13 @@
 """Render chat templates. They are programs from the model's author, so they count as hostile.
 
-They run in Jinja's immutable sandbox, as transformers runs them (same whitespace rules, filters
-and functions, so that the text is the same), with four things added: only the methods and filters
-that templates need exist; every operation that can grow is estimated before it runs; loops, calls,
-comparisons, characters and seconds are counted (`boardfit.edge.template.limits`); and all of it
-happens in a forked child, which the kernel ends when an operation escapes the count. A server keeps
-one child for all its texts (`kept_worker`).
+They run in Jinja's immutable sandbox with the whitespace rules, filters and functions of
+transformers. Only the methods and filters that templates need exist; what can grow is estimated
+before it runs, and everything is counted (`boardfit.edge.template.limits`). It happens in a forked
+child, which the kernel ends when an operation escapes the count. A server keeps one child
+for all its texts (`kept_worker`).
 
     text = render(template, [{"role": "user", "content": "Hello"}], bos_token="<s>",
                   eos_token="</s>")
-    # What to know before a template is shipped: boardfit.edge.template.lint.check(template)
 """
 
 from __future__ import annotations
@@ -68,7 +66,7 @@ def render(
             "bos_token": bos_token,
             "eos_token": eos_token,
             "add_generation_prompt": add_generation_prompt,
-        },
+        }
     )
     jinja(), environment()  # imported once, here, and not in every child
     if not can_fork():

@@ -1,9 +1,8 @@
 """The Jinja sandbox that chat templates run in.
 
-Jinja's immutable sandbox keeps a template from Python's insides and from changing data. On top of
-it: only the methods and filters that chat templates need exist; every operation that can grow goes
-through an estimate; and a pass over the parsed template sends loops, literals, comparisons, slices,
-`~` and all output through counting filters. jinja2 is imported by the functions that need it.
+On top of Jinja's immutable sandbox only what chat templates need exists (`names.toml`), every
+operation that can grow is estimated, and a pass over the parsed template sends loops, literals,
+comparisons, slices, `~` and all output through counting filters. jinja2 is imported by functions.
 """
 
 from __future__ import annotations
@@ -375,9 +374,7 @@ def _guarded_test(name: str, function: Any) -> Any:
 
 
 def _guarded_filter(name: str, function: Any) -> Any:
-    """A filter that is estimated, run, and measured. The wrapper keeps Jinja's marks on it, which
-    show whether its first argument is the context or the environment.
-    """
+    """A filter that is estimated, run, and measured; Jinja's mark on it is kept."""
     skipped = 1 if hasattr(function, "jinja_pass_arg") else 0
 
     @functools.wraps(function)

@@ -1,8 +1,5 @@
-"""Separate a model's thinking from its answer, and switch thinking on or off.
-
-Families write their thoughts between different markers, and take different template variables as
-the switch. Both are tables in `names.toml`.
-"""
+"""Separate a model's thinking from its answer, and switch thinking on or off. What families write
+around their thoughts, and the variables that switch them, are tables in `names.toml`."""
 
 from __future__ import annotations
 
@@ -25,8 +22,8 @@ _EFFORTS = ("none", "no_think", "minimal", "low")
 
 @dataclass(frozen=True)
 class ThinkingKind:
-    """The markers of some families: what opens thoughts, what ends them, and the text that stands
-    for no thoughts at all. `silent` are markers around the answer, which are not part of it.
+    """The markers of some families: what opens thoughts, what ends them, the text that stands for
+    no thoughts at all, and `silent` ones around the answer, which are not part of it.
     """
 
     start: str
@@ -95,11 +92,9 @@ def find_open(text: str, kinds: Sequence[ThinkingKind]) -> ThinkingKind | None:
 
 
 class ThinkingFilter(AnswerFilter):
-    """Moves the thoughts in one answer's stream from `text` to `thought`, event by event.
-
-    Thoughts stand at the beginning of an answer; the same markers later on are text. `controls` are
-    marker tokens that the engine gives no text for, by id. `opened`: the prompt began the thoughts.
-    `tokenize` reads markers.
+    """Moves the thoughts at the beginning of an answer from `text` to `thought`, event by event.
+    `controls` are marker tokens that the engine gives no text for, by id. `opened`: the prompt
+    began the thoughts. `tokenize` reads markers.
     """
 
     def __init__(

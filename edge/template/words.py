@@ -1,8 +1,7 @@
 """Check that a chat template writes the words of each message: every word, once, in order.
 
-Marker words go through the template. One that comes out nowhere would be lost without a sign: the
-model would answer an empty turn. Some templates want a message's content as a list of parts, as
-models with vision have it; they are rendered so.
+Marker words go through the template: one that comes out nowhere would be lost without a sign.
+Templates that want content as a list of parts, as models with vision have it, are rendered so.
 """
 
 from __future__ import annotations
@@ -37,8 +36,7 @@ _LIST_TRACES = ("'type':", '"type":')
 @dataclass(frozen=True)
 class WordForm:
     """How a template takes messages. Content of the roles in `parts` is a list of parts. `refused`
-    holds the error of a role that the template does not take; `lost` are those among them whose
-    words it leaves out, repeats or disorders without an error.
+    holds the errors of roles that it does not take; those in `lost` lose their words.
     """
 
     parts: frozenset[str] = frozenset()
@@ -58,10 +56,8 @@ class WordForm:
 
 
 def find_form(render: Render) -> WordForm:
-    """How the template behind `render` takes messages.
-
-    Raises InputError for one that loses the user's words or refuses a question, UnsafeInputError
-    for one that the sandbox stops.
+    """How the template behind `render` takes messages. Raises InputError for one that loses the
+    user's words or refuses a question, UnsafeInputError for one that the sandbox stops.
     """
     begin: Conversation = ()
     user = _try_role(render, "user", _ONE, frozenset())

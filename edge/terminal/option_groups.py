@@ -2,69 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import pkgutil
+
 import click
 
-_QUESTION = "--task --to --document --system"
-_SAMPLING = "--temperature --top-k --top-p --min-p --repeat-penalty --seed --max-tokens --stop"
-_ENGINE = "--threads --ctx --kv-type --no-memory-check"
-_TEMPLATE = "--thinking --template-var"
-_ANSWER = {
-    "Question": _QUESTION,
-    "Time limits": "--within --first-within --on-miss --tell",
-    "Sampling": _SAMPLING,
-    "Chat template": _TEMPLATE,
-    "Engine": _ENGINE,
-}
-
-#: Command, heading, options.
-GROUPS: dict[str, dict[str, str]] = {
-    "plan": {
-        "Which board": "--device --any-device",
-        "What to build": "--format --recipe --as-is --prefer --lora",
-        "Engine": "--ctx --kv-type --threads --ubatch",
-        "Limits": "--min-tps --max-ttft --prompt --for --workload --within --first-within",
-        "Output": "--explain --json",
-    },
-    "build": {
-        "Which board": "--device --with-engine --python",
-        "What to build": "--format --recipe --ctx --kv-type --prefer --mtp --imatrix --lora"
-        " --lora-scale --shape --sign",
-        "Chat template": _TEMPLATE,
-        "Quality": "--no-quality --accept-quality --quality-text --accept-tokenizer",
-        "Output": "--output --force --threads --json",
-    },
-    "flash": {
-        "Which board": "--inventory --via --ssh-config --wait",
-        "Checks": "--no-rehearse --no-gate --min-speed --max-memory --require-signature"
-        " --allow-older --force --drop-previous",
-        "Images and cards": "--output --in-place --overwrite --image --list-cards --yes-erase"
-        " --owner",
-        "First boot": "--first-boot --user --password-file --enable-ssh",
-        "Output": "--json",
-    },
-    "run": {
-        **_ANSWER,
-        "Question": f"{_QUESTION} --raw --embed",
-        "Safety": "--sandbox",
-        "Output": "--json",
-    },
-    "chat": {**_ANSWER, "Conversation": "--load --session"},
-    "serve": {
-        "Time limits": _ANSWER["Time limits"] + " --most",
-        "Sampling": _ANSWER["Sampling"],
-        "Chat template": _TEMPLATE,
-        "Engine": _ENGINE,
-        "Who may ask": "--port --lan --no-token --name --allow-origin",
-        "Output": "--json",
-    },
-    "bench": {
-        "What to measure": "--quick --protocol --minutes --repeats --gen --shape --cool-below",
-        "Workload": "--workload --requests --within --first-within --on-miss --cold",
-        "Chat template": _TEMPLATE,
-        "Engine": _ENGINE,
-        "Output": "--output --json",
-    },
-}
+#: Command, heading, options: the table in `option_groups.json`.
+GROUPS: dict[str, dict[str, str]] = json.loads(
+    pkgutil.get_data(__package__, "option_groups.json") or ""
+)
 
 
 class GroupedCommand(click.Command):

@@ -10,7 +10,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def add_options(*options: Callable[[F], F]) -> Callable[[F], F]:
-    """Make a decorator that adds the options to a command, in this order."""
 
     def decorate(command: F) -> F:
         for option in reversed(options):
@@ -23,9 +22,8 @@ def add_options(*options: Callable[[F], F]) -> Callable[[F], F]:
 def pass_value(
     name: str, make: Callable[..., object], *options: Callable[..., Any]
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Make a decorator that adds the options to a command, which gets one value instead of them.
-
-    The command's argument `name` is what `make` returns for the options.
+    """Make a decorator that adds the options to a command, which gets what `make` returns for
+    them as its argument `name`.
     """
     probe = add_options(*options)(lambda: None)
     keys = [param.name for param in vars(probe)["__click_params__"]]

@@ -1,7 +1,7 @@
 """Text from a model on a terminal: shown as text, never obeyed.
 
-A model may be talked into writing escape sequences that rename the window, write to the clipboard
-or hide a line. Everything that steers a terminal, or reorders what is read, is shown escaped.
+Everything that steers a terminal (the window's name, the clipboard), or reorders what is read, is
+shown escaped.
 """
 
 from __future__ import annotations
@@ -57,10 +57,7 @@ def json_line(value: object) -> str:
 
 
 def shell_line(*words: object) -> str:
-    """A command that a user may copy: each word quoted for a shell, and nothing steers a terminal.
-
-    A word in capitals or an ellipsis stands for the user's own choice and stays as it is.
-    """
+    """A command that a user may copy. Words in capitals are the user's own choice and stay."""
     return terminal_safe(
         " ".join(
             text if text.isupper() or text == "…" else shlex.quote(text) for text in map(str, words)

@@ -1,9 +1,4 @@
-"""Report progress: the types that every function shares, and what a terminal shows of them.
-
-with TerminalReporter() as reporter:
-    reporter.stage("quantizing")
-    reporter.progress(1, 2)
-"""
+"""Report progress: the types that every function shares, and what a terminal shows of them."""
 
 from __future__ import annotations
 
@@ -11,7 +6,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
 
 from boardfit.edge.terminal.output import terminal_safe
 from boardfit.edge.units import format_bytes, format_seconds
@@ -28,8 +22,8 @@ Say = Callable[[str], None]
 _FIRST_S, _EVERY_S, _WINDOW_S = 0.5, 0.1, 10.0
 
 
-class Reporter(Protocol):
-    """Receives what a long task does."""
+class Reporter:
+    """Receives what a long task does; this one reports nothing."""
 
     def stage(self, text: str) -> None:
         """A new step begins."""
@@ -41,19 +35,9 @@ class Reporter(Protocol):
         """Something worth knowing about the step."""
 
 
-class SilentReporter:
-    """Report nothing."""
-
-    def stage(self, text: str) -> None: ...
-    def progress(self, done: int, total: int) -> None: ...
-    def say(self, text: str) -> None: ...
-
-
 class ProgressLine:
-    """Show how far something slow is, on one line of a terminal's stderr.
-
-    The line appears after half a second, or with the first part that has a name. Where stderr is
-    no terminal, nothing is shown. `close` wipes the line.
+    """Show how far something slow is, on one line of a terminal's stderr, after half a second or
+    with the first part that has a name. `close` wipes it.
     """
 
     def __init__(self, label: str, *, in_bytes: bool = False, quiet: bool = False) -> None:
@@ -87,11 +71,9 @@ class ProgressLine:
         return f"{percent}  {self._bytes.text(done, total) if self._bytes else f'{left} to go'}"
 
 
-class TerminalReporter:
-    """`Reporter` on stderr: a line for each stage, and a moving line on a terminal.
-
-    A stage is printed when it ends, with the seconds that it took. Without `is_timed` it is printed
-    when it begins. `quiet` prints nothing.
+class TerminalReporter(Reporter):
+    """`Reporter` on stderr: a line for each stage, printed when it ends, with its seconds, or
+    (without `is_timed`) when it begins; and a moving line on a terminal.
     """
 
     def __init__(
@@ -117,7 +99,6 @@ class TerminalReporter:
         self._print(f"    {text}")
 
     def close(self) -> None:
-        """End the running stage."""
         self._line.close()
         if self._stage and self._is_timed:
             seconds = time.monotonic() - self._start_s

@@ -38,8 +38,6 @@ _ROLLBACK_STEP = (
 
 @dataclass(frozen=True)
 class Subject:
-    """The signed bundle that is judged."""
-
     id: str
     name: str
     device: str
@@ -65,13 +63,15 @@ class BoardRules:
     def floor(self, name: str) -> Floor:
         return self.floors.get(name, Floor())
 
-    def refuse(self, subject: Subject, who: str, *, allow_older: bool = False) -> None:
+    def refuse(
+        self, subject: Subject, who: str, *, allow_older: bool = False, step: str = _ROLLBACK_STEP
+    ) -> None:
         """Raise IntegrityError unless the board starts this release. `who` names the board."""
         self.refuse_other_board(subject, who)
         self.refuse_expired(subject, who)
         floor = self.floor(subject.name)
         if subject.release.number < floor.number and not (allow_older or subject.id in floor.kept):
-            raise older_error(subject, floor, who)
+            raise older_error(subject, floor, who, step)
 
     def refuse_other_board(self, subject: Subject, who: str) -> None:
         if self.devices and subject.device not in self.devices:
@@ -95,9 +95,7 @@ class BoardRules:
     def with_accepted(
         self, subject: Subject, kept: Sequence[str], *, lower: bool = False
     ) -> BoardRules:
-        """The same after a release has been accepted. `kept` are ids to which a rollback may lead.
-        `lower` may set the floor below where it was.
-        """
+        """The same after a release has been accepted. A rollback may lead to the ids `kept`."""
         old = self.floor(subject.name).number
         number = subject.release.number if lower else max(old, subject.release.number)
         floor = Floor(number, tuple(dict.fromkeys(kept))[-_MAX_KEPT:])

@@ -24,10 +24,8 @@ NAMESPACE = "boardfit-bundle"
 
 
 def signers(manifest: bytes, signature_file: bytes | None) -> list[PublicKey]:
-    """The keys that signed this manifest, each once; empty without a signature file.
-
-    Raises IntegrityError when the file cannot be read, or one of its signatures is not of this
-    manifest.
+    """The keys that signed this manifest, each once; empty without a signature file. Raises
+    IntegrityError for a damaged file, or a signature of another manifest.
     """
     signatures = parse_signatures(signature_file) if signature_file is not None else []
     for signature in signatures:
@@ -37,10 +35,8 @@ def signers(manifest: bytes, signature_file: bytes | None) -> list[PublicKey]:
 
 
 def only_signer(manifest: bytes, signature_file: bytes | None, name: str) -> PublicKey:
-    """The key that signed this manifest, where there is exactly one: who is trusted on first use.
-    `name` is what errors call the bundle.
-
-    Raises IntegrityError for an unsigned bundle, for one with several signers, and as `signers`.
+    """The one key that signed this manifest, which is trusted on first use; errors call the
+    bundle `name`. Raises IntegrityError for none, for several, and as `signers`.
     """
     found = signers(manifest, signature_file)
     if not found:

@@ -29,9 +29,7 @@ _NEUTRAL: _Point = (0, 1, 1, 0)
 
 
 def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
-    """Whether `signature` (64 bytes: R, S) is one of `message` by the owner of `public_key` (32
-    bytes). False for anything malformed.
-    """
+    """Whether the owner of `public_key` signed `message`. False for anything malformed."""
     if len(signature) != SIGNATURE_BYTES or not is_valid_key(public_key):
         return False
     key = _decode(public_key)
@@ -52,7 +50,7 @@ def is_valid_key(public_key: bytes) -> bool:
     if point is None:
         return False
     for _ in range(3):  # the cofactor is 8
-        point = _double(point)
+        point = _add(point, point)
     return point[0] % P != 0 or (point[1] - point[2]) % P != 0
 
 
@@ -89,20 +87,12 @@ def _add(one: _Point, two: _Point) -> _Point:
     return e * f % P, g * h % P, f * g % P, e * h % P
 
 
-def _double(point: _Point) -> _Point:
-    a, b, c = point[0] ** 2 % P, point[1] ** 2 % P, 2 * point[2] ** 2 % P
-    h = a + b
-    e, g = h - (point[0] + point[1]) ** 2 % P, a - b
-    f = c + g
-    return e * f % P, g * h % P, f * g % P, e * h % P
-
-
 def _sum_of_multiples(m: int, one: _Point, n: int, two: _Point) -> _Point:
     """[m]one + [n]two, both numbers read together from the top bit down (Shamir's trick)."""
     addends = (None, one, two, _add(one, two))
     total = _NEUTRAL
     for i in range(max(m.bit_length(), n.bit_length()) - 1, -1, -1):
-        total = _double(total)
+        total = _add(total, total)
         addend = addends[(m >> i & 1) | (n >> i & 1) << 1]
         if addend is not None:
             total = _add(total, addend)

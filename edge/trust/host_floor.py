@@ -1,7 +1,5 @@
 """What this user has accepted by `edge pull --key`, so that no registry serves an older release.
-
-One file for each signer, in the form of a board's rules: what one signer states about its releases
-decides nothing about those of another.
+There is one file for each signer, in the form of a board's rules.
 """
 
 from __future__ import annotations
@@ -18,7 +16,6 @@ from boardfit.edge.trust.board_rules import (
     MAX_RULES_BYTES,
     BoardRules,
     Subject,
-    older_error,
     parse_rules,
 )
 from boardfit.edge.trust.ssh_formats import PublicKey
@@ -31,11 +28,8 @@ def floor_file(signer: PublicKey) -> Path:
 
 def refuse_pulled(subject: Subject, signer: PublicKey, *, allow_older: bool) -> None:
     """Raise IntegrityError for an expired release, and for one older than was accepted here."""
-    rules, who = _read(signer), "this user"
-    rules.refuse_expired(subject, who)
-    floor = rules.floor(subject.name)
-    if subject.release.number < floor.number and not allow_older:
-        raise older_error(subject, floor, who, "edge pull --allow-older accepts it on purpose")
+    step = "edge pull --allow-older accepts it on purpose"
+    _read(signer).refuse(subject, "this user", allow_older=allow_older, step=step)
 
 
 def accept_pulled(subject: Subject, signer: PublicKey) -> None:

@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from boardfit.edge.errors import InputError, IntegrityError
+from boardfit.edge.disk.opened_file import OpenedFile
+from boardfit.edge.errors import EdgeError, InputError, IntegrityError
 from boardfit.edge.trust.board_rules import (
     BOARD_RULES,
     MAX_RULES_BYTES,
@@ -42,10 +42,7 @@ _OCTAL = re.compile(r"\\([0-7]{3})")  # how a table of mounts writes a space
 
 
 def parse_trusted_keys(data: bytes, place: str) -> tuple[PublicKey, ...]:
-    """Keys of a file, without repetitions; `#` begins a comment line.
-
-    Raises IntegrityError for a damaged or an empty one: nothing is accepted then.
-    """
+    """Keys of a file, each once. Raises IntegrityError for a damaged or an empty one."""
     try:
         # Plain lines only: Unicode knows more separators, in which a key could hide or vanish.
         lines = [line.strip(" \t\r") for line in data.decode("utf-8").split("\n")]
@@ -68,15 +65,12 @@ def format_revoked_keys(keys: Sequence[PublicKey]) -> bytes:
 
 
 def _format_keys(comment: str, keys: Sequence[PublicKey]) -> bytes:
-    head = f"# {comment}\n"
-    return (head + "".join(f"{key.line}\n" for key in keys)).encode()
+    return "".join(f"{line}\n" for line in (f"# {comment}", *(k.line for k in keys))).encode()
 
 
 def key_files(path: Path) -> list[Path]:
-    """Return the key files that decide over a bundle or a model file; their contents do not matter.
-
-    They lie in a folder above it, however it is spelled: above the path as given, above what it
-    leads to, above every link on the way and, for a bind mount, above what is mounted.
+    """Return the key files that decide over a bundle or a model file. They lie in a folder above
+    it: above the path as given, above every link on the way, and above what is mounted there.
     """
     found = rule_files(path, TRUSTED_KEYS)
     if own := os.environ.get(VARIABLE):
@@ -96,29 +90,24 @@ def rule_files(path: Path, name: str) -> list[Path]:
 
 
 def check_pins(bundle: Path, manifest: bytes, signature: bytes | None) -> list[PublicKey]:
-    """The keys by which every key file accepts a bundle; empty where there are none. `manifest` and
-    `signature` are what was read from the bundle.
-
-    Raises IntegrityError when one of them does not accept it.
+    """The keys by which every key file accepts a bundle with this manifest and signature; empty
+    where there are none. Raises IntegrityError when a file does not accept it.
     """
     pinned = key_files(bundle)
     revoked = revoked_keys(bundle) if pinned else ()
-    accepted = []
-    for path in pinned:
-        keys = parse_trusted_keys(_read(path, MAX_KEYS_BYTES), str(path))
-        accepted.append(accepting_key(manifest, signature, keys, str(path), revoked))
-    return accepted
+    return [
+        accepting_key(manifest, signature, _read_keys(path), str(path), revoked) for path in pinned
+    ]
 
 
 def revoked_keys(bundle: Path) -> tuple[PublicKey, ...]:
-    """The keys that any list beside a key file of this bundle revokes. Raises IntegrityError for a
-    list that cannot be read.
-    """
-    lists = [
-        parse_trusted_keys(_read(path, MAX_KEYS_BYTES), str(path))
-        for path in rule_files(bundle, REVOKED_KEYS)
-    ]
+    """The keys that any list for this bundle revokes. Raises IntegrityError for a damaged one."""
+    lists = map(_read_keys, rule_files(bundle, REVOKED_KEYS))
     return tuple(dict.fromkeys(key for keys in lists for key in keys))
+
+
+def _read_keys(path: Path) -> tuple[PublicKey, ...]:
+    return parse_trusted_keys(_read(path, MAX_KEYS_BYTES, _shut), str(path))
 
 
 def check_rules(bundle: Path, subject: Subject) -> None:
@@ -206,22 +195,11 @@ def _existing(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _read(
-    path: Path, limit: int, shut: Callable[[str, str], IntegrityError] | None = None
-) -> bytes:
-    shut = shut or _shut
+def _read(path: Path, limit: int, shut: Callable[[str, str], IntegrityError]) -> bytes:
     try:
-        # Not blocking, so that a named pipe cannot hold a start up.
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with os.fdopen(handle, "rb") as file:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise shut(str(path), "it is not a regular file")
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise shut(str(path), error.strerror or str(error)) from None
-    if len(data) > limit:
-        raise shut(str(path), f"it has more than {limit} bytes")
-    return data
+        return OpenedFile.open(path).read(limit)
+    except (EdgeError, OSError) as error:
+        raise shut(str(path), str(error).removeprefix(f"{path}: ")) from None
 
 
 def _shut(place: str, why: str) -> IntegrityError:

@@ -37,7 +37,6 @@ class ReleaseTerms:
     expires_at: datetime | None = None
 
     def entries(self) -> dict[str, Any]:
-        """The entries of the manifest."""
         found: dict[str, Any] = {NUMBER: self.number}
         for key, value in ((RELEASED_AT, self.released_at), (EXPIRES_AT, self.expires_at)):
             if value is not None:
@@ -46,10 +45,9 @@ class ReleaseTerms:
 
 
 def new_release(number: int | None = None, expires: str | None = None) -> ReleaseTerms:
-    """The entries of a release that is signed now. Without a number it gets the time as one:
-    year, month, day, hour, minute, second. SOURCE_DATE_EPOCH counts as now where it is set.
-
-    Raises UsageError when the number is out of range, or the expiry is no time after now.
+    """The entries of a release that is signed now. Its number is the time by default,
+    20261130161500; now is SOURCE_DATE_EPOCH where that is set. Raises UsageError for a bad
+    number or expiry.
     """
     now = datetime.fromtimestamp(_now_s(), timezone.utc).replace(microsecond=0)
     if number is None:
@@ -84,31 +82,23 @@ def _parse_expiry(text: str, now: datetime) -> datetime:
 
 
 def read_release(manifest: Mapping[str, Any], place: str) -> ReleaseTerms:
-    """The entries of a parsed manifest; `place` is what errors call it. Raises InputError for
-    entries of another type.
-    """
+    """The entries of a manifest from `place`. Raises InputError for other types."""
+
+    def refuse(key: str, expected: str) -> InputError:
+        got = printable(repr(manifest[key]), 40)
+        return InputError(
+            f"{place}: entry {key!r} is {got}, expected {expected}",
+            next_step="sign the bundle again, from a fresh build",
+        )
+
     number = manifest.get(NUMBER, 0)
     if type(number) is not int or not 0 <= number <= MAX_NUMBER:
-        raise InputError(
-            f"{place}: entry {NUMBER!r} is {printable(repr(number), 40)}, expected a number up to "
-            f"{MAX_NUMBER}",
-            next_step="sign the bundle again, from a fresh build",
-        )
-    times = [_read_time(manifest, key, place) for key in (RELEASED_AT, EXPIRES_AT)]
+        raise refuse(NUMBER, f"a number up to {MAX_NUMBER}")
+    times = [parse_time(manifest.get(key)) for key in (RELEASED_AT, EXPIRES_AT)]
+    for key, found in zip((RELEASED_AT, EXPIRES_AT), times, strict=True):
+        if found is None and manifest.get(key) is not None:
+            raise refuse(key, "a time such as 2026-11-30T16:15:00Z")
     return ReleaseTerms(number, *times)
-
-
-def _read_time(manifest: Mapping[str, Any], key: str, place: str) -> datetime | None:
-    value = manifest.get(key)
-    if value is None:
-        return None
-    if (found := parse_time(value)) is None:
-        raise InputError(
-            f"{place}: entry {key!r} is {printable(repr(value), 40)}, expected a time such as "
-            "2026-11-30T16:15:00Z",
-            next_step="sign the bundle again, from a fresh build",
-        )
-    return found
 
 
 def parse_time(value: object) -> datetime | None:

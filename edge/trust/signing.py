@@ -1,24 +1,33 @@
-"""Making keys and signatures, on the host. The secret is handled by `cryptography`, in constant
-time, never by our own arithmetic.
+"""Make keys and signatures on the host, with `cryptography`, in constant time.
 
-A private key is a PKCS8 PEM file that only its owner may read; an OpenSSH private key
-(`ssh-keygen -t ed25519`) does as well. Ed25519 is deterministic: signing twice gives the same
-bytes.
+A private key is a PKCS8 PEM file that only its owner may read, or an OpenSSH private key. Ed25519
+is deterministic: signing twice gives the same bytes.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from boardfit.edge.disk.atomic import fsync_directory, write_atomic
 from boardfit.edge.disk.opened_file import OpenedFile
+from boardfit.edge.disk.verified import config_directory
 from boardfit.edge.errors import EngineMissingError, InputError, UnsafeInputError, UsageError
 from boardfit.edge.requirements import install_line
 from boardfit.edge.trust.bundle_signature import NAMESPACE
-from boardfit.edge.trust.ssh_formats import PublicKey, Signature, signed_bytes
+from boardfit.edge.trust.pins import MAX_KEYS, MAX_KEYS_BYTES
+from boardfit.edge.trust.ssh_formats import (
+    ALGORITHM,
+    PublicKey,
+    Signature,
+    parse_public_key,
+    signed_bytes,
+)
 from boardfit.edge.units import printable
 
 if TYPE_CHECKING:
@@ -27,11 +36,10 @@ if TYPE_CHECKING:
 #: Asked for a passphrase when a key has one; None without a terminal.
 AskPassphrase = Callable[[], str]
 MAX_KEY_FILE_BYTES = 16 * 1024
+PASSPHRASE_VARIABLE = "BOARDFIT_KEY_PASSPHRASE"
 
 
 class SigningKey:
-    """A private key in memory."""
-
     def __init__(self, private: Ed25519PrivateKey, comment: str = "") -> None:
         self._private = private
         self.public = PublicKey(private.public_key().public_bytes_raw(), comment)
@@ -42,9 +50,8 @@ class SigningKey:
 
 
 def new_key(path: Path, passphrase: str | None, comment: str) -> PublicKey:
-    """Make a key: the private half at `path` (mode 0600), the public line at `path`.pub.
-
-    Raises UsageError when one of them exists, EngineMissingError without `cryptography`.
+    """Make a key: the private half at `path` (mode 0600), the public line at `path`.pub. Raises
+    UsageError when one of them exists, EngineMissingError without `cryptography`.
     """
     serialization, ed25519 = _library()
     public_path = path.with_name(f"{path.name}.pub")
@@ -82,9 +89,8 @@ def new_key(path: Path, passphrase: str | None, comment: str) -> PublicKey:
 def load_signing_key(path: Path, ask: AskPassphrase | None = None) -> SigningKey:
     """Read a private key; `ask` is called when it has a passphrase.
 
-    Raises InputError for what is no Ed25519 private key and for a wrong passphrase,
-    UnsafeInputError when others may read the file, UsageError when a passphrase is needed and there
-    is no terminal to ask on, EngineMissingError without `cryptography`.
+    Raises InputError for no Ed25519 private key and a wrong passphrase, UnsafeInputError when
+    others may read the file, UsageError without a terminal to ask on, EngineMissingError.
     """
     serialization, ed25519 = _library()
     try:
@@ -133,7 +139,6 @@ def _unlock(load: Any, data: bytes, path: Path, ask: AskPassphrase | None) -> An
 
 
 def _comment(path: Path) -> str:
-    """What the public half calls the key."""
     try:
         line = path.with_name(f"{path.name}.pub").read_text(encoding="utf-8")[:1000]
     except (OSError, UnicodeDecodeError):
@@ -152,3 +157,46 @@ def _library() -> tuple[Any, Any]:
             next_step=install_line("host", "cryptography"),
         ) from None
     return serialization, ed25519
+
+
+def default_key_path() -> Path:
+    return config_directory() / "signing-key"
+
+
+def public_keys(argument: str) -> tuple[PublicKey, ...]:
+    """Read public keys from a key line or a file: a `.pub` or `trusted_keys` file, or a private
+    key that has its `.pub` beside it. Raises InputError when there is none.
+    """
+    if argument.startswith(f"{ALGORITHM} "):
+        return (parse_public_key(argument),)
+    path = Path(argument)
+    try:
+        data = OpenedFile.open(path).read(MAX_KEYS_BYTES)
+        if b"PRIVATE KEY" in data:
+            path = path.with_name(f"{path.name}.pub")
+            data = OpenedFile.open(path).read(MAX_KEYS_BYTES)
+        text = data.decode("utf-8")
+    except (InputError, OSError, UnicodeDecodeError) as error:
+        reason = "it is not text" if isinstance(error, UnicodeDecodeError) else str(error)
+        raise InputError(
+            f"cannot read a public key from {path}: {reason.removeprefix(f'{path}: ')}",
+            next_step="give a .pub file (edge key new makes one), or the line in it",
+        ) from None
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    if not 0 < len(lines) <= MAX_KEYS:
+        raise InputError(f"{path} has {len(lines)} keys; expected 1 to {MAX_KEYS}")
+    return tuple(dict.fromkeys(parse_public_key(line) for line in lines))
+
+
+def signing_key(path: Path) -> SigningKey:
+    """Load a private key, asking on the terminal for its passphrase where it has one."""
+    return load_signing_key(path, passphrase_source(path))
+
+
+def passphrase_source(path: Path) -> AskPassphrase | None:
+    """Where a passphrase comes from: the environment, else the terminal, else nowhere."""
+    if (known := os.environ.get(PASSPHRASE_VARIABLE)) is not None:
+        return lambda: known
+    if not sys.stdin.isatty():
+        return None
+    return lambda: str(click.prompt(f"Passphrase of {path}", hide_input=True, err=True))

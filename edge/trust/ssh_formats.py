@@ -3,8 +3,7 @@
     ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA… comment       RFC 4253 (6.6), RFC 8709
     -----BEGIN SSH SIGNATURE-----                       PROTOCOL.sshsig of OpenSSH
 
-A signature is made over `SSHSIG`, a namespace, and a hash of the message: the namespace states what
-it was made for, so that a signature of a git commit or a file never passes for one of a bundle.
+A signature states its namespace: that of a git commit never passes for one of a bundle.
 """
 
 from __future__ import annotations
@@ -39,7 +38,6 @@ class PublicKey:
 
     @property
     def blob(self) -> bytes:
-        """The key as SSH writes it on the wire."""
         return _pack(ALGORITHM.encode(), self.raw)
 
     @property
@@ -110,10 +108,7 @@ def parse_public_key(line: str) -> PublicKey:
 
 
 def parse_signatures(data: bytes) -> list[Signature]:
-    """The signatures in a file, one armored block after another.
-
-    Raises IntegrityError for anything else in it: an unreadable signature is no signature.
-    """
+    """The signatures in a file. Raises IntegrityError for anything else in it."""
     try:
         text = data.decode("ascii").replace("\r\n", "\n")
     except UnicodeDecodeError:

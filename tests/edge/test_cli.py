@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -159,30 +161,30 @@ def test_a_command_with_many_options_groups_them_all() -> None:
 
 BOARD = """
 import sys
+import zipfile
 sys.path.insert(0, sys.argv.pop(1))
 from boardfit.edge.cli import main
 main()
 """
 
 
-def run_on_board(wheel: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command line of the board's own wheel, which comes before everything installed here."""
+def run_on_board(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command line of the board's own wheel in a folder, which comes before all else here."""
     return subprocess.run(
-        [sys.executable, "-I", "-c", BOARD, str(wheel), *arguments],
+        [sys.executable, "-I", "-c", BOARD, str(folder), *arguments],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 
 def test_a_board_says_what_a_command_of_the_host_needs(tmp_path: Path) -> None:
-    made = own_wheel("llama")
-    wheel = tmp_path / made.name
-    wheel.write_bytes(made.data)
+    with zipfile.ZipFile(io.BytesIO(own_wheel("llama").data)) as archive:
+        archive.extractall(tmp_path)
     for name, entry in COMMANDS.items():
-        done = run_on_board(wheel, name, "--help")
+        done = run_on_board(tmp_path, name, "--help")
         if entry.extra in (None, "serve") or entry.on_board:
             assert done.returncode == 0 and "Usage: edge" in done.stdout, done.stderr
             continue
         error, next_step = done.stderr.splitlines()
         assert done.returncode == 5 and f"`edge {name}` runs on a host" in error
         assert "pip install" in next_step and "'gguf==0.19.*'" in next_step
-    assert "plan" in run_on_board(wheel, "--help").stdout
+    assert "plan" in run_on_board(tmp_path, "--help").stdout

@@ -20,8 +20,7 @@ from boardfit.edge.flash.inventory import read_inventory
 from boardfit.edge.flash.media.source import detect_packing
 from boardfit.edge.flash.ssh_channel import SshChannel
 from boardfit.edge.flash.target import parse_flash_target
-from boardfit.edge.trust.key_argument import public_keys
-from boardfit.edge.trust.signing import load_signing_key, new_key
+from boardfit.edge.trust.signing import load_signing_key, new_key, public_keys
 from tests.programs import require
 
 EDGE = f"{sys.executable} -m boardfit"

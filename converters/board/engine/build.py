@@ -34,7 +34,7 @@ from boardfit.converters.board.engine.toolchain import (
     strip,
 )
 from boardfit.edge.disk.atomic import write_atomic
-from boardfit.edge.terminal.progress import Reporter, SilentReporter
+from boardfit.edge.terminal.progress import Reporter
 
 #: Counted up when packing changes, so that old wheels are not taken for new ones.
 PACKING = 1
@@ -56,7 +56,7 @@ def build_wheel(
     Raises UsageError for an unknown variant, EngineMissingError when the cross toolchain or the
     source is missing, EngineError when compiling fails, IntegrityError for a damaged cache.
     """
-    reporter = reporter or SilentReporter()
+    reporter = reporter or Reporter()
     own = v.ALL_FLAGS if variant == v.ALL_VARIANTS else v.march_flags(variant)
     flags = (*v.COMMON_FLAGS, *v.SHARED_FLAGS, *own)
     toolchain = find_toolchain()
@@ -97,7 +97,7 @@ def build_tools(
     their cpuinfo (`asimddp`) decides. The pair is built together: all but the kernels is the same.
     Raises as `build_wheel`.
     """
-    reporter = reporter or SilentReporter()
+    reporter = reporter or Reporter()
     v.march_flags(variant)
     toolchain = find_toolchain()
     wanted = TOOL_PAIR if variant in TOOL_PAIR else (variant,)

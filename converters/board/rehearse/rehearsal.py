@@ -26,7 +26,7 @@ from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.disk.atomic import link_or_copy
 from boardfit.edge.errors import UsageError
-from boardfit.edge.terminal.progress import Reporter, SilentReporter
+from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.units import MIB, format_bytes
 
 #: What qemu itself may use on top of the board's limit: translated code (128 MiB) and its own heap.
@@ -45,7 +45,7 @@ def rehearse(
     without an engine in it or a board that is not rehearsed, EngineMissingError when this machine
     cannot emulate (no qemu, no way to make the root, no engine of its own to compare with).
     """
-    options, reporter = options or Options(), reporter or SilentReporter()
+    options, reporter = options or Options(), reporter or Reporter()
     roles = {file.role for file in bundle.files}
     if not roles & {"launcher", "tool"}:
         raise UsageError(

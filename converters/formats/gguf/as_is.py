@@ -1,7 +1,5 @@
-"""Take a GGUF file as it stands: the same bytes where it is one whole file, the same tensors else.
-
-A split model, or one whose tensors are not all wanted, is written anew as one file. Its tensors
-keep their types and bytes.
+"""Take a GGUF file as it stands: the same bytes where it is one whole file. A split model, or one
+whose tensors are not all wanted, is written anew with the same types and bytes.
 """
 
 from __future__ import annotations
@@ -9,14 +7,18 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections import Counter
 from pathlib import Path
 
 from boardfit.converters.formats.gguf.assign import assign_types
 from boardfit.converters.formats.gguf.kernels import load_kernels
 from boardfit.converters.formats.gguf.recipe import GgufRecipe
 from boardfit.converters.formats.gguf.stream import check_values
-from boardfit.converters.formats.gguf.write import GgufArtifact, usable_threads, write_gguf
+from boardfit.converters.formats.gguf.write import (
+    GgufArtifact,
+    describe_artifact,
+    usable_threads,
+    write_gguf,
+)
 from boardfit.converters.spec import ModelSpec
 from boardfit.edge.disk.atomic import fsync_directory
 from boardfit.edge.errors import InputError
@@ -35,10 +37,8 @@ def write_as_is(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> GgufArtifact:
-    """Bring the model into the file `out` without converting a weight.
-
-    Raises InputError for NaN or infinity, or a file that changed since it was opened; else what
-    `write_gguf` raises.
+    """Bring the model into the file `out` without converting a weight. Raises InputError for NaN or
+    infinity, or a file that changed since it was opened; else what `write_gguf` raises.
     """
     if not is_whole_file(spec):
         return write_gguf(spec, recipe, out, threads=threads, progress=progress, overwrite=True)
@@ -46,18 +46,7 @@ def write_as_is(
     check_values(spec.tensors, load_kernels(), threads or usable_threads(), progress)
     (n_bytes,) = spec.source.files.values()
     digest = _copy(Path(spec.source.location), out, n_bytes)
-    typed = assign_types(spec, recipe)
-    n_values = sum(entry.tensor.n_elements for entry in typed)
-    return GgufArtifact(
-        path=out,
-        recipe=recipe.id,
-        nbytes=n_bytes,
-        sha256=digest,
-        n_tensors=len(typed),
-        types=dict(Counter(entry.type for entry in typed)),
-        bpw=8 * sum(entry.nbytes for entry in typed) / max(1, n_values),
-        seconds=time.monotonic() - started,
-    )
+    return describe_artifact(out, recipe, assign_types(spec, recipe), n_bytes, digest, started)
 
 
 def is_whole_file(spec: ModelSpec) -> bool:

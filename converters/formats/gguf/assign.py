@@ -14,55 +14,12 @@ from dataclasses import dataclass
 
 from boardfit.converters.formats.gguf.recipe import AS_IS, GgufRecipe, GgufRule
 from boardfit.converters.spec import ModelSpec, TargetTensor
+from boardfit.device_profiles.toml_parser import load_toml
 from boardfit.edge.errors import UnsupportedModelError
 from boardfit.edge.files.ggml_types import GGML_TYPES, row_bytes
 
-# Matrices that stay as they are: small, or read by kernels that want floats.
-_NEVER_QUANTIZED = (
-    "_norm.weight", "ffn_gate_inp.weight", "ffn_gate_tid2eid.weight", "altup", "laurel",
-    "per_layer_model_proj", "ssm_conv1d", "shortconv.conv.weight",
-    "indexer.k_proj.weight", "indexer.q_proj.weight",
-    "time_mix_first.weight", "time_mix_w0.weight", "time_mix_w1.weight", "time_mix_w2.weight",
-    "time_mix_v0.weight", "time_mix_v1.weight", "time_mix_v2.weight",
-    "time_mix_a0.weight", "time_mix_a1.weight", "time_mix_a2.weight",
-    "time_mix_g1.weight", "time_mix_g2.weight",
-    "time_mix_decay_w1.weight", "time_mix_decay_w2.weight", "time_mix_lerp_fused.weight",
-    "attn_rel_b.weight", ".position_embd", "sam.pos_embd", "sam.neck.", "sam.net_", ".rel_pos",
-    ".patch_embd", ".patch_merger", "a.rvq.codebook", "mm.a.code_embd",
-)  # fmt: skip
-_NEVER_QUANTIZED_NAMES = ("position_embd.weight", "token_types.weight")
-_NEVER_QUANTIZED_IN = {
-    "glm5-next": (
-        "hc_", "indexer.attn_q_b", "indexer.attn_k", "indexer.proj", "indexer_compressor_gate",
-        "indexer_compressor_ape", "ssm_f_a.weight", "ssm_f_b.weight", "ssm_g_a.weight",
-        "ssm_g_b.weight", "ssm_beta.weight", "attn_kv_a_mqa.weight", "attn_k_b.weight",
-        "attn_v_b.weight",
-    ),
-}  # fmt: skip
-_AT_LEAST_Q8_0_IN = {"glm5-next": ("attn_q_a", "attn_q_b", "nextn.eh_proj")}
-
-# First match wins, as in `tensor_get_category`.
-_GROUPS = (
-    ("attn_qkv.weight", "attn_v"),
-    ("attn_kv_b.weight", "attn_v"),
-    ("attn_v.weight", "attn_v"),
-    ("attn_k.weight", "attn_k"),
-    ("attn_q.weight", "attn_q"),
-    ("attn_output.weight", "attn_output"),
-    ("ffn_up", "ffn_up"),
-    ("ffn_gate", "ffn_gate"),
-    ("ffn_down", "ffn_down"),
-)
+_TABLE = load_toml("boardfit.converters.formats.gguf", "assign.toml")
 _TOKEN_EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
-
-# A row that does not divide into the type's blocks gets this type, or F16 if that fails as well.
-_FALLBACK = {
-    "IQ4_XS": "IQ4_NL", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0",
-}  # fmt: skip
-
-# Architectures whose 80-layer model upstream knows as "70B" (`src/models/*.cpp`, load_hparams).
-_LAYERS_OF_70B = {"llama": 80, "qwen2": 80, "deci": 80, "olmo": 80, "jais2": 68}
-
 _BLOCK = re.compile(r"blk\.(\d+)\.")
 
 
@@ -97,7 +54,7 @@ class ModelFacts:
         n_head = first("attention.head_count", 0)
         n_head_kv = first("attention.head_count_kv", n_head)
         gqa = n_head // n_head_kv if n_head_kv else 0
-        is_70b = _LAYERS_OF_70B.get(spec.arch) == n_layer
+        is_70b = _TABLE["layers_of_70b"].get(spec.arch) == n_layer
         return cls(
             arch=spec.arch,
             n_layer=n_layer,
@@ -110,10 +67,7 @@ class ModelFacts:
 def assign_types(
     spec: ModelSpec, recipe: GgufRecipe, *, has_imatrix: bool = False
 ) -> tuple[TypedTensor, ...]:
-    """Type and bytes of every tensor, in the order they lie in the file.
-
-    That order is upstream's: `llama-quantize` sorts by block number and name, the converter (float
-    recipes from a checkpoint) keeps the family's order. Pure; touches no tensor data.
+    """Type and bytes of every tensor, in the order they lie in the file, which is upstream's.
 
     Raises UnsupportedModelError for tensors that upstream refuses too (an expert's FFN matrix
     outside a block).
@@ -147,9 +101,9 @@ def allows_quantization(tensor: TargetTensor, arch: str) -> bool:
     """Whether `llama-quantize` would change this tensor's type at all."""
     name = tensor.name
     # ggml counts dimensions without trailing ones, so a matrix of one row is a vector
-    if tensor.n_rows == 1 or not name.endswith("weight") or name in _NEVER_QUANTIZED_NAMES:
+    if tensor.n_rows == 1 or not name.endswith("weight") or name in _TABLE["never_quantized_names"]:
         return False
-    parts = _NEVER_QUANTIZED + _NEVER_QUANTIZED_IN.get(arch, ())
+    parts = _TABLE["never_quantized"] + _TABLE["never_quantized_in"].get(arch, [])
     return not any(part in name for part in parts)
 
 
@@ -189,7 +143,7 @@ class _Chooser:
 
     def _requested_type(self, tensor: TargetTensor) -> str:
         name, recipe, facts = tensor.name, self.recipe, self.facts
-        if any(part in name for part in _AT_LEAST_Q8_0_IN.get(facts.arch, ())):
+        if any(part in name for part in _TABLE["at_least_q8_0_in"].get(facts.arch, ())):
             return "Q8_0"
         if name == "output.weight" or (self.is_tied and name in _TOKEN_EMBEDDINGS):
             divides = tensor.n_per_row % GGML_TYPES[recipe.type].block_size == 0
@@ -249,7 +203,7 @@ class _Chooser:
 def _group(name: str) -> str:
     if name == "output.weight" or name in _TOKEN_EMBEDDINGS:
         return ""
-    return next((group for part, group in _GROUPS if part in name), "")
+    return next((group for part, group in _TABLE["groups"] if part in name), "")
 
 
 def _float_type(spec: ModelSpec, recipe: GgufRecipe, tensor: TargetTensor) -> str:
@@ -266,7 +220,7 @@ def _float_type(spec: ModelSpec, recipe: GgufRecipe, tensor: TargetTensor) -> st
 def _fallback(wanted: str, n_per_row: int) -> str:
     if n_per_row % GGML_TYPES[wanted].block_size == 0:
         return wanted
-    second = _FALLBACK.get(wanted, wanted)
+    second = _TABLE["fallback"].get(wanted, wanted)
     return second if n_per_row % GGML_TYPES[second].block_size == 0 else "F16"
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from gguf import GGUFValueType
 
-from boardfit.converters.formats.gguf.assign import TypedTensor, as_converter
+from boardfit.converters.formats.gguf.assign import TypedTensor, as_converter, assign_types
 from boardfit.converters.gguf_packing import (
     DEFAULT_ALIGNMENT,
     TensorEntry,
@@ -69,10 +69,7 @@ def file_layout(
     infos, relative = pack_infos(
         (
             TensorEntry(
-                entry.tensor.name,
-                _dims(spec, recipe, entry.tensor.shape),
-                entry.type,
-                entry.nbytes,
+                entry.tensor.name, _dims(spec, recipe, entry.tensor.shape), entry.type, entry.nbytes
             )
             for entry in tensors
         ),
@@ -94,6 +91,12 @@ def file_layout(
     offsets = tuple(len(header) + offset for offset in relative)
     end = offsets[-1] + tensors[-1].nbytes if tensors else len(header)
     return FileLayout(header, tuple(tensors), offsets, alignment, end + -end % alignment)
+
+
+def artifact_bytes(spec: ModelSpec, recipe: GgufRecipe, *, imatrix: Imatrix | None = None) -> int:
+    """Bytes of the GGUF file that `write_gguf` makes, header and padding included. Exact."""
+    typed = assign_types(spec, recipe, has_imatrix=imatrix is not None)
+    return file_layout(spec, recipe, typed, imatrix).nbytes
 
 
 def _dims(spec: ModelSpec, recipe: GgufRecipe, shape: Sequence[int]) -> tuple[int, ...]:

@@ -20,10 +20,8 @@ _LOOKED_UP = ("token_embd.weight", "per_layer_token_embd.weight")
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums of the squared activations of one matrix.
-
-    `values` is float32 `[n_experts, n_per_row]`. `counts` is the number of rows in each expert's
-    sum (int64; one entry when dense).
+    """Sums of the squared activations of one matrix: `values` float32 `[n_experts, n_per_row]`,
+    `counts` the rows in each expert's sum (int64; one entry when dense).
     """
 
     values: np.ndarray
@@ -42,10 +40,8 @@ class Sums:
 
 @dataclass(frozen=True)
 class Imatrix:
-    """Mean squared activations by tensor name, float32, experts one after the other.
-
-    `datasets` names the texts that they were computed over, `n_chunks` the number of chunks of text
-    (0: not known).
+    """Mean squared activations by tensor name, float32, experts one after the other, over
+    `n_chunks` of text (0: not known) of the `datasets`.
     """
 
     entries: Mapping[str, np.ndarray]

@@ -1,25 +1,27 @@
-"""ggml's own quantizers, through ctypes from the engine's wheel: same bytes as `llama-quantize`.
-
-ctypes releases the interpreter's lock during a call, so that threads scale. The library is loaded
-from beside the `llama_cpp` package without importing it.
+"""ggml's own quantizers, through ctypes from the library beside the `llama_cpp` package: same bytes
+as `llama-quantize`. ctypes releases the interpreter's lock during a call, so that threads scale.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import importlib.util
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from boardfit.converters.formats.gguf.ggml_library import library_path
-from boardfit.edge.errors import EngineError
+from boardfit.edge.errors import EngineError, EngineMissingError
 from boardfit.edge.files.ggml_types import GGML_TYPES, row_bytes
 from boardfit.edge.requirements import install_line
 
 _INTEGER_TYPES = ("I8", "I16", "I32", "I64")
 _FLOAT_TYPES = ("F32", "F64")
+_LIBRARY = {"darwin": "libggml-base.dylib", "win32": "ggml-base.dll"}.get(
+    sys.platform, "libggml-base.so"
+)
 
 _ToFloat = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
 
@@ -153,3 +155,17 @@ class GgmlKernels:
 def load_kernels() -> GgmlKernels:
     """The engine's quantizers. Raises EngineMissingError, with the pip line, without an engine."""
     return GgmlKernels(library_path())
+
+
+def library_path() -> Path:
+    """ggml's base library in the installed engine. Raises EngineMissingError, with the pip line."""
+    spec = importlib.util.find_spec("llama_cpp")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        library = Path(folder) / "lib" / _LIBRARY
+        if library.is_file():
+            return library
+    found = f"llama_cpp is installed, but without {_LIBRARY}" if spec else "it is not installed"
+    raise EngineMissingError(
+        f"quantizing needs the engine llama-cpp-python: {found}",
+        next_step=install_line("llama", "llama-cpp-python"),
+    )

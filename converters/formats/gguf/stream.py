@@ -1,13 +1,11 @@
 """Quantize in one pass: tensors from the mapped checkpoint, through ggml's quantizers, to their
-final place.
-
-Slabs of rows are converted by a pool of threads and written in order by the caller's thread, so
-that memory stays bounded regardless of the model's size. The file's hash is known with its last
-byte. The journal only stores the number of finished tensors.
+place. Slabs of rows are converted by a pool of threads and written in order by the caller's thread,
+so that memory stays bounded regardless of the model's size.
 """
 
 from __future__ import annotations
 
+import mmap
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -20,7 +18,6 @@ import numpy as np
 from boardfit.converters.formats.gguf.header import FileLayout
 from boardfit.converters.formats.gguf.imatrix import Imatrix
 from boardfit.converters.formats.gguf.kernels import GgmlKernels
-from boardfit.converters.formats.gguf.pages import release
 from boardfit.converters.formats.gguf.recipe import GgufRecipe
 from boardfit.converters.formats.gguf.resume import PartialFile
 from boardfit.converters.spec import TargetTensor
@@ -145,10 +142,7 @@ class _Worker:
     """Converts slabs, on any thread; each thread keeps one float32 buffer."""
 
     def __init__(
-        self,
-        kernels: GgmlKernels,
-        imatrix: Imatrix | None,
-        wanted: Sequence[Set[str]],
+        self, kernels: GgmlKernels, imatrix: Imatrix | None, wanted: Sequence[Set[str]]
     ) -> None:
         self._kernels, self._imatrix, self._wanted = kernels, imatrix, wanted
         self._local = threading.local()
@@ -219,3 +213,33 @@ def _not_finite(slab: _Slab, values: np.ndarray) -> InputError:
         "or training diverged",
         next_step="Download the checkpoint again, or ask its author.",
     )
+
+
+def release(rows: np.ndarray) -> None:
+    """Release the pages of these rows of a read-only mapped file, so that a 20 GB checkpoint does
+    not fill the resident set.
+
+    Does nothing for arrays that are not plain views of one: dropping the pages of anonymous or
+    copy-on-write memory would lose data.
+    """
+    root = _find_mapping(rows)
+    if root is None or not hasattr(root, "madvise") or not rows.flags.c_contiguous:
+        return
+    base = np.frombuffer(root, np.uint8).ctypes.data
+    start = rows.ctypes.data - base
+    # whole pages only; the one that the next rows begin in is still wanted
+    first = start - start % mmap.PAGESIZE
+    last = (start + rows.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    if last > first:
+        root.madvise(mmap.MADV_DONTNEED, first, last - first)
+
+
+def _find_mapping(array: np.ndarray) -> mmap.mmap | None:
+    holder: object = array
+    while isinstance(holder, np.ndarray):
+        if holder.flags.writeable:
+            return None
+        holder = holder.base
+    if isinstance(holder, memoryview):
+        holder = holder.obj
+    return holder if isinstance(holder, mmap.mmap) else None

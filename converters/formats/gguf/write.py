@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from boardfit.converters.formats.gguf.assign import assign_types, file_order
+from boardfit.converters.formats.gguf.assign import TypedTensor, assign_types, file_order
 from boardfit.converters.formats.gguf.header import file_layout
 from boardfit.converters.formats.gguf.imatrix import Imatrix
 from boardfit.converters.formats.gguf.kernels import GgmlKernels, load_kernels
@@ -113,9 +113,16 @@ def write_many(
     finally:  # Ctrl-C included: what the journals promise stays
         for file in files:
             file.close()
-    seconds = time.monotonic() - started
     return tuple(
-        _artifact(plan, file, digest, seconds)
+        describe_artifact(
+            plan.out,
+            plan.recipe,
+            plan.layout.tensors,
+            plan.layout.nbytes,
+            digest,
+            started,
+            file.n_resumed,
+        )
         for plan, file, digest in zip(plans, files, digests, strict=True)
     )
 
@@ -226,10 +233,8 @@ def _fingerprint(
 
 
 def _file_states(spec: ModelSpec) -> list[tuple[str, int, int]]:
-    """Return name, size and time of change of each source file.
-
-    The source's own fingerprint does not read the weights, and they may be edited between a kill
-    and the next run.
+    """Name, size and time of change of each source file: the source's fingerprint does not read the
+    weights, and they may be edited between a kill and the next run.
     """
     location = Path(spec.source.location)
     states = []
@@ -242,19 +247,27 @@ def _file_states(spec: ModelSpec) -> list[tuple[str, int, int]]:
     return states
 
 
-def _artifact(plan: FilePlan, file: PartialFile, digest: str, seconds: float) -> GgufArtifact:
-    tensors = plan.layout.tensors
+def describe_artifact(
+    out: Path,
+    recipe: GgufRecipe,
+    tensors: Sequence[TypedTensor],
+    nbytes: int,
+    sha256: str,
+    started: float,
+    n_resumed: int = 0,
+) -> GgufArtifact:
+    """State what a written file holds. `started` is a reading of the monotonic clock."""
     n_values = sum(entry.tensor.n_elements for entry in tensors)
     return GgufArtifact(
-        path=plan.out,
-        recipe=plan.recipe.id,
-        nbytes=plan.layout.nbytes,
-        sha256=digest,
+        path=out,
+        recipe=recipe.id,
+        nbytes=nbytes,
+        sha256=sha256,
         n_tensors=len(tensors),
         types=dict(Counter(entry.type for entry in tensors)),
         bpw=8 * sum(entry.nbytes for entry in tensors) / max(1, n_values),
-        seconds=seconds,
-        n_resumed=file.n_resumed,
+        seconds=time.monotonic() - started,
+        n_resumed=n_resumed,
     )
 
 

@@ -1,61 +1,41 @@
 """A checkpoint → `.litertlm` for LiteRT-LM, or a plain `.tflite` that tflite-runtime 2.14 runs too.
 
-The graph comes from litert-torch, in an environment of its own; the constants are ours: one matrix
-at a time is read from the mapped checkpoint, quantized and written where the graph expects it. That
-keeps memory near that of an empty graph, and lets the recipe choose scales by error rather than by
-the largest magnitude.
+The graph comes from litert-torch, in an environment of its own; the constants are ours, one matrix
+at a time. That keeps memory near that of an empty graph, and chooses scales by error.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from boardfit.converters.documents import has_file, read_json_object
-from boardfit.converters.formats.litert.families import check_family
-from boardfit.converters.formats.litert.memory import check_memory, conversion_bytes
+from boardfit.converters.formats.converted import Made
 from boardfit.converters.formats.litert.recipe import LitertRecipe, recipes_for
 from boardfit.converters.formats.litert.types import WEIGHT_TYPES, Flavour
 from boardfit.converters.formats.tools.checkpoint import link_checkpoint
-from boardfit.converters.formats.tools.environments import run_worker, tool_python
+from boardfit.converters.formats.tools.environments import tool_python
+from boardfit.converters.formats.tools.resources import check_disk, check_memory
+from boardfit.converters.formats.tools.worker import run_worker
 from boardfit.converters.sample.examples import read_conversations
 from boardfit.converters.spec import ModelSpec
-from boardfit.edge.bundle.bundle import sha256_file
+from boardfit.device_profiles.shape import ModelShape
 from boardfit.edge.disk.atomic import fsync_directory
+from boardfit.edge.engines.fit import available_bytes
 from boardfit.edge.engines.litert.tflite_check import RECIPE_MARK
-from boardfit.edge.errors import DoesNotFitError, InputError, UsageError
+from boardfit.edge.errors import UsageError
 from boardfit.edge.terminal.progress import Progress, Say
-from boardfit.edge.units import format_bytes
-
-#: Suffix of the file by flavour.
-SUFFIXES = {"litertlm": ".litertlm", "tflite": ".tflite"}
+from boardfit.edge.units import MIB
 
 _WORKER = "boardfit.converters.formats.litert.worker.convert"
 N_CALIBRATION_TEXTS, CALIBRATION_TOKENS = 32, 256
-
-
-@dataclass(frozen=True)
-class LitertArtifact:
-    """A written file. `types` counts parameters by weight type; `bpw` is bits per weight of the
-    quantized matrices, scales included. Peaks are the worker's, None where the system has none.
-    """
-
-    path: Path
-    recipe: str
-    flavour: Flavour
-    nbytes: int
-    sha256: str
-    types: Mapping[str, int]
-    bpw: float
-    seconds: float
-    peak_rss_bytes: int | None = None
-    peak_anon_bytes: int | None = None
+_BASE = 480 * MIB
+_PER_LAYER_AND_SIGNATURE = 6 * MIB
+_CHUNKS = 128 * MIB  # rows of one matrix in float32, and what choosing their scales takes
+_F32 = 4
 
 
 def convert_litert(
@@ -68,22 +48,17 @@ def convert_litert(
     cache_length: int,
     flavour: Flavour = "litertlm",
     threads: int | None = None,
-    calibration: str | None = None,
     say: Say | None = None,
     progress: Progress | None = None,
     memory_bytes: int | None = None,
-) -> LitertArtifact:
+) -> Made:
     """Write `output`, which is whole or absent. `prefill_lengths` are the lengths of prompts that
-    get a graph of their own, `cache_length` the tokens that the KV cache holds. `calibration` is a
-    text for recipes that round by one; the built-in one serves without. `memory_bytes` is what the
-    conversion may take, by default what is free.
+    get a graph of their own, `cache_length` the tokens that the KV cache holds. `memory_bytes`
+    is what the conversion may take, by default what is free.
 
-    Raises UnsupportedModelError for a family that LiteRT cannot be made of, UsageError for lengths
-    or a flavour that do not go together, DoesNotFitError before anything is done when memory or
-    disk falls short, and what the worker raises.
+    Raises UsageError for lengths or a flavour that do not go together, DoesNotFitError before
+    anything is done when memory or disk falls short, and what the worker raises.
     """
-    started = time.monotonic()
-    check_family(spec.family)
     check_request(spec, recipe, prefill_lengths, cache_length, flavour)
     n_signatures = len(prefill_lengths) + 1
     predicted = conversion_bytes(
@@ -92,8 +67,16 @@ def convert_litert(
         gptq=recipe.gptq,
         n_calibration=N_CALIBRATION_TEXTS * CALIBRATION_TOKENS,
     )
-    available = memory_bytes if memory_bytes is not None else _free_memory()
-    check_memory(predicted, available, {"gptq": recipe.gptq, "n_signatures": n_signatures})
+    steps = ["a recipe without calibration (litert_int4_b32)"] if recipe.gptq else []
+    steps += ["fewer prefill lengths"] if n_signatures > 2 else []
+    steps.append("a GGUF (--format gguf), which converts in 0.3 GiB")
+    free = memory_bytes if memory_bytes is not None else available_bytes()
+    check_memory(
+        "converting to LiteRT",
+        predicted,
+        free,
+        next_step="close other programs, or choose " + ", or ".join(steps),
+    )
     _check_disk(spec, recipe, output)
     threads = threads or os.cpu_count() or 1
     python = tool_python("litert", say=say)
@@ -113,7 +96,7 @@ def convert_litert(
                 "threads": threads,
                 "recipe": recipe.to_dict(),
                 "description": RECIPE_MARK + recipe.id,
-                "calibration": _calibration(calibration) if recipe.gptq else None,
+                "calibration": _conversations() if recipe.gptq else None,
                 "calibration_shape": [N_CALIBRATION_TEXTS, CALIBRATION_TOKENS],
                 "start_token": start_token(spec),
                 "stop_tokens": stop_tokens(spec),
@@ -127,20 +110,14 @@ def convert_litert(
         )
         with partial.open("rb") as file:
             os.fsync(file.fileno())
-        sha256 = sha256_file(partial)
         os.replace(partial, output)
     fsync_directory(output.parent)
-    return LitertArtifact(
-        path=output,
-        recipe=recipe.id,
-        flavour=flavour,
-        nbytes=output.stat().st_size,
-        sha256=sha256,
-        types=answer["types"],
-        bpw=answer["bpw"],
-        seconds=time.monotonic() - started,
-        peak_rss_bytes=answer["peak_rss_bytes"],
-        peak_anon_bytes=answer["peak_anon_bytes"],
+    return Made(
+        {output.name: "model"},
+        answer["types"],
+        answer["bpw"],
+        answer["peak_rss_bytes"],
+        answer["peak_anon_bytes"],
     )
 
 
@@ -200,34 +177,43 @@ def _token(spec: ModelSpec, role: str) -> int | None:
     return None if value is None else int(value)
 
 
-def _calibration(text: str | None) -> dict[str, Any]:
-    """What the worker renders and tokenizes: a text, or conversations."""
-    if text is not None:
-        if len(text) < 1000:
-            raise InputError(
-                f"the calibration text has {len(text)} characters; at least 1,000 are needed"
-            )
-        return {"text": text, "conversations": []}
-    talks = [[turn.to_dict() for turn in talk] for talk in read_conversations("calibration")]
-    return {"text": "", "conversations": talks}
-
-
-def _free_memory() -> int:
-    import psutil
-
-    return int(psutil.virtual_memory().available)
+def _conversations() -> list[list[dict[str, Any]]]:
+    """What the worker renders and tokenizes, to round by."""
+    return [[turn.to_dict() for turn in talk] for talk in read_conversations("calibration")]
 
 
 def _check_disk(spec: ModelSpec, recipe: LitertRecipe, output: Path) -> None:
     bits = max(WEIGHT_TYPES[t].bits for t in (recipe.linear, recipe.head, recipe.embedding))
     needed = spec.shape.n_params * (bits + 1) // 8 * 2  # the graph, and again in the container
-    if not output.absolute().parent.is_dir():
-        raise UsageError(f"there is no folder {output.absolute().parent}")
-    free = shutil.disk_usage(output.absolute().parent).free
-    if free < needed:
-        raise DoesNotFitError(
-            f"the conversion needs about {format_bytes(needed)} of disk; {output.parent} has "
-            f"{format_bytes(free)}",
-            shortfall_bytes=needed - free,
-            next_step="make room, or choose another output folder",
-        )
+    folder = output.absolute().parent
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}")
+    step = "make room, or choose another output folder"
+    check_disk("the conversion", needed, folder, next_step=step)
+
+
+def conversion_bytes(
+    shape: ModelShape, *, n_signatures: int, gptq: bool, n_calibration: int = 0
+) -> int:
+    """Predicted peak of private memory in bytes. `n_signatures` are the prefills and decode;
+    `n_calibration` is the number of calibration tokens.
+
+    Measured law (`scripts/bench_litert_convert`, litert-torch 0.9.4, torch 2.13, x86-64): importing
+    torch and the converter, then what tracing and lowering keep for every layer of every signature,
+    and at the end one matrix at a time. Weights are mapped and do not count. Rounding by
+    calibration text holds one layer in float32, the sums of its inputs and copies of the largest
+    matrix.
+    """
+    n_ff = max(shape.n_ff, shape.n_embd)
+    traced = _BASE + _PER_LAYER_AND_SIGNATURE * shape.n_layer * n_signatures
+    largest_row_block = shape.n_vocab * shape.n_embd  # packed to one byte a value
+    streamed = traced + _CHUNKS + 2 * largest_row_block
+    if not gptq:
+        return streamed
+    in_layers = shape.n_params - shape.n_vocab * shape.n_embd
+    layer = max(1, in_layers // max(1, shape.n_layer)) * _F32
+    sums = n_ff * n_ff * _F32 * 5  # H, its sorted copy, two factors, one being made
+    copies = n_ff * shape.n_embd * _F32 * 5
+    activations = n_calibration * (6 * n_ff + 8 * shape.n_embd) * _F32
+    rounded = shape.n_params * 5 // 8
+    return max(streamed, traced + layer + sums + copies + activations) + rounded

@@ -8,7 +8,6 @@ from pathlib import Path
 from boardfit.converters.documents import copy_document, has_file
 from boardfit.converters.formats.base import Conversion
 from boardfit.converters.formats.converted import ConvertedFormat, Made, Role, prefill_lengths
-from boardfit.converters.formats.litert.families import check_family
 from boardfit.converters.formats.litert.recipe import load_recipe, recipes_for
 from boardfit.converters.formats.litert.types import WEIGHT_TYPES, Flavour
 from boardfit.converters.spec import TargetTensor
@@ -29,21 +28,16 @@ _BESIDE_TFLITE = {
 class LitertFormat(ConvertedFormat):
     """What both flavours share."""
 
+    name = "LiteRT"
     flavour: Flavour
     engine_class = LITERT_LM
     engine_bytes = 60 * MIB
 
     def list_recipes(self) -> tuple[str, ...]:
-        """Ids of the recipes that make this flavour."""
         return recipes_for(self.flavour)
 
     def describe_recipe(self, recipe_id: str) -> str:
-        """What a recipe does, in a few words."""
         return load_recipe(recipe_id).name
-
-    def check_family(self, family: str) -> None:
-        """Raise UnsupportedModelError, which offers GGUF, for a family without a converter."""
-        check_family(family)
 
     def weigh_matrix(
         self, tensor: TargetTensor, recipe_id: str, role: Role, n_layers: int
@@ -61,16 +55,14 @@ class LitertFormat(ConvertedFormat):
         return [(t.bits, t.total_bytes(tensor.n_rows, tensor.n_per_row)) for t in types]
 
     def make(self, job: Conversion, checkpoint: Path) -> Made:
-        """Convert the directory `checkpoint` into `job.folder`, which does not exist yet."""
         from boardfit.converters.formats.litert.convert import convert_litert
 
         job.folder.mkdir(parents=True)
-        made = convert_litert(
+        return convert_litert(
             job.spec, checkpoint, load_recipe(job.plan.recipe), job.folder / self.row.file,
             prefill_lengths=prefill_lengths(job.plan.n_ctx), cache_length=job.plan.n_ctx,
             flavour=self.flavour, threads=job.threads, say=job.stage, progress=job.progress,
         )  # fmt: skip
-        return Made({self.row.file: "model"}, dict(made.types), made.bpw)
 
 
 class LitertLmFormat(LitertFormat):
@@ -94,7 +86,6 @@ class TfliteFormat(LitertFormat):
     flavour = "tflite"
 
     def make(self, job: Conversion, checkpoint: Path) -> Made:
-        """Convert, and copy what the engine reads beside the model."""
         made = super().make(job, checkpoint)
         for name, role in _BESIDE_TFLITE.items():
             if has_file(checkpoint / name):

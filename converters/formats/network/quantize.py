@@ -1,8 +1,4 @@
-"""Quantize an existing `.onnx` or `.tflite` network to 8 or 4 bits, and compare its outputs.
-
-report = quantize_network(Path("detector.onnx"), Path("small"), "int8")
-report.ratio, report.errors["scores"]["relative_rms"]
-"""
+"""Quantize an existing `.onnx` or `.tflite` network to 8 or 4 bits, and compare its outputs."""
 
 from __future__ import annotations
 

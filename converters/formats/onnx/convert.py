@@ -1,37 +1,33 @@
 """Checkpoint → a folder for onnxruntime-genai: `model.onnx`, data, `genai_config.json`, tokenizer.
-
-The graph is upstream's (onnxruntime-genai's model builder, in its own pinned environment), the
-quantization ours (`boardfit.converters.formats.onnx.worker`): the builder rounds to the extremes of
-each block. Every stop token of the checkpoint and the context that was planned go into the
-configuration.
+The graph is upstream's (its model builder, in its own environment), the quantization ours: the
+builder rounds to the extremes of each block.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from boardfit.converters.documents import copy_document, has_file
+from boardfit.converters.formats.converted import Made
 from boardfit.converters.formats.onnx.recipe import FLOAT_ACTIVATIONS, INT8_ACTIVATIONS, OnnxRecipe
 from boardfit.converters.formats.tools.checkpoint import link_checkpoint
 from boardfit.converters.formats.tools.environments import tool_python
+from boardfit.converters.formats.tools.resources import check_disk, check_memory
 from boardfit.converters.formats.tools.worker import run_worker
 from boardfit.converters.source.checkpoint import find_shards
 from boardfit.converters.tokenizers.files import TokenizerFiles, read_json
 from boardfit.converters.tokenizers.special import end_of_turn_ids
-from boardfit.edge.bundle.bundle import sha256_file
 from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.disk.rooted import work_beside
 from boardfit.edge.engines.fit import available_bytes
-from boardfit.edge.errors import DoesNotFitError, IntegrityError, UnsupportedModelError
+from boardfit.edge.errors import IntegrityError, UnsupportedModelError
 from boardfit.edge.files.onnx import read_onnx
 from boardfit.edge.terminal.progress import Progress, Say
-from boardfit.edge.units import MIB, format_bytes, printable
+from boardfit.edge.units import MIB
 
 MODEL_FILE = "model.onnx"
 CONFIG_FILE = "genai_config.json"
@@ -40,30 +36,8 @@ CONFIG_FILE = "genai_config.json"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
                     "generation_config.json")  # fmt: skip
 
-#: Model types that onnxruntime-genai 0.18's builder writes and that were compared with transformers
-#: (docs/formats.md).
-FAMILIES = ("llama", "qwen2", "qwen3", "gemma3_text", "phi3", "smollm3", "granite", "lfm2")
-
 #: torch, transformers, the builder: measured at 292 MB before the first weight.
 _BASE_BYTES = 320 * MIB
-
-
-@dataclass(frozen=True)
-class OnnxArtifact:
-    """What was written. `files` maps each file's name to its role in a bundle; `types` counts the
-    weights by kind of storage (`int4_b32_asym`); `sha256` is that of `model.onnx`.
-    """
-
-    path: Path
-    recipe: str
-    sha256: str
-    nbytes: int
-    bpw: float
-    n_ctx: int
-    types: Mapping[str, int]
-    files: Mapping[str, str] = field(default_factory=dict)
-    peak_rss_bytes: int | None = None
-    peak_anon_bytes: int | None = None
 
 
 def convert_onnx(
@@ -73,24 +47,22 @@ def convert_onnx(
     *,
     n_ctx: int | None = None,
     isa: Collection[str] | None = None,
-    importance: Path | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
     say: Say | None = None,
-) -> OnnxArtifact:
+) -> Made:
     """Convert the Hugging Face directory `checkpoint` into the new folder `output`, which appears
     whole or not at all.
 
     `n_ctx` is the context to build for (None: the trained one), `isa` the features of the CPU it is
-    for (`device_profiles`: `dotprod`, `i8mm`, `avx2` …; None: unknown), `importance` an .npz of
-    column weights by node name.
+    for (`device_profiles`: `dotprod`, `i8mm`, `avx2` …; None: unknown).
 
-    Raises UnsupportedModelError for a family the builder does not write, DoesNotFitError when
+    Raises UnsupportedModelError for a model the builder does not write, DoesNotFitError when
     memory or disk is short (before anything is made), InputError for a broken checkpoint,
     IntegrityError if the result is not what was asked for.
     """
     config = read_json(checkpoint / "config.json")
-    check_family(config)
+    check_heads(config)
     trained = trained_context(config)
     n_ctx = trained if n_ctx is None else min(n_ctx, trained)
     check_resources(checkpoint, output, recipe)
@@ -109,18 +81,18 @@ def convert_onnx(
                 "checkpoint": str(source),
                 "output": str(made),
                 "cache": str(Path(scratch) / "cache"),
-                "recipe": recipe.to_worker(accuracy_level=accuracy_level(isa)),
+                "recipe": recipe.to_dict() if recipe.is_quantized else None,
+                "accuracy_level": accuracy_level(isa),
                 "n_ctx": n_ctx,
-                "importance": str(importance.absolute()) if importance else None,
             },
             progress=progress,
             say=say,
             threads=threads,
         )
         finish_folder(checkpoint, config, made, n_ctx)
-        artifact = describe(made, recipe, n_ctx, result)
+        described = describe(made, recipe, result)
         work.publish("made")
-    return OnnxArtifact(**{**vars(artifact), "path": output / MODEL_FILE})
+    return described
 
 
 def accuracy_level(isa: Collection[str] | None) -> int:
@@ -133,15 +105,8 @@ def accuracy_level(isa: Collection[str] | None) -> int:
     return FLOAT_ACTIVATIONS
 
 
-def check_family(config: Mapping[str, Any]) -> None:
-    """Raise UnsupportedModelError unless the builder knows the family."""
-    family = str(config.get("model_type"))
-    if family not in FAMILIES:
-        raise UnsupportedModelError(
-            f"the ONNX builder does not know model type {printable(family)!r}; it knows: "
-            f"{', '.join(FAMILIES)}",
-            next_step="edge build MODEL --format gguf",
-        )
+def check_heads(config: Mapping[str, Any]) -> None:
+    """Raise UnsupportedModelError for attention that ONNX Runtime has no kernel for."""
     heads, hidden = config.get("num_attention_heads") or 1, config.get("hidden_size") or 0
     width = config.get("head_dim") or hidden // heads
     if width % 16:
@@ -187,23 +152,16 @@ def output_bytes(checkpoint: Path, recipe: OnnxRecipe) -> int:
 
 def check_resources(checkpoint: Path, output: Path, recipe: OnnxRecipe) -> None:
     """Raise DoesNotFitError if the conversion's memory or its output's disk is not free."""
-    need, free = conversion_bytes(checkpoint, recipe), available_bytes()
-    if need > free:
-        raise DoesNotFitError(
-            f"converting to ONNX takes about {format_bytes(need)} of memory, "
-            f"{format_bytes(free)} are free",
-            shortfall_bytes=need - free,
-            next_step="close other programs, or build it as GGUF, which streams: --format gguf",
-        )
+    check_memory(
+        "converting to ONNX",
+        conversion_bytes(checkpoint, recipe),
+        available_bytes(),
+        next_step="close other programs, or build it as GGUF, which streams: --format gguf",
+    )
     output.parent.mkdir(parents=True, exist_ok=True)
-    need, free = output_bytes(checkpoint, recipe) + 16 * MIB, shutil.disk_usage(output.parent).free
-    if need > free:
-        raise DoesNotFitError(
-            f"the artifact takes about {format_bytes(need)}, {output.parent} has "
-            f"{format_bytes(free)} free",
-            shortfall_bytes=need - free,
-            next_step="make room, or choose another -o",
-        )
+    needed = output_bytes(checkpoint, recipe) + 16 * MIB
+    step = "make room, or choose another -o"
+    check_disk("the artifact", needed, output.parent, next_step=step)
 
 
 # ---- after --------------------------------------------------------------------------------------
@@ -233,9 +191,7 @@ def finish_folder(checkpoint: Path, config: Mapping[str, Any], folder: Path, n_c
     write_atomic(folder / CONFIG_FILE, (json.dumps(document, indent=2) + "\n").encode())
 
 
-def describe(
-    folder: Path, recipe: OnnxRecipe, n_ctx: int, result: Mapping[str, Any]
-) -> OnnxArtifact:
+def describe(folder: Path, recipe: OnnxRecipe, result: Mapping[str, Any]) -> Made:
     """Read back what was written. Raises what `read_onnx` raises, IntegrityError if nothing was
     quantized.
     """
@@ -246,17 +202,12 @@ def describe(
     n_weights = sum(types.values())
     files = {path.name: _role(path.name) for path in sorted(folder.iterdir())}
     stored = sum(t.nbytes for t in model.tensors)
-    return OnnxArtifact(
-        path=folder / MODEL_FILE,
-        recipe=recipe.id,
-        sha256=sha256_file(folder / MODEL_FILE),
-        nbytes=sum((folder / name).stat().st_size for name in files),
-        bpw=8 * stored / n_weights if n_weights else 32.0,
-        n_ctx=n_ctx,
-        types=types,
-        files=files,
-        peak_rss_bytes=result.get("peak_rss_bytes"),
-        peak_anon_bytes=result.get("peak_anon_bytes"),
+    return Made(
+        files,
+        types,
+        8 * stored / n_weights if n_weights else 32.0,
+        result.get("peak_rss_bytes"),
+        result.get("peak_anon_bytes"),
     )
 
 

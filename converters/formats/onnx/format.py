@@ -7,19 +7,19 @@ from pathlib import Path
 
 from boardfit.converters.formats.base import Conversion
 from boardfit.converters.formats.converted import ConvertedFormat, Made, Role
-from boardfit.converters.formats.onnx.convert import FAMILIES, accuracy_level, convert_onnx
+from boardfit.converters.formats.onnx.convert import accuracy_level, convert_onnx
 from boardfit.converters.formats.onnx.recipe import list_recipes, load_recipe
 from boardfit.converters.spec import TargetTensor
 from boardfit.device_profiles.cost.engine_classes import EngineClass
 from boardfit.device_profiles.profile import DeviceProfile
-from boardfit.edge.errors import UnsupportedModelError
 from boardfit.edge.types import Plan
-from boardfit.edge.units import MIB, printable
+from boardfit.edge.units import MIB
 
 
 class OnnxFormat(ConvertedFormat):
     """A graph with its weights, its configuration and the checkpoint's tokenizer."""
 
+    name = "ONNX"
     # Source: one shape (Qwen2-0.5B), one machine (x86-64, AVX-512 VNNI, 2 threads), tokens/s
     # against llama.cpp Q4_0 of the same run: prefill 105 / 275, decode 38 / 58.6. There is no
     # published row.
@@ -31,21 +31,10 @@ class OnnxFormat(ConvertedFormat):
     engine_bytes = 100 * MIB
 
     def list_recipes(self) -> tuple[str, ...]:
-        """All recipes, most bits first."""
         return tuple(recipe.id for recipe in list_recipes())
 
     def describe_recipe(self, recipe_id: str) -> str:
-        """What a recipe does, in a few words."""
         return load_recipe(recipe_id).about
-
-    def check_family(self, family: str) -> None:
-        """Raise UnsupportedModelError, which offers GGUF, for a family without a converter."""
-        if family not in FAMILIES:
-            raise UnsupportedModelError(
-                f"ONNX cannot be made of {printable(family)!r} models; it can of: "
-                f"{', '.join(FAMILIES)}",
-                next_step="build a GGUF: --format gguf",
-            )
 
     def weigh_matrix(
         self, tensor: TargetTensor, recipe_id: str, role: Role, n_layers: int
@@ -65,9 +54,7 @@ class OnnxFormat(ConvertedFormat):
         return f"{super().name_artifact(plan, device)}-a{accuracy_level(device.isa or None)}"
 
     def make(self, job: Conversion, checkpoint: Path) -> Made:
-        """Convert the directory `checkpoint` into `job.folder`, which does not exist yet."""
-        made = convert_onnx(
+        return convert_onnx(
             checkpoint, job.folder, load_recipe(job.plan.recipe), n_ctx=job.plan.n_ctx,
             isa=job.device.isa or None, threads=job.threads, say=job.stage, progress=job.progress,
         )  # fmt: skip
-        return Made(dict(made.files), dict(made.types), made.bpw)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -28,6 +28,7 @@ BLOCKS = (16, 32, 64, 128, 256)
 _LEAST_BLOCK = 32  # what is halved no further: smaller ones cost more than padding does
 #: MatMulNBits computes with int8 activations (4) or floats (1): docs/ContribOperators.md.
 INT8_ACTIVATIONS, FLOAT_ACTIVATIONS = 4, 1
+HEAD = "/lm_head/MatMul"
 
 
 @dataclass(frozen=True)
@@ -83,28 +84,24 @@ class OnnxRecipe:
         `/model/layers.3/attn/q_proj/MatMul` (onnxruntime-genai's builder).
         """
         part = origin.removesuffix(".weight").replace(".", "/").replace("self_attn", "attn")
-        node = "/" + part.replace("layers/", "layers.") + "/MatMul"
-        return matching_scheme(node, self.rules, self.default)
+        return self.scheme_of_node("/" + part.replace("layers/", "layers.") + "/MatMul")
 
-    def to_worker(self, *, accuracy_level: int = INT8_ACTIVATIONS) -> dict[str, Any] | None:
-        """Return what `GraphRecipe.from_dict` of the worker's `graph` takes; None for floats."""
-        if not self.is_quantized:
-            return None
-        return {
-            "default": vars(self.default),
-            "head": vars(self.head),
-            "embedding": vars(self.embedding),
-            "rules": [(match, vars(scheme)) for match, scheme in self.rules],
-            "half_scales": True,
-            "accuracy_level": accuracy_level,
-        }
+    def scheme_of_node(self, node: str) -> OnnxScheme:
+        """The scheme of the graph's MatMul `node` (`/model/layers.3/mlp/down_proj/MatMul`)."""
+        if node == HEAD:
+            return self.head
+        matching = (scheme for match, scheme in self.rules if fnmatchcase(node, match))
+        return next(matching, self.default)
 
+    def to_dict(self) -> dict[str, Any]:
+        """What `from_dict` takes, as JSON can carry it to the worker."""
+        return dataclasses.asdict(self)
 
-def matching_scheme(
-    node: str, rules: Iterable[tuple[str, OnnxScheme]], default: OnnxScheme
-) -> OnnxScheme:
-    """The scheme of the first of `rules` whose pattern fits the node's name, or `default`."""
-    return next((scheme for match, scheme in rules if fnmatchcase(node, match)), default)
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> OnnxRecipe:
+        schemes = {key: OnnxScheme(**data[key]) for key in ("default", "head", "embedding")}
+        rules = tuple((match, OnnxScheme(**scheme)) for match, scheme in data["rules"])
+        return cls(data["id"], data["about"], **schemes, rules=rules)
 
 
 def fitting_block(block: int, n_columns: int) -> int:

@@ -1,8 +1,6 @@
-"""A checkpoint as the tools of other formats read it, made of one as people have it.
-
-transformers takes the names in a file, the index beside it and a stated quantization as they are.
-Here a stale index, a wrapper's part of each name, the settings of a training in 4 bits and a byte
-order mark are put right, in a folder of links.
+"""A checkpoint as the tools of other formats read it, made of one as people have it: a stale index,
+a wrapper's part of each name, the settings of a training in 4 bits and a byte order mark are put
+right.
 """
 
 from __future__ import annotations

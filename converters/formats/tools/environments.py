@@ -26,17 +26,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from boardfit.converters.formats.tools.worker import run_worker
+from boardfit.converters.formats.tools.resources import check_disk
 from boardfit.device_profiles.toml_parser import load_toml
 from boardfit.edge.disk.atomic import fsync_directory
 from boardfit.edge.disk.verified import cache_directory
-from boardfit.edge.errors import DoesNotFitError, EngineMissingError, UsageError
+from boardfit.edge.errors import EngineMissingError, UsageError
 from boardfit.edge.process.child import decode_output, python_argv, run_child
 from boardfit.edge.terminal.progress import Say
 from boardfit.edge.units import format_bytes, printable
-
-__all__ = ["TORCH_INDEX", "Environment", "find_tool_python", "load_environments", "one_maker",
-           "run_worker", "tool_python"]  # fmt: skip
 
 ToolName = Literal["litert", "onnx", "upstream"]
 
@@ -59,13 +56,8 @@ class Environment:
     @property
     def key(self) -> str:
         """Changes with the pins, the Python version and the kind of machine."""
-        identity = [
-            self.first,
-            self.packages,
-            sys.version_info[:2],
-            platform.machine(),
-            sys.platform,
-        ]
+        system = sys.version_info[:2], platform.machine(), sys.platform
+        identity = [self.first, self.packages, *system]
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
 
 
@@ -74,14 +66,9 @@ def load_environments() -> dict[str, Environment]:
     sections = load_toml("boardfit.converters.formats.tools", "environments.toml")
     return {
         name: Environment(
-            name,
-            s["about"],
-            s["override"],
-            tuple(s["first"]),
-            tuple(s["packages"]),
-            s["disk_bytes"],
+            name, **{**row, "first": tuple(row["first"]), "packages": tuple(row["packages"])}
         )
-        for name, s in sections.items()
+        for name, row in sections.items()
     }
 
 
@@ -132,14 +119,12 @@ def _check_override(python: Path, environment: Environment) -> Path:
 
 def _make(environment: Environment, directory: Path, say: Say) -> None:
     """Make the environment beside its place and rename it in: it is whole or absent."""
-    free = shutil.disk_usage(directory.parent).free
-    if free < environment.disk_bytes:
-        raise DoesNotFitError(
-            f"the {environment.name} environment takes about "
-            f"{format_bytes(environment.disk_bytes)}; {directory.parent} has {format_bytes(free)}",
-            shortfall_bytes=environment.disk_bytes - free,
-            next_step="make room, or set BOARDFIT_CACHE to a directory on a larger disk",
-        )
+    check_disk(
+        f"the {environment.name} environment",
+        environment.disk_bytes,
+        directory.parent,
+        next_step="make room, or set BOARDFIT_CACHE to a directory on a larger disk",
+    )
     say(
         f"making the {environment.name} environment, once: {environment.about} "
         f"(about {format_bytes(environment.disk_bytes)} in {directory.parent})"

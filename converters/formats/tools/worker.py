@@ -106,12 +106,7 @@ def _root() -> Path:
 
 
 def _put_into(
-    cage: Cage,
-    command: list[str],
-    environment: dict[str, str],
-    python: Path,
-    folder: str,
-    say: Say,
+    cage: Cage, command: list[str], environment: dict[str, str], python: Path, folder: str, say: Say
 ) -> tuple[list[str], dict[str, str]]:
     """The command and the environment in a cage; as they are where there is none."""
     ours = {name: value for name, value in environment.items() if os.environ.get(name) != value}

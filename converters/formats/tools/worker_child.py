@@ -1,7 +1,4 @@
-"""Child process of `worker.py`, inside a pinned environment. Standard library only.
-
-python -m boardfit.converters.formats.tools.worker_child MODULE    # run_worker starts it
-"""
+"""Child process of `worker.py`, inside a pinned environment. Standard library only."""
 
 from __future__ import annotations
 

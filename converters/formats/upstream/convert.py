@@ -1,10 +1,7 @@
 """A checkpoint of no family of ours → a GGUF by upstream's own converter → `ModelSpec`.
 
-    CACHE/converted/<key>/model.gguf     the newest conversion, for plans and builds after this one
-    CACHE/converted/<key>/tools.json     versions of what made it
-
-What comes after is as for every checkpoint: our quantizer, the tokenizer's check against the
-checkpoint's own files, the quality card.
+CACHE/converted/<key>/model.gguf     the newest conversion, for plans and builds after this one
+CACHE/converted/<key>/tools.json     versions of what made it
 """
 
 from __future__ import annotations
@@ -14,7 +11,6 @@ import hashlib
 import json
 import math
 import re
-import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -31,11 +27,8 @@ from boardfit.converters.documents import (
     read_json_object,
     read_modules,
 )
-from boardfit.converters.formats.tools.environments import (
-    load_environments,
-    one_maker,
-    tool_python,
-)
+from boardfit.converters.formats.tools.environments import load_environments, one_maker, tool_python
+from boardfit.converters.formats.tools.resources import check_disk, check_memory
 from boardfit.converters.formats.tools.worker import Cage, run_worker
 from boardfit.converters.formats.upstream.tree import (
     NOT_YET,
@@ -64,14 +57,9 @@ from boardfit.converters.spec import ModelSpec
 from boardfit.edge.disk.rooted import Root, work_beside
 from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.engines.fit import available_bytes
-from boardfit.edge.errors import (
-    DoesNotFitError,
-    EngineMissingError,
-    UnsupportedModelError,
-    UsageError,
-)
+from boardfit.edge.errors import EngineMissingError, UnsupportedModelError, UsageError
 from boardfit.edge.terminal.progress import Progress, Say
-from boardfit.edge.units import MIB, format_bytes, printable
+from boardfit.edge.units import MIB, printable
 
 _WORKER = "boardfit.converters.formats.upstream.worker.convert"
 #: torch, transformers and a tokenizer before the first weight.
@@ -299,22 +287,18 @@ def conversion_bytes(checkpoint: SafetensorsCheckpoint) -> int:
 
 def check_resources(checkpoint: SafetensorsCheckpoint, folder: Path) -> None:
     """Raise DoesNotFitError if the conversion's memory or its result's disk is not free."""
-    need, free = conversion_bytes(checkpoint), available_bytes()
-    if need > free:
-        raise DoesNotFitError(
-            f"upstream's converter takes about {format_bytes(need)} of memory, "
-            f"{format_bytes(free)} are free",
-            shortfall_bytes=need - free,
-            next_step="close other programs, or convert on a machine with more memory",
-        )
-    need, free = file_bytes(checkpoint), shutil.disk_usage(folder.parent).free
-    if need > free:
-        raise DoesNotFitError(
-            f"the converted file takes about {format_bytes(need)}, {folder.parent} has "
-            f"{format_bytes(free)} free",
-            shortfall_bytes=need - free,
-            next_step="make room, or set BOARDFIT_CACHE to a directory on a larger disk",
-        )
+    check_memory(
+        "upstream's converter",
+        conversion_bytes(checkpoint),
+        available_bytes(),
+        next_step="close other programs, or convert on a machine with more memory",
+    )
+    check_disk(
+        "the converted file",
+        file_bytes(checkpoint),
+        folder.parent,
+        next_step="make room, or set BOARDFIT_CACHE to a directory on a larger disk",
+    )
 
 
 def link_checkpoint(checkpoint: SafetensorsCheckpoint, target: Path) -> Path:

@@ -14,11 +14,13 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from boardfit.edge.disk.opened_file import Source
 from boardfit.edge.errors import InputError, UnsafeInputError, UnsupportedModelError
 from boardfit.edge.files.flatbuffer import FlatBufferError, Table
 from boardfit.edge.files.kind import HEAD_BYTES, foreign, open_regular
+from boardfit.edge.files.protobuf import ProtoMessage
 
 MAGIC = b"LITERTLM"
 _PREFIX = struct.Struct("<8sIIIIQ")
@@ -47,14 +49,13 @@ class Container:
     """What a `.litertlm` file says about itself. `start` is an id, or how the token is written."""
 
     path: Source
-    version: tuple[int, int, int]
     sections: tuple[ContainerSection, ...]
     header_bytes: int
-    start: int | str | None
-    stop_ids: tuple[int, ...]
-    stop_texts: tuple[str, ...]
-    template: str | None
-    max_tokens: int | None
+    start: int | str | None = None
+    stop_ids: tuple[int, ...] = ()
+    stop_texts: tuple[str, ...] = ()
+    template: str | None = None
+    max_tokens: int | None = None
 
     @property
     def model(self) -> ContainerSection:
@@ -83,10 +84,9 @@ class Container:
 
 
 def read_container(path: Source) -> Container:
-    """Read and check the header and the metadata; tensor data is not touched.
-
-    Raises InputError for what is no `.litertlm` or is cut short, UnsafeInputError for one that
-    points outside itself, UnsupportedModelError for one without a decoder.
+    """Read and check the header and the metadata. Raises InputError for what is no `.litertlm` or
+    is cut short, UnsafeInputError for one that points outside itself, UnsupportedModelError for one
+    without a decoder.
     """
     file, size = open_regular(path)
     with file:
@@ -99,7 +99,7 @@ def read_container(path: Source) -> Container:
             )
         if len(head) < _PREFIX.size:
             raise InputError(f"{path}: cut short: it has {size} bytes")
-        _, major, minor, patch, _, end = _PREFIX.unpack_from(head)
+        _, major, _, _, _, end = _PREFIX.unpack_from(head)
         if major != 1:
             raise UnsupportedModelError(f"{path}: container version {major}; known is 1")
         if not _PREFIX.size < end <= min(size, _MAX_HEADER_BYTES):
@@ -122,8 +122,8 @@ def read_container(path: Source) -> Container:
     if any(section.kind == OUTSIDE_WEIGHTS for section in sections):
         raise UnsupportedModelError(f"{path}: keeps weights outside its model section")
     metadata = next((s for s in sections if s.kind == METADATA), None)
-    found = _metadata(path, metadata)
-    return Container(path, (major, minor, patch), sections, end, *found)
+    found = _read_metadata(path, metadata) if metadata is not None else {}
+    return Container(path, sections, end, **found)
 
 
 def _is_decoder(section: ContainerSection) -> bool:
@@ -163,85 +163,34 @@ def _sections(header: bytes) -> Iterator[ContainerSection]:
 # ---- protobuf metadata --------------------------------------------------------------------------
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Field numbers and values of a protobuf message: varints as int, all else as bytes."""
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        kind = key & 7
-        if kind == 0:
-            value, at = _varint(data, at)
-            yield key >> 3, value
-            continue
-        if kind == 2:
-            size, at = _varint(data, at)
-        elif kind in (1, 5):
-            size = 8 if kind == 1 else 4
-        else:
-            raise ValueError(f"wire type {kind}")
-        if at + size > len(data):
-            raise ValueError("a field that leaves its message")
-        yield key >> 3, data[at : at + size]
-        at += size
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise ValueError("an endless number")
-
-
-def _token(data: bytes) -> tuple[tuple[int, ...], str | None]:
-    """A TokenUnion: ids, or a text."""
-    for number, value in _fields(data):
-        if number == 1 and isinstance(value, bytes):
-            ids: list[int] = []
-            for inner, packed in _fields(value):
-                if inner == 1 and isinstance(packed, int):
-                    ids.append(packed)
-                elif inner == 1 and isinstance(packed, bytes):
-                    at = 0
-                    while at < len(packed):
-                        one, at = _varint(packed, at)
-                        ids.append(one)
-            return tuple(ids), None
-        if number == 2 and isinstance(value, bytes):
-            return (), value.decode("utf-8")
-    return (), None
-
-
-def _metadata(
-    path: Source, section: ContainerSection | None
-) -> tuple[int | str | None, tuple[int, ...], tuple[str, ...], str | None, int | None]:
-    if section is None:
-        return None, (), (), None, None
+def _read_metadata(path: Source, section: ContainerSection) -> dict[str, Any]:
+    """The fields of LlmMetadata that `Container` has."""
     if section.n_bytes > _MAX_METADATA_BYTES:
         raise UnsafeInputError(f"{path}: {section.n_bytes} bytes of metadata")
-    start: int | str | None = None
-    stop_ids: list[int] = []
-    stop_texts: list[str] = []
-    template: str | None = None
-    max_tokens: int | None = None
+    found: dict[str, Any] = {"stop_ids": (), "stop_texts": ()}
+    fault = "its metadata is damaged"
+    data = _read(path, section.offset, section.n_bytes)
+    message = ProtoMessage(data, 0, len(data), str(path), fault)
     try:
-        for number, value in _fields(_read(path, section.offset, section.n_bytes)):
-            if number == 1 and isinstance(value, bytes):
-                ids, text = _token(value)
-                start = ids[0] if len(ids) == 1 else text
-            elif number == 2 and isinstance(value, bytes):
-                ids, text = _token(value)
-                if len(ids) == 1:
-                    stop_ids.append(ids[0])
-                if text:
-                    stop_texts.append(text)
-            elif number == 5 and isinstance(value, int):
-                max_tokens = value
-            elif number == 7 and isinstance(value, bytes):
-                template = value.decode("utf-8")
-    except (ValueError, IndexError) as error:
-        raise InputError(f"{path}: its metadata is damaged: {error}") from None
-    return start, tuple(stop_ids), tuple(stop_texts), template, max_tokens
+        for part in message.parts(1):
+            ids, text = _read_token(part)
+            found["start"] = ids[0] if len(ids) == 1 else text
+        for part in message.parts(2):
+            ids, text = _read_token(part)
+            found["stop_ids"] += ids if len(ids) == 1 else ()
+            found["stop_texts"] += (text,) if text else ()
+        for part in message.parts(7):
+            found["template"] = part.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: {fault}: {error}") from None
+    return {**found, "max_tokens": message.number(5)}
+
+
+def _read_token(union: ProtoMessage) -> tuple[tuple[int, ...], str | None]:
+    """A TokenUnion: ids, or a text."""
+    for number, value in union.fields():
+        if number == 1 and isinstance(value, ProtoMessage):
+            return tuple(value.numbers(1)), None
+        if number == 2 and isinstance(value, ProtoMessage):
+            return (), value.read().decode("utf-8")
+    return (), None

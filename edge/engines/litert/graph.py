@@ -1,31 +1,24 @@
 """A compiled LiteRT model whose tensors live in memory that Python sees, and whose KV cache is
 never copied: one buffer per KV tensor serves every signature, as input and output at once.
 
-    graph = LitertGraph.open(lib, weights, n_threads=4, cache_path=None)
-    graph.inputs["decode"]["tokens"][...] = 5
-    graph.run("decode")
-    graph.outputs["decode"]["logits"]
-
-The update of a cache is in place then: the runtime's DYNAMIC_UPDATE_SLICE leaves the copy out where
-source and target are one (upstream: `tflite/kernels/dynamic_update_slice.cc`), which is how
-LiteRT-LM runs on CPUs too.
+The runtime's DYNAMIC_UPDATE_SLICE then updates it in place (upstream:
+`tflite/kernels/dynamic_update_slice.cc`), which is how LiteRT-LM runs on CPUs too.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from boardfit.edge.disk.opened_file import Source
 from boardfit.edge.engines.abort import NativeFlag
 from boardfit.edge.engines.litert import library
-from boardfit.edge.engines.litert.kv_axis import is_kv, state_names
-from boardfit.edge.engines.litert.native_stderr import captured_stderr
-from boardfit.edge.engines.litert.runtime_errors import damaged, load_error
+from boardfit.edge.engines.litert.runtime_errors import captured_stderr, damaged, load_error
+from boardfit.edge.engines.litert.signature_decoder import SignatureGraph, is_kv, state_names
 from boardfit.edge.errors import EngineError, UnsupportedModelError
 from boardfit.edge.files.kind import open_regular
+from boardfit.edge.terminal.progress import Progress
 
 
 class MappedWeights:
@@ -50,9 +43,9 @@ class MappedWeights:
         self._map.close()
 
 
-class LitertGraph:
-    """Signatures of one model. `inputs` and `outputs` map a signature's name and a tensor's name to
-    a numpy view of the tensor; a KV tensor is the same view everywhere.
+class LitertGraph(SignatureGraph):
+    """Signatures of one model, whose tensors are numpy views, by signature and name. A KV tensor is
+    the same view everywhere.
     """
 
     can_cancel = True
@@ -78,39 +71,31 @@ class LitertGraph:
         runtime: str,
         n_threads: int,
         cache_path: Path | None,
-        progress: Callable[[int, int], None] | None = None,
+        report: Progress,
     ) -> LitertGraph:
-        """Compile the model in `weights`. `name` and `runtime` are for messages. `cache_path` is a
-        file for weights in the layout of the kernels: written at the first opening, mapped at the
-        next.
+        """Compile the model in `weights`; `name` and `runtime` are for messages. Weights in the
+        kernels' layout are written to `cache_path` at the first opening, and mapped at the next.
 
         Raises InputError for a damaged model, UnsupportedModelError for an operator that the
         runtime lacks, EngineError if it does not take the model otherwise.
         """
         graph = cls(lib, weights)
-        report = progress or (lambda done, total: None)
         try:
             graph._environment = library.environment(lib)
             report(1, 4)
-            status, graph._model = library.try_create(
-                lib,
-                "LiteRtCreateModelFromBuffer",
-                graph._environment,
-                weights.address,
-                weights.n_bytes,
-            )
+            source = (graph._environment, weights.address, weights.n_bytes)
+            status, graph._model = library.try_create(lib, "LiteRtCreateModelFromBuffer", *source)
             if status != library.OK:
                 raise damaged(name, library.status_text(status))
             report(2, 4)
             graph._options = library.cpu_options(lib, n_threads, cache_path)
-            with captured_stderr() as captured:
+            with captured_stderr() as errors:
                 arguments = (graph._environment, graph._model, graph._options)
                 status, graph._compiled = library.try_create(
                     lib, "LiteRtCreateCompiledModel", *arguments
                 )
             if status != library.OK:
-                reason = library.status_text(status)
-                raise load_error(name, runtime, reason, captured.errors)
+                raise load_error(name, runtime, library.status_text(status), errors)
             report(3, 4)
             graph.can_cancel = library.attach_cancel(lib, graph._compiled, graph.cancel_flag)
             graph._make_buffers()
@@ -192,14 +177,8 @@ class LitertGraph:
                 "a signature"
             )
         n_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-        handle = library.create(
-            self._lib,
-            "LiteRtCreateManagedTensorBuffer",
-            self._environment,
-            library.HOST_MEMORY,
-            ctypes.byref(kind),
-            n_bytes,
-        )
+        wanted = (self._environment, library.HOST_MEMORY, ctypes.byref(kind), n_bytes)
+        handle = library.create(self._lib, "LiteRtCreateManagedTensorBuffer", *wanted)
         self._buffers.append(handle)
         address = library.create(self._lib, "LiteRtGetTensorBufferHostMemory", handle)
         memory = (ctypes.c_uint8 * n_bytes).from_address(address.value or 0)
@@ -215,8 +194,7 @@ class LitertGraph:
 
     def run(self, signature: str, start: int = 0, n: int = 0) -> bool:
         """Run one signature on what its inputs hold. False if it was cancelled on the way: the KV
-        cache then holds parts of the step, at the step's own positions only (`start` and `n` are
-        for graphs that must copy them).
+        cache then holds parts of the step, at the step's own positions only.
         """
         status = self._run(*self._calls[signature])
         # The runtime of today calls a cancelled run a failed one.
@@ -227,31 +205,25 @@ class LitertGraph:
             old[...] = new
         return True
 
-    def kv_replaced(self) -> None:
-        """Nothing to do: there is one KV cache."""
-
     def cancel(self) -> None:
-        """End the run in progress at its next node, from any thread; and those after it."""
         self.cancel_flag.set()
 
     def allow(self) -> None:
-        """Take `cancel` back."""
         self.cancel_flag.clear()
 
     def close(self) -> None:
         """Free everything. The views must not be used afterwards."""
         lib = self._lib
         self.inputs, self.outputs, self._calls, self._states = {}, {}, {}, {}
-        if self._compiled:
-            lib.LiteRtDestroyCompiledModel(self._compiled)
-        for handle in self._buffers:
-            lib.LiteRtDestroyTensorBuffer(handle)
-        if self._options:
-            lib.LiteRtDestroyOptions(self._options)
-        if self._model:
-            lib.LiteRtDestroyModel(self._model)
-        if self._environment:
-            lib.LiteRtDestroyEnvironment(self._environment)
+        for destroy, handle in (
+            (lib.LiteRtDestroyCompiledModel, self._compiled),
+            *((lib.LiteRtDestroyTensorBuffer, buffer) for buffer in self._buffers),
+            (lib.LiteRtDestroyOptions, self._options),
+            (lib.LiteRtDestroyModel, self._model),
+            (lib.LiteRtDestroyEnvironment, self._environment),
+        ):
+            if handle:
+                destroy(handle)
         self._buffers = []
         self._environment = self._model = self._options = self._compiled = ctypes.c_void_p()
         self._weights.close()

@@ -1,9 +1,6 @@
 """Signatures on `tflite_runtime`'s interpreter: the small wheel for old boards (2.14, Python 3.11
-at most), whose interpreter gives every signature tensors of its own.
-
-Handing a whole KV cache from one call's outputs to the next one's inputs is what makes naive loops
-slow. Only the positions that a step wrote differ, so only those are copied, from view to view.
-"""
+at most), whose interpreter gives every signature tensors of its own. Only the positions that a step
+wrote differ, so only those are copied, from view to view."""
 
 from __future__ import annotations
 
@@ -12,21 +9,21 @@ import os
 from typing import Any
 
 from boardfit.edge.disk.opened_file import OpenedFile
-from boardfit.edge.engines.litert.kv_axis import is_kv, position_axis, position_index, state_names
-from boardfit.edge.engines.litert.native_stderr import captured_stderr
-from boardfit.edge.engines.litert.runtime_errors import load_error
+from boardfit.edge.engines.litert.runtime_errors import captured_stderr, load_error
+from boardfit.edge.engines.litert.signature_decoder import (
+    SignatureGraph,
+    is_kv,
+    position_index,
+    state_names,
+)
 from boardfit.edge.errors import EngineError, EngineMissingError
 from boardfit.edge.units import printable
 
 _PIP_LINE = "pip install tflite-runtime==2.14.0 'numpy<2'  # Python 3.11 or older"
 
 
-class InterpreterGraph:
-    """A `SignatureGraph`. The KV cache of `decode`'s inputs is the one that counts; a prefill
-    signature's is brought up to date before it runs.
-    """
-
-    can_cancel = False
+class InterpreterGraph(SignatureGraph):
+    """The KV cache of `decode`'s inputs counts; others are brought up to date before they run."""
 
     def __init__(self, interpreter: Any) -> None:
         self._interpreter = interpreter
@@ -46,13 +43,10 @@ class InterpreterGraph:
                 }
             for view in self.inputs[name].values():
                 view[...] = 0
-        self._axes: dict[str, int] | None = None
 
     @classmethod
     def open(cls, path: OpenedFile, n_threads: int, version: str) -> InterpreterGraph:
-        """Raises UnsupportedModelError for an operator that the runtime lacks, EngineError for what
-        it does not load otherwise.
-        """
+        """Raises UnsupportedModelError for an operator that the runtime lacks, else EngineError."""
         try:
             interpreter = importlib.import_module("tflite_runtime.interpreter").Interpreter
         except (ImportError, AttributeError) as error:
@@ -61,35 +55,25 @@ class InterpreterGraph:
                 f"tflite-runtime is installed but does not load: {printable(str(error))}",
                 next_step=_PIP_LINE,
             ) from error
-        reason = ""
-        with captured_stderr() as captured:
+        with captured_stderr() as errors:
             try:
                 return cls(interpreter(model_path=os.fspath(path), num_threads=n_threads))
             except (ValueError, RuntimeError) as error:
                 reason = path.name_path(str(error))
-        raise load_error(path.name, f"tflite-runtime {version}", reason, captured.errors)
-
-    def _kv_axes(self) -> dict[str, int]:
-        """For each KV tensor the axis that counts positions."""
-        decode = self.inputs["decode"]
-        n_ctx = decode["mask"].shape[-1]
-        return {
-            name: position_axis(name, view, n_ctx) for name, view in decode.items() if is_kv(name)
-        }
+        raise load_error(path.name, f"tflite-runtime {version}", reason, errors)
 
     def run(self, signature: str, start: int, n: int) -> bool:
         """Run one signature, which writes the positions from `start` to `start + n`."""
-        if self._axes is None:
-            self._axes = self._kv_axes()
         inputs, outputs = self.inputs[signature], self.outputs[signature]
         master, old = self.inputs["decode"], self._current
-        states = state_names(inputs, outputs)
+        states, kv = state_names(inputs, outputs), [name for name in master if is_kv(name)]
+        n_ctx = master["mask"].shape[-1]
         for name in old:
             old[name] = min(old[name], start)
         if signature != "decode":
             have = old[signature]
-            for name, axis in self._axes.items():
-                where = position_index(axis, have, start)
+            for name in kv:
+                where = position_index(name, master[name], n_ctx, have, start)
                 inputs[name][where] = master[name][where]
             old[signature] = start
             for name in states:
@@ -98,8 +82,8 @@ class InterpreterGraph:
             self._native.Invoke(self._subgraphs[signature])
         except (ValueError, RuntimeError) as error:
             raise EngineError(f"tflite-runtime failed: {printable(str(error))}") from None
-        for name, axis in self._axes.items():
-            where = position_index(axis, start, start + n)
+        for name in kv:
+            where = position_index(name, master[name], n_ctx, start, start + n)
             master[name][where] = outputs[name][where]
         for name in states:
             master[name][...] = outputs[name]
@@ -108,12 +92,6 @@ class InterpreterGraph:
     def kv_replaced(self) -> None:
         """The KV cache was written from outside."""
         self._current = dict.fromkeys(self._current, 0)
-
-    def cancel(self) -> None:
-        """This runtime cannot be interrupted."""
-
-    def allow(self) -> None:
-        """See `cancel`."""
 
     def close(self) -> None:
         """Free everything. The views must not be used afterwards."""

@@ -2,9 +2,7 @@
 
 Two wheels carry the same C interface (upstream: `litert/c/*.h`, here as of LiteRT 2.2):
 litert-lm-api inside `liblitert-lm.so`, ai-edge-litert as `libLiteRt.so`. Both Python packages hide
-what an engine needs: LiteRT-LM's sessions take and give text, never token ids or logits;
-ai-edge-litert's model has no way to cancel a run. The C interface has all of it, and is what
-LiteRT-LM itself runs on.
+what an engine needs: token ids and logits, or a way to cancel a run.
 """
 
 from __future__ import annotations
@@ -79,18 +77,16 @@ assert ctypes.sizeof(EnvOption) == 24 and ctypes.sizeof(TensorType) == 72  # as 
 _handle, _out, _index = ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p), ctypes.c_size_t
 _size_out, _text_out = ctypes.POINTER(ctypes.c_size_t), ctypes.POINTER(ctypes.c_char_p)
 
+_SIDES = ("Input", "Output")
 _STATUS_FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "LiteRtCreateEnvironment": (ctypes.c_int, ctypes.POINTER(EnvOption), _out),
     "LiteRtCreateModelFromBuffer": (_handle, ctypes.c_void_p, ctypes.c_size_t, _out),
     "LiteRtGetNumModelSignatures": (_handle, _size_out),
     "LiteRtGetModelSignature": (_handle, _index, _out),
     "LiteRtGetSignatureKey": (_handle, _text_out),
-    "LiteRtGetNumSignatureInputs": (_handle, _size_out),
-    "LiteRtGetSignatureInputName": (_handle, _index, _text_out),
-    "LiteRtGetSignatureInputTensorByIndex": (_handle, _index, _out),
-    "LiteRtGetNumSignatureOutputs": (_handle, _size_out),
-    "LiteRtGetSignatureOutputName": (_handle, _index, _text_out),
-    "LiteRtGetSignatureOutputTensorByIndex": (_handle, _index, _out),
+    **{f"LiteRtGetNumSignature{side}s": (_handle, _size_out) for side in _SIDES},
+    **{f"LiteRtGetSignature{side}Name": (_handle, _index, _text_out) for side in _SIDES},
+    **{f"LiteRtGetSignature{side}TensorByIndex": (_handle, _index, _out) for side in _SIDES},
     "LiteRtGetRankedTensorType": (_handle, ctypes.POINTER(TensorType)),
     "LiteRtCreateOptions": (_out,),
     "LiteRtSetOptionsHardwareAccelerators": (_handle, ctypes.c_int),
@@ -128,7 +124,7 @@ def version(package: str) -> str:
 def check_cpu(machine: str | None = None, cpuinfo: str | None = None) -> None:
     """Raise EngineError on an Arm CPU without LSE atomics (Armv8.0: Raspberry Pi 3, 4, Zero 2 W),
     where loading litert-lm-api 0.18.1 ends the process (google-ai-edge/LiteRT-LM#1847). `cpuinfo`
-    is the text of /proc/cpuinfo; where there is none (a Mac) nothing is known against the CPU.
+    is the text of /proc/cpuinfo.
     """
     if (machine or platform.machine()) not in ("aarch64", "arm64"):
         return
@@ -137,12 +133,8 @@ def check_cpu(machine: str | None = None, cpuinfo: str | None = None) -> None:
             cpuinfo = Path("/proc/cpuinfo").read_text(errors="replace")
         except OSError:
             return
-    features = {
-        word
-        for line in cpuinfo.splitlines()
-        if line.lower().startswith("features")
-        for word in line.partition(":")[2].split()
-    }
+    lines = [line for line in cpuinfo.splitlines() if line.lower().startswith("features")]
+    features = {word for line in lines for word in line.partition(":")[2].split()}
     if features and "atomics" not in features:
         raise EngineError(
             "litert-lm-api does not run on this CPU: it is an Armv8.0 without LSE atomics "
@@ -154,10 +146,7 @@ def check_cpu(machine: str | None = None, cpuinfo: str | None = None) -> None:
 
 @functools.cache
 def load_library(package: str) -> Any:
-    """The C library inside `package`, its functions typed. Nothing of the package is imported.
-
-    Raises EngineMissingError if it is not installed or does not load.
-    """
+    """The typed C library inside `package`. Raises EngineMissingError if it does not load."""
     extra = "litert" if package == "litert_lm" else "tflite"
     line = install_line(extra, DISTRIBUTIONS[package])
     spec = importlib.util.find_spec(package)
@@ -216,9 +205,7 @@ def environment(lib: Any) -> ctypes.c_void_p:
 
 
 def cpu_options(lib: Any, n_threads: int, cache_path: Path | None) -> ctypes.c_void_p:
-    """Compilation options for the CPU: threads, and the file that keeps packed weights. What a CPU
-    accelerator reads is a TOML text (upstream: `litert_cpu_options.cc`).
-    """
+    """Options for the CPU: threads, and the file of packed weights (`litert_cpu_options.cc`)."""
     text = f"num_threads = {n_threads}\n"
     if cache_path is not None:
         quoted = str(cache_path).replace("\\", "\\\\").replace('"', '\\"')

@@ -13,37 +13,101 @@ import contextlib
 import mmap
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from boardfit.edge.engines.decoder import Decoder, Runner
-from boardfit.edge.engines.litert.kv_axis import is_kv, position_axis, position_index, state_names
-from boardfit.edge.engines.litert.prefill_steps import StepChooser
 from boardfit.edge.engines.prefix_cache import Fill, SavableCache
+from boardfit.edge.engines.step_engine import Decoder, Runner
 from boardfit.edge.errors import IntegrityError, UnsupportedModelError
 
 _DECODE = "decode"
 _PREFILL = re.compile(r"^prefill(_\d+)?$")
+_KV = re.compile(r"^kv_cache_([kv])_(\d+)$")
 _KNOWN = ("tokens", "input_pos", "mask")
 # A graph that can be cancelled looks up between nodes, and a watcher wakes every 10 ms: a node may
 # take this share of the budget.
 _NODE_SHARE = 0.5
+#: Until measured: a step of n tokens is taken to cost as much as 1 + n/8 single ones (decode is
+#: bound by memory, prefill by arithmetic).
+_TOKENS_PER_DECODE = 8
 
 
-class SignatureGraph(Runner, Protocol):
-    """Compiled signatures over tensors that numpy can see. After `run`, KV that one signature wrote
-    is what the next one reads.
+def is_kv(name: str) -> bool:
+    """Whether a tensor of this name is a KV cache, which has a place per position."""
+    return _KV.match(name) is not None
+
+
+def state_names(inputs: Iterable[str], outputs: Iterable[str]) -> list[str]:
+    """Names of memory without positions, sorted: inputs and outputs of one name (a convolution's
+    last inputs, in LFM2), replaced as a whole by each step.
     """
+    return sorted(name for name in set(inputs) & set(outputs) if not is_kv(name))
+
+
+def position_index(name: str, view: Any, n_ctx: int, first: int, last: int) -> tuple[Any, ...]:
+    """An index of a KV tensor's positions from `first` to before `last`. They are along the axis as
+    long as the context; where two are, the layout of the exporter decides (values lie transposed).
+    """
+    is_last = view.shape[-1] == n_ctx and (
+        view.shape[-2] != n_ctx or not name.startswith("kv_cache_k_")
+    )
+    positions = slice(first, last)
+    return (..., positions) if is_last else (..., positions, slice(None))
+
+
+class StepChooser:
+    """Which compiled step takes the next tokens of a prompt: the fastest by what each took."""
+
+    def __init__(self, lengths: Sequence[int], *, largest: int | None = None) -> None:
+        self._lengths = tuple(sorted({n for n in lengths if largest is None or n <= largest}))
+        self._seconds: dict[int, float] = {}
+
+    def measured(self, length: int, seconds: float) -> None:
+        """Take in the seconds of a step. The fastest counts: a busy machine slows one down."""
+        self._seconds[length] = min(seconds, self._seconds.get(length, seconds))
+
+    def expected_s(self, length: int) -> float:
+        """Seconds that a step of `length` is expected to take."""
+        if length in self._seconds:
+            return self._seconds[length]
+        unit = self._seconds.get(1, 0.0)
+        for known, seconds in self._seconds.items():
+            unit = unit or seconds / (1 + known / _TOKENS_PER_DECODE)
+        return (unit or 1.0) * (1 + length / _TOKENS_PER_DECODE)
+
+    def next_length(
+        self, n_left: int, room: int, *, budget_s: float | None = None, whole: bool = False
+    ) -> int:
+        """Length of the step to run now, 1 for a single token. `n_left` tokens of the prompt
+        remain, `room` positions are free: a step writes all of its positions. With `budget_s` a
+        step may take no longer than that, where there is a choice. `whole`: only full steps.
+        """
+        fits = [n for n in self._lengths if n <= room]
+        if budget_s is not None:
+            known = [n for n in fits if n in self._seconds]
+            quick = [n for n in known if self._seconds[n] <= budget_s]
+            larger = [n for n in fits if n not in self._seconds and n > max(known, default=0)]
+            # One untried length more, if by the speed of those tried it stays within the budget.
+            if larger and (not known or self.expected_s(larger[0]) <= budget_s):
+                quick.append(larger[0])
+            fits = quick or fits[:1]
+        full = [n for n in fits if n <= n_left]
+        partial = [] if whole else [n for n in fits if n > n_left][:1]
+        return min([1, *full, *partial], key=lambda n: (self.expected_s(n) / min(n, n_left), -n))
+
+
+class SignatureGraph(Runner):
+    """Compiled signatures over tensors that numpy can see, with one KV cache for all."""
 
     inputs: dict[str, dict[str, Any]]
     outputs: dict[str, dict[str, Any]]
 
     def run(self, signature: str, start: int, n: int) -> bool:
         """Run a step that writes the `n` positions from `start` on. False if cancelled on the way:
-        some of these positions are written then, and no others; memory without positions is as it
-        was before.
+        only of these some are written; memory without positions is as before.
         """
+        raise NotImplementedError
 
     def kv_replaced(self) -> None:
         """The KV cache of `inputs["decode"]` was written by the caller."""
@@ -60,17 +124,14 @@ class SignatureDecoder(SavableCache, Decoder):
         *,
         n_nodes: float = 1,
     ) -> None:
-        """`n_nodes` is the whole of a step over its longest node.
-
-        Raises UnsupportedModelError for signatures that are not those of a decoder.
-        """
+        """`n_nodes` is a step over its longest node. Raises UnsupportedModelError."""
         import numpy as np
 
         self._np = np
         self.graph: SignatureGraph = graph
         self._nodes_s = _NODE_SHARE * n_nodes if graph.can_cancel else 1.0
         self.cached: list[int] = []
-        check_signatures(graph, name)
+        _check_signatures(graph, name)
         decode = graph.inputs[_DECODE]
         self.n_ctx = int(decode["mask"].shape[-1])
         self.n_logits = int(graph.outputs[_DECODE]["logits"].shape[-1])
@@ -80,6 +141,7 @@ class SignatureDecoder(SavableCache, Decoder):
             for key, inputs in graph.inputs.items()
             if _PREFILL.match(key)
         }
+        self.lengths = tuple(sorted(self._prefills))
         self.steps = StepChooser(tuple(self._prefills), largest=prefill_chunk)
         self._positions = np.arange(self.n_ctx, dtype=np.int32)
         self._allowed, self._denied = _mask_values(np, decode["mask"].dtype, name)
@@ -89,7 +151,7 @@ class SignatureDecoder(SavableCache, Decoder):
         self._token, self._position, self._mask = (decode[key].reshape(-1) for key in _KNOWN)
         self._states = [decode[key] for key in state_names(decode, graph.outputs[_DECODE])]
         self._n_open = 0  # positions that decode's mask allows
-        self._logits = graph.outputs[_DECODE]["logits"].reshape(-1)
+        self.logits = graph.outputs[_DECODE]["logits"].reshape(-1)
 
     @property
     def kv_type(self) -> str:
@@ -98,21 +160,8 @@ class SignatureDecoder(SavableCache, Decoder):
         types = {str(view.dtype) for view in self._kv.values()}
         return "/".join(sorted(names.get(kind, kind) for kind in types))
 
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """Exported prefill lengths."""
-        return tuple(sorted(self._prefills))
-
-    @property
-    def logits(self) -> Any:
-        """float32 [n_logits] after the last token; a view that the next step overwrites."""
-        return self._logits
-
     def prefill(self, tokens: Sequence[int], *, budget_s: float | None) -> bool:
-        """Evaluate a first part of `tokens` behind the cached ones, as much as one step takes.
-        `budget_s` is what may run without looking up: a step, or a node where steps can be
-        cancelled. False if it was cancelled, and then nothing of it is cached.
-        """
+        """As the base class. `budget_s` is for a step, or a node where steps can be cancelled."""
         done = len(self.cached)
         step_s = None if budget_s is None else budget_s * self._nodes_s
         n = self.steps.next_length(
@@ -166,9 +215,7 @@ class SignatureDecoder(SavableCache, Decoder):
         return not self._states or keep == len(self.cached)
 
     def truncate(self, keep: int) -> None:
-        """Keep the first `keep` cached tokens: what lies behind is masked, and overwritten. Memory
-        without positions has no past: cut anywhere, it starts over.
-        """
+        """What lies behind is masked, and overwritten. Memory without positions starts over."""
         if self._states and keep < len(self.cached):
             keep = 0
             for view in self._states:
@@ -209,20 +256,16 @@ class SignatureDecoder(SavableCache, Decoder):
         self.cached = list(tokens)
 
     def _kv_slices(self, n_tokens: int) -> list[Any]:
-        """Views of the first `n_tokens` positions of every KV tensor, sorted by name, and of the
-        memory that has no positions.
-        """
+        """The first `n_tokens` positions of every KV tensor, by name, and all other memory."""
         slices = [
-            view[position_index(position_axis(key, view, self.n_ctx), 0, n_tokens)]
+            view[position_index(key, view, self.n_ctx, 0, n_tokens)]
             for key, view in sorted(self._kv.items())
         ]
         return slices + self._states
 
 
-def check_signatures(graph: SignatureGraph, name: str) -> None:
-    """Raise UnsupportedModelError, naming what is missing or unknown, unless `graph` has the
-    signatures of a decoder-only language model.
-    """
+def _check_signatures(graph: SignatureGraph, name: str) -> None:
+    """Raise UnsupportedModelError, naming what is wrong, unless `graph` is a language model's."""
     known = ", ".join(graph.inputs) or "none"
     if _DECODE not in graph.inputs or "logits" not in graph.outputs[_DECODE]:
         raise UnsupportedModelError(

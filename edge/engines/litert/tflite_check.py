@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from boardfit.edge.disk.opened_file import Source
-from boardfit.edge.engines.litert.runtime_errors import damaged
-from boardfit.edge.engines.litert.tflite_operators import operator_name
+from boardfit.edge.engines.litert.runtime_errors import damaged, operator_name
 from boardfit.edge.errors import InputError, UnsafeInputError
 from boardfit.edge.files.flatbuffer import FlatBufferError, Table
 from boardfit.edge.files.kind import HEAD_BYTES, foreign, open_regular
@@ -46,15 +45,13 @@ _OPTION_LISTS = {17: 0, 30: 0}  # ReshapeOptions, SqueezeOptions
 
 @dataclass(frozen=True)
 class TfliteHeader:
-    """What the structure says: operator names used, signatures by name, number of subgraphs, and
-    the recipe of a file that boardfit made. `n_nodes` is how many times the widest matrix product
-    of a prefill graph fits into all of them: what a step takes, divided by this, is about what its
-    longest operator takes.
+    """What the structure says: operator names used, signatures by name, and the recipe of a file
+    that boardfit made. `n_nodes` is how many times the widest matrix product of a prefill graph
+    fits into all of them: a step's time over this is about what its longest operator takes.
     """
 
     operators: tuple[str, ...]
     signatures: tuple[str, ...]
-    n_subgraphs: int
     n_bytes: int
     recipe: str | None = None
     n_nodes: float = 1.0
@@ -66,10 +63,8 @@ class TfliteHeader:
 
 
 def check_tflite(path: Source, offset: int = 0, n_bytes: int | None = None) -> TfliteHeader:
-    """Check the TFLite model at `offset` of a file, all of it by default.
-
-    Raises InputError for what is no TFLite file or is damaged, UnsafeInputError for one that points
-    outside itself.
+    """Check the TFLite model at `offset` of a file, all of it by default. Raises InputError for
+    what is no TFLite file or is damaged, UnsafeInputError for one that points outside itself.
     """
     file, size = open_regular(path)
     with file:
@@ -106,9 +101,7 @@ def _checked(data: Any) -> TfliteHeader:
     subgraphs = list(model.tables(2, _MAX_SUBGRAPHS))
     if not subgraphs:
         raise FlatBufferError("no graph in it")
-    n_tensors = [
-        _check_subgraph(subgraph, buffers, len(codes), len(subgraphs)) for subgraph in subgraphs
-    ]
+    n_tensors = [_check_subgraph(subgraph, buffers, len(codes)) for subgraph in subgraphs]
     prefills = {
         signature.number(4, "I")
         for signature in model.tables(7, _MAX_SIGNATURES)
@@ -121,7 +114,6 @@ def _checked(data: Any) -> TfliteHeader:
     return TfliteHeader(
         tuple(dict.fromkeys(codes)),
         tuple(_signatures(model, n_tensors)),
-        len(subgraphs),
         len(data),
         _recipe(model),
         min((share for share in shares if share), default=1.0),
@@ -129,9 +121,8 @@ def _checked(data: Any) -> TfliteHeader:
 
 
 def _recipe(model: Table) -> str | None:
-    if model.span(3, 1)[1] > _MAX_DESCRIPTION:
-        return None
-    found = _RECIPE.fullmatch(model.text(3))
+    is_short = model.span(3, 1)[1] <= _MAX_DESCRIPTION
+    found = _RECIPE.fullmatch(model.text(3)) if is_short else None
     return found[1] if found else None
 
 
@@ -162,11 +153,10 @@ def _operator_name(code: Table) -> str:
     number = max(old, new)  # the byte came first and saturates at 127
     if number < 0:
         raise FlatBufferError(f"an operator of number {number}")
-    custom = code.text(1)
-    return custom or operator_name(number)
+    return code.text(1) or operator_name(number)
 
 
-def _check_subgraph(subgraph: Table, buffers: list[int], n_codes: int, n_subgraphs: int) -> int:
+def _check_subgraph(subgraph: Table, buffers: list[int], n_codes: int) -> int:
     """Check one graph; returns its number of tensors."""
     n_tensors = 0
     for tensor in subgraph.tables(0, _MAX_TENSORS):

@@ -6,14 +6,17 @@ feeding it.
 
 from __future__ import annotations
 
+import json
 import math
 import struct
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from boardfit.device_profiles.cost.graph_table import can_hold_graph
+from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.disk.opened_file import OpenedFile, Source
-from boardfit.edge.engines.llama.checked_models import CheckedModels
+from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.engines.llama.estimate import read_per_layer
 from boardfit.edge.errors import UnsafeInputError, UnsupportedModelError
 from boardfit.edge.files.gguf import GgufArray, GgufHeader
@@ -30,12 +33,13 @@ _BYTE_TOKENS = ("llama", "plamo2")
 #: The bytes that UTF-8 text can hold.
 _UTF8_BYTES = (*range(0xC0), *range(0xC2, 0xF5))
 _U64 = struct.Struct("<Q")
+#: Raised when the rules change: what passed older ones is looked at again.
+_RULES = 1
+_MAX_MODELS = 64
 
 
 def check_layers(path: Source, header: GgufHeader) -> None:
-    """Every layer has tensors. Raises UnsafeInputError where the header claims otherwise: the
-    library believes it, and aborts the process for none or allocates for two thousand million.
-    """
+    """Raise UnsafeInputError for a number of layers that the library would abort for."""
     n_layer = header.integer(f"{header.arch}.block_count")
     if n_layer is not None and not 1 <= n_layer <= len(header.tensors):
         raise UnsafeInputError(
@@ -45,9 +49,7 @@ def check_layers(path: Source, header: GgufHeader) -> None:
 
 
 def check_graph(path: Source, header: GgufHeader, kv_type: str) -> None:
-    """The engine's table of graph nodes holds this model's graph. Raises UnsupportedModelError
-    otherwise: the library aborts the process when the table is full.
-    """
+    """Raise UnsupportedModelError for a graph that the library's table cannot hold: it aborts."""
     arch = header.arch
     names = [tensor.name for tensor in header.tensors]
     used = header.integer(f"{arch}.expert_used_count") or 0
@@ -65,8 +67,8 @@ def check_graph(path: Source, header: GgufHeader, kv_type: str) -> None:
 
 
 def check_numbers(path: Source, header: GgufHeader) -> None:
-    """The numbers of the model are those of a model. Raises UnsafeInputError otherwise: the library
-    asserts some of them (`llama-model.cpp`, `ops.cpp`), and computes nonsense with the others.
+    """Raise UnsafeInputError for numbers that no model has: the library asserts some of them
+    (`llama-model.cpp`, `ops.cpp`), and computes nonsense with the others.
     """
     arch = header.arch
     for key, value in header.kv.items():
@@ -116,12 +118,37 @@ def _check_counts(path: Source, header: GgufHeader) -> None:
         )
 
 
-def check_vocabulary(path: Source, header: GgufHeader, *, embeds: bool = False) -> None:
-    """The vocabulary is one that the library can load and use. Raises UnsafeInputError otherwise:
-    an assertion, or an uncaught C++ exception, would end the process.
+class CheckedModels:
+    """The hashes of models whose vocabulary was checked, kept. Losing them costs time alone."""
 
-    The library reads tokens as C strings, which end at the first zero byte. A file whose hash is
-    known, as those of a bundle are, is looked at once. With `embeds` it may be an encoder's.
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path or cache_directory() / "checked-vocabularies.json"
+        self._known: list[str] = []
+        try:
+            stored = json.loads(self._path.read_bytes())
+            if stored["rules"] == _RULES:
+                self._known = [entry for entry in stored["sha256"] if isinstance(entry, str)]
+        except Exception:
+            pass  # no file yet, or a damaged one: everything is checked again
+
+    def __contains__(self, sha256: str | None) -> bool:
+        return sha256 is not None and sha256 in self._known
+
+    def add(self, sha256: str) -> None:
+        """Remember a model among the newest; a read-only home is no error."""
+        self._known = [*(entry for entry in self._known if entry != sha256), sha256][-_MAX_MODELS:]
+        document = {"rules": _RULES, "sha256": self._known}
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(self._path, json.dumps(document).encode(), mode=0o600)
+        except OSError:
+            pass
+
+
+def check_vocabulary(path: Source, header: GgufHeader, *, embeds: bool = False) -> None:
+    """Raise UnsafeInputError for a vocabulary on which the library ends the process. It reads
+    tokens as C strings. A file whose hash is known is looked at once. With `embeds` it may be an
+    encoder's.
     """
     seen = CheckedModels()
     if isinstance(path, OpenedFile) and path.sha256 in seen:

@@ -9,7 +9,7 @@ import contextlib
 import ctypes
 import mmap
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from boardfit.edge.engines.settings import EngineSettings, default_threads
 from boardfit.edge.engines.threads import ThreadGovernor
 from boardfit.edge.errors import EngineError, UnsupportedModelError
 from boardfit.edge.requirements import install_line
+from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.units import printable
 
 _FLASH = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
@@ -38,13 +39,7 @@ class LlamaContext(SavableCache):
     """One model and one context. One sequence computes; `Shelves` keeps others beside it."""
 
     def __init__(
-        self,
-        lib: Any,
-        model: Any,
-        handle: Any,
-        *,
-        adapt_threads: bool = False,
-        n_draft: int = 0,
+        self, lib: Any, model: Any, handle: Any, *, adapt_threads: bool = False, n_draft: int = 0
     ) -> None:
         self._lib = lib
         self.model = model
@@ -89,11 +84,9 @@ class LlamaContext(SavableCache):
         path: OpenedFile,
         n_ctx: int,
         settings: EngineSettings,
-        progress: Callable[[int, int], None] | None,
+        progress: Progress | None,
     ) -> LlamaContext:
-        """Load `path`, whose header must have been checked. Raises EngineError with the library's
-        own words, UnsupportedModelError for models that do not generate token by token.
-        """
+        """Load `path`, whose header was checked. Raises EngineError or UnsupportedModelError."""
         model = load_model(lib, path, settings, progress)
         try:
             refuse_unsuitable(lib, model, path)
@@ -101,11 +94,7 @@ class LlamaContext(SavableCache):
                 lib, model, path.name, n_ctx, settings, n_outputs=1 + settings.n_draft
             )
             return cls(
-                lib,
-                model,
-                handle,
-                adapt_threads=settings.adapt_threads,
-                n_draft=settings.n_draft,
+                lib, model, handle, adapt_threads=settings.adapt_threads, n_draft=settings.n_draft
             )
         except BaseException:
             lib.llama_model_free(model)
@@ -129,8 +118,7 @@ class LlamaContext(SavableCache):
         Returns OK, or llama_decode's code, and then nothing of the chunk is cached.
 
         The logits of its last token can be sampled from. With `guesses` the chunk is a token and at
-        most `n_draft` guesses of what follows it, and the logits of each can, by its index; who
-        finds a guess wrong cuts it off.
+        most `n_draft` guesses, and the logits of each can; who finds a guess wrong cuts it off.
         """
         batch = self._batch_every if guesses else self._batch
         n = len(chunk)
@@ -157,9 +145,7 @@ class LlamaContext(SavableCache):
         return code
 
     def _run(self, batch: Any, n_threads: int, n_tokens: int) -> int:
-        """Decode the batch, by at most `n_threads` threads, and learn how many the next one takes.
-        Returns llama_decode's code.
-        """
+        """Decode the batch, by at most `n_threads` threads. Returns llama_decode's code."""
         governor = self._governor
         if governor is None:
             return self._decode_in_room(batch)
@@ -179,17 +165,13 @@ class LlamaContext(SavableCache):
         return code
 
     def give_up_if_stuck(self) -> None:
-        """Called by another thread while a step may be running: end one whose threads stand in each
-        other's way. The thread that runs the step then checks `was_given_up`.
-        """
+        """From another thread: end a step whose threads stand in each other's way."""
         if self._can_give_up and self._governor is not None and self._governor.is_stuck():
             self._gave_up = True
             self.abort.set()
 
     def was_given_up(self) -> bool:
-        """After an aborted step, once: whether it only has to be repeated, with the fewer threads
-        that are set by now. The abort flag is then clear again.
-        """
+        """After an aborted step, once: whether it only has to be repeated, by fewer threads."""
         if not self._gave_up:
             return False
         self._gave_up = False
@@ -214,9 +196,7 @@ class LlamaContext(SavableCache):
             )
 
     def _forget_failed_step(self) -> None:
-        """Parts of a failed step may be in the memory. Attention's KV is cut off; what a recurrent
-        layer has mixed into its state cannot be, so `truncate` there starts over.
-        """
+        """Attention's KV of a failed step is cut off; elsewhere `truncate` starts over."""
         keep = len(self.cached)
         self.cached.append(-1)  # stands for what the step may have left behind
         self.truncate(keep)
@@ -248,9 +228,7 @@ class LlamaContext(SavableCache):
         self.truncate(0)
 
     def can_cut(self, keep: int) -> bool:
-        """Whether the memory can be cut down to its first `keep` tokens. Recurrent states have no
-        past; a sliding window has forgotten what lies further back than itself.
-        """
+        """Recurrent states have no past; a sliding window has forgotten what lies behind it."""
         return self._can_cut(RUNNING, len(self.cached), keep)
 
     def _can_cut(self, seq: int, held: int, keep: int) -> bool:
@@ -262,9 +240,7 @@ class LlamaContext(SavableCache):
         return first >= 0 and not (self._n_swa and first > max(0, keep - self._n_swa))
 
     def truncate(self, keep: int) -> None:
-        """Keep the first `keep` cached tokens, or none where the memory cannot be cut there:
-        recurrent states have no past, sliding windows have forgotten theirs.
-        """
+        """Keep the first `keep` cached tokens, or none where the memory cannot be cut there."""
         if 0 < keep < len(self.cached):
             cut = self._lib.llama_memory_seq_rm(self._memory, RUNNING, keep, -1)
             first = self._lib.llama_memory_seq_pos_min(self._memory, RUNNING)
@@ -315,9 +291,7 @@ class LlamaContext(SavableCache):
         return int(self._lib.llama_state_seq_get_data(self.handle, view, len(target), seq))
 
     def _take(self, state: mmap.mmap, tokens: Sequence[int]) -> bool:
-        """Replace the running sequence by a checked state of `tokens`. False, and an empty cache,
-        if the library does not take it.
-        """
+        """Replace the running sequence by a checked state. False, and no cache, if refused."""
         self.truncate(0)
         view = (ctypes.c_uint8 * len(state)).from_buffer(state)
         while True:
@@ -335,13 +309,10 @@ class LlamaContext(SavableCache):
 
 
 def load_model(
-    lib: Any,
-    path: OpenedFile,
-    settings: EngineSettings,
-    progress: Callable[[int, int], None] | None,
+    lib: Any, path: OpenedFile, settings: EngineSettings, progress: Progress | None
 ) -> Any:
-    """Load the weights of `path`, whose header must have been checked. Raises EngineError with the
-    library's own words, UnsupportedModelError for an architecture that it does not know.
+    """Load the weights of `path`, whose header was checked. Raises EngineError with the library's
+    own words, UnsupportedModelError for an architecture that it does not know.
     """
     params = lib.llama_model_default_params()
     params.load_mode = _LOAD_MMAP if settings.use_mmap else _LOAD_PLAIN
@@ -392,9 +363,8 @@ def make_context(
     n_outputs: int = 1,
     embeds: bool = False,
 ) -> Any:
-    """A context of the library on `model`, which must outlive it; room for the logits of
-    `n_outputs` tokens of one step, or for their vectors with `embeds`. Raises EngineError with the
-    library's own words.
+    """A context on `model`, with room for the logits of `n_outputs` tokens of one step, or for
+    their vectors with `embeds`. Raises EngineError with the library's own words.
     """
     params = lib.llama_context_default_params()
     params.n_ctx = n_ctx

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable
 from typing import Any
 
 from boardfit.device_profiles.cost.memory import embedding_bytes, embedding_rows
 from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.engines.abort import NativeFlag
 from boardfit.edge.engines.llama import library
-from boardfit.edge.engines.llama.context import OK, attach_abort, load_model, make_context
+from boardfit.edge.engines.llama.context import attach_abort, load_model, make_context
 from boardfit.edge.engines.llama.estimate import estimate_bytes, most_heads
+from boardfit.edge.engines.llama.logits import decode_all
 from boardfit.edge.engines.llama.ready import check_file, check_memory
+from boardfit.edge.engines.llama.vocab import tokenize
 from boardfit.edge.engines.settings import EngineSettings
-from boardfit.edge.engines.vocabulary import encode_text
 from boardfit.edge.errors import EngineError, InputError, UnsupportedModelError
 from boardfit.edge.files.gguf import GgufHeader, read_header
 from boardfit.edge.files.gguf.purpose import ENCODERS, require_embedder
+from boardfit.edge.terminal.progress import Progress
 
 _EMBEDDINGS = "token_embd.weight"
 #: Tokens of a text where nothing else is asked for.
@@ -52,15 +53,9 @@ class LlamaEmbedder:
 
     @classmethod
     def open(
-        cls,
-        path: OpenedFile,
-        settings: EngineSettings,
-        *,
-        progress: Callable[[int, int], None] | None = None,
+        cls, path: OpenedFile, settings: EngineSettings, *, progress: Progress | None = None
     ) -> LlamaEmbedder:
-        """Check the file, check the memory, load. Raises UnsupportedModelError for a file that is
-        no embedding model, else as `boardfit.edge.engines.open_engine` does.
-        """
+        """As `open_engine`; UnsupportedModelError for a file that is no embedding model."""
         header = read_header(path)
         pooling = require_embedder(header, path)
         n_layer = header.integer(f"{header.arch}.block_count") or 0
@@ -94,22 +89,10 @@ class LlamaEmbedder:
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a text, with the special tokens that the model wants around it."""
-        data, lib = encode_text(text), self._lib
-        room = len(data) + 16
-        while True:
-            tokens = (lib.llama_token * room)()
-            n = lib.llama_tokenize(self._vocab, data, len(data), tokens, room, True, False)
-            if n >= 0:
-                return list(tokens[:n])
-            if -n <= room:
-                raise InputError(f"the text of {len(data)} bytes cannot be tokenized")
-            room = -n
+        return tokenize(self._lib, self._vocab, text, special=False, around=True)
 
     def embed(self, text: str) -> tuple[list[float], int]:
-        """The vector of a text, and the number of its tokens.
-
-        Raises InputError for a text that is empty or longer than the context: nothing is cut off.
-        """
+        """The vector of a text, and its number of tokens. Raises InputError for too few or many."""
         tokens = self.tokenize(text)
         if not tokens or not text.strip():
             raise InputError("the text is empty", next_step="give a text to make a vector of")
@@ -123,13 +106,7 @@ class LlamaEmbedder:
             lib.llama_memory_clear(memory, True)
         for start in range(0, len(tokens), self._step):
             chunk = tokens[start : start + self._step]
-            batch.n_tokens = len(chunk)
-            for i, token in enumerate(chunk):
-                batch.token[i], batch.pos[i] = token, start + i
-                batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = 1, 0, 1
-            code = int(lib.llama_decode(self._handle, batch))
-            if code != OK:
-                raise library.engine_error(f"llama.cpp failed (code {code}) on {len(chunk)} tokens")
+            decode_all(lib, self._handle, batch, chunk, start)
         found = lib.llama_get_embeddings_seq(self._handle, 0)
         if not found:
             raise EngineError(f"{self._name}: llama.cpp gave no vector")

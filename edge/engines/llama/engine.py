@@ -6,29 +6,33 @@ that exist already. Everything else happens once per stream.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from boardfit.edge.disk.opened_file import OpenedFile
-from boardfit.edge.engines.abort import TILE, UNFUSED_TILE, ChunkSizer
-from boardfit.edge.engines.base import EngineBase
+from boardfit.edge.engines.abort import TILE, UNFUSED_TILE, ChunkSizer, StopWatcher
+from boardfit.edge.engines.base import EngineBase, LogitRows
+from boardfit.edge.engines.generation import raise_stop_error
 from boardfit.edge.engines.kv_state import fingerprint
 from boardfit.edge.engines.lease import Lease
 from boardfit.edge.engines.llama import library
-from boardfit.edge.engines.llama.context import LlamaContext
-from boardfit.edge.engines.llama.generation import LlamaGeneration
+from boardfit.edge.engines.llama.context import ABORTED, NO_SLOT, OK, LlamaContext
 from boardfit.edge.engines.llama.ready import check_file, check_memory
+from boardfit.edge.engines.llama.sampler import LlamaCloser, LlamaSampler
 from boardfit.edge.engines.llama.vocab import Vocab
-from boardfit.edge.engines.logit_rows import LogitRows
+from boardfit.edge.engines.lookup import Gain, Guesser
 from boardfit.edge.engines.settings import DEFAULT_N_CTX, EngineSettings
 from boardfit.edge.errors import UnsupportedModelError, UsageError
 from boardfit.edge.files.gguf import GgufHeader, read_header
 from boardfit.edge.files.gguf.purpose import require_language_model, require_text_only
-from boardfit.edge.types import EngineInfo
+from boardfit.edge.terminal.progress import Progress
+from boardfit.edge.types import EngineInfo, GenerationConfig
 
 
 class LlamaCppEngine(EngineBase[LlamaContext]):
-    """llama.cpp's, on one context."""
+    """llama.cpp's, on one context: steps may be given up, repeated, or hold guesses."""
 
     name = "llama_cpp"
     longer_context = "open the model with a larger --ctx"
@@ -42,7 +46,7 @@ class LlamaCppEngine(EngineBase[LlamaContext]):
         settings: EngineSettings,
         n_ctx: int,
     ) -> None:
-        self._lib, self._path, self._header, self._settings = lib, path, header, settings
+        self._lib, self._path, self.header, self._settings = lib, path, header, settings
         abort = context.abort
         lease = Lease(context, interrupt=abort.set, allow=abort.clear, release=context.free)
         vocab = Vocab(
@@ -59,21 +63,17 @@ class LlamaCppEngine(EngineBase[LlamaContext]):
         )
         # The library rounds up; what was asked for is the limit.
         n_ctx = min(n_ctx, int(lib.llama_n_ctx(context.handle)))
-        self._generation: LlamaGeneration = LlamaGeneration(lib, lease, vocab, chunks, n_ctx)
-        super().__init__(path.name, self._generation)
+        super().__init__(path.name, lease, vocab, n_ctx)
+        self._vocab, self._chunks = vocab, chunks
+        self._gain = Gain(context.n_draft) if context.n_draft else None
+        self._is_streaming = False
         self._fingerprint: str | None = None
 
     @classmethod
     def open(
-        cls,
-        path: OpenedFile,
-        settings: EngineSettings,
-        *,
-        progress: Callable[[int, int], None] | None = None,
+        cls, path: OpenedFile, settings: EngineSettings, *, progress: Progress | None = None
     ) -> LlamaCppEngine:
-        """Check the file, check the memory, load. See `boardfit.edge.engines.open_engine` for
-        errors.
-        """
+        """Check the file, check the memory, load. See `boardfit.edge.engines.open_engine`."""
         header = read_header(path)
         if header.split_count > 1:  # first of all: later parts name no architecture
             raise UnsupportedModelError(
@@ -92,13 +92,12 @@ class LlamaCppEngine(EngineBase[LlamaContext]):
         return cls(lib, context, path, header, settings, n_ctx)
 
     @property
-    def header(self) -> GgufHeader:
-        """The checked header of the file that was loaded."""
-        return self._header
-
-    @property
     def threads_now(self) -> int:
-        return self._generation.threads_now
+        """Threads that compute, or would if a stream began now."""
+        context = self._lease.get()
+        if not self._is_streaming:
+            context.stream_begins()
+        return context.threads_now
 
     def _compute_logits(self, stream_id: int, tokens: list[int], found: LogitRows) -> None:
         """Takes memory for a second context meanwhile."""
@@ -107,24 +106,109 @@ class LlamaCppEngine(EngineBase[LlamaContext]):
         with self._lease.lock:
             context = self._lease.get_for(stream_id)
             context.truncate(0)
-            read_logits(
-                self._lib,
-                context.model,
-                self._path.name,
-                tokens,
-                self._settings,
-                context.abort,
-                found,
-            )
+            name, settings, abort = self._path.name, self._settings, context.abort
+            read_logits(self._lib, context.model, name, tokens, settings, abort, found)
+
+    @contextlib.contextmanager
+    def _samplers(
+        self, config: GenerationConfig, prompt: list[int]
+    ) -> Iterator[tuple[LlamaSampler, LlamaCloser | None]]:
+        vocab = self._vocab
+        with (
+            LlamaSampler(self._lib, config, vocab.n_tokens, prompt) as sampler,
+            LlamaCloser(self._lib, vocab) as closer,
+        ):
+            self._resume()
+            try:
+                yield sampler, closer if vocab.end_tokens else None
+            finally:
+                self._is_streaming = False
+                if (context := self._lease.held) is not None:
+                    context.stream_ended()
+
+    def _logits(self, held: LlamaContext) -> Any:
+        return held.handle
+
+    def _make_guesser(self, config: GenerationConfig, prompt: list[int]) -> Guesser | None:
+        """Only greedy answers are guessed: there a guess is right or wrong, and right ones change
+        nothing.
+        """
+        is_greedy = config.temperature == 0 and config.repeat_penalty == 1
+        return Guesser(prompt, self._gain) if self._gain is not None and is_greedy else None
+
+    def _get_look(self) -> Callable[[], None]:
+        return self._lease.get().give_up_if_stuck
+
+    def _resume(self) -> None:
+        """While a stream runs the cores are ours, as far as others leave them."""
+        with self._lease.lock:
+            self._lease.get().stream_begins()
+            self._is_streaming = True
+
+    def _prefill(self, stream_id: int, prompt: list[int], watcher: StopWatcher) -> bool:
+        done = 0
+        while True:
+            if watcher.must_leave():
+                return False
+            with self._lease.lock:
+                context = self._lease.get_for(stream_id)
+                done = len(context.cached)
+                n = self._chunks.next_size(interruptible=watcher.active)
+                marks = self._marks if context.keeps_marks else ()
+                end = min((mark for mark in marks if done < mark < done + n), default=done + n)
+                chunk = prompt[done:end]
+                t_ns = time.monotonic_ns()
+                code = context.evaluate(chunk)
+                if code == OK and end in marks:
+                    context.keep_mark()
+            if code == ABORTED and self._is_to_repeat(context, watcher):
+                continue
+            if code != OK:
+                return self._stopped_or_raise(code, len(chunk), watcher)
+            self._chunks.measured(len(chunk), (time.monotonic_ns() - t_ns) / 1e9)
+            if done + len(chunk) == len(prompt):
+                return True
+
+    def _step(
+        self, stream_id: int, tokens: list[int], guesser: Guesser | None, watcher: StopWatcher
+    ) -> bool:
+        while True:
+            t_ns = time.monotonic_ns()
+            with self._lease.lock:
+                context = self._lease.get_for(stream_id)
+                if len(tokens) == 1:
+                    code = context.evaluate_one(tokens[0])
+                else:
+                    code = context.evaluate(tokens, guesses=True)
+            if code != ABORTED or not self._is_to_repeat(context, watcher):
+                break
+        if code != OK:
+            return self._stopped_or_raise(code, len(tokens), watcher)
+        if guesser is not None:
+            guesser.stepped(tokens[1:], (time.monotonic_ns() - t_ns) / 1e9)
+        return True
+
+    def _is_to_repeat(self, context: LlamaContext, watcher: StopWatcher) -> bool:
+        """Whether an aborted step was only given up to be done by fewer threads. A stop that came
+        meanwhile was cleared with the abort flag, so that it has to be asked for again.
+        """
+        return context.was_given_up() and not self._lease.is_closing and not watcher.stopped()
+
+    def _stopped_or_raise(self, code: int, n_tokens: int, watcher: StopWatcher) -> bool:
+        if code == ABORTED:
+            raise_stop_error(watcher)
+            return False
+        reason = "found no room in the KV cache" if code == NO_SLOT else f"failed (code {code})"
+        raise library.engine_error(f"llama.cpp {reason} while evaluating {n_tokens} tokens")
 
     def _identify(self) -> dict[str, Any]:
         if self._fingerprint is None:
-            self._fingerprint = fingerprint(self._path, self._header.data_offset)
+            self._fingerprint = fingerprint(self._path, self.header.data_offset)
         return {
             "model": self._fingerprint,
             "engine": self.name,
             "build": self._build(),
-            "n_ctx": self._n_ctx,
+            "n_ctx": self.n_ctx,
             "kv_type": self._settings.kv_type,
             "flash_attn": self._settings.flash_attn,
             "swa_full": self._settings.swa_full,
@@ -135,18 +219,18 @@ class LlamaCppEngine(EngineBase[LlamaContext]):
         return f"{self._lib.llama_version().decode('utf-8', 'replace')}/{library.version()}"
 
     def describe(self) -> EngineInfo:
-        lib, context, gain = self._lib, self._lease.get(), self._generation.gain
+        lib, context, gain = self._lib, self._lease.get(), self._gain
         return EngineInfo(
             name=self.name,
             version=library.version(),
             build=self._build(),
-            n_ctx=self._n_ctx,
+            n_ctx=self.n_ctx,
             n_threads=context.n_threads,
             n_batch=context.n_batch,
             kv_type=self._settings.kv_type,
             quant=lib.llama_ftype_name(lib.llama_model_ftype(context.model)).decode(),
             details={
-                "arch": self._header.arch,
+                "arch": self.header.arch,
                 "n_params": int(lib.llama_model_n_params(context.model)),
                 "model_bytes": int(lib.llama_model_size(context.model)),
                 "n_ctx_train": int(lib.llama_model_n_ctx_train(context.model)),
@@ -172,8 +256,8 @@ class LlamaCppEngine(EngineBase[LlamaContext]):
 
 def count_nodes(header: GgufHeader) -> int:
     """How many times the widest matrix product of a layer fits into the whole graph: what a step
-    takes, divided by this, is what its longest node takes. At most three per layer, which leaves
-    attention at great depth some room. The output matrix does not count: one token goes through it.
+    takes, divided by this, is what its longest node takes. At most three per layer, for attention
+    at great depth. The output matrix does not count: one token goes through it.
     """
     sizes = [tensor.n_elements for tensor in header.tensors if tensor.name.startswith("blk.")]
     n_layer = header.integer(f"{header.arch}.block_count") or 1

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import struct
 
+from boardfit.device_profiles.cost.memory import KV_BLOCK
 from boardfit.device_profiles.shape import find_lazy_table, is_behind
 from boardfit.edge.disk.opened_file import Source
 from boardfit.edge.engines.settings import EngineSettings
@@ -20,18 +21,11 @@ _PROCESS_BYTES = 40 * MIB
 _PLAIN = ("llama", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "granite", "smollm3")
 #: Keys of layers that remember in another way: recurrent, convolutional, compressed.
 _OTHER_MEMORY = ("ssm.", "wkv", "shortconv", "time_mix", "attention.kv_lora_rank", "kda")
-# Bytes per value: block size / values per block (ggml-common.h).
-_KV_BYTES = {
-    "f32": 4.0,
-    "f16": 2.0,
-    "bf16": 2.0,
-    "q8_0": 34 / 32,
-    "q5_1": 24 / 32,
-    "q5_0": 22 / 32,
-    "q4_1": 20 / 32,
-    "q4_0": 18 / 32,
-    "iq4_nl": 18 / 32,
-}
+
+
+def _cache_bytes(n_values: int, kv_type: str) -> float:
+    n, n_bytes = KV_BLOCK[kv_type]
+    return n_values * n_bytes / n
 
 
 def estimate_bytes(path: Source, header: GgufHeader, n_ctx: int, settings: EngineSettings) -> int:
@@ -50,9 +44,7 @@ def estimate_bytes(path: Source, header: GgufHeader, n_ctx: int, settings: Engin
 
 
 def least_bytes(path: Source, header: GgufHeader, n_ctx: int, settings: EngineSettings) -> int:
-    """Memory that the model takes at the least: its weights, and the KV cache where its size is
-    plain. A plan that promises less is wrong, or was edited.
-    """
+    """Memory that the model takes at the least: weights, and the KV cache where it is plain."""
     arch = header.arch
     if arch in ENCODERS:
         return header.tensor_bytes
@@ -65,7 +57,7 @@ def least_bytes(path: Source, header: GgufHeader, n_ctx: int, settings: EngineSe
         if isinstance(window, int) and window > 0 and not settings.swa_full:
             cells = min(n_ctx, window)
     heads_kv, width = _read_cache_heads(path, header)
-    cache = cells * sum(heads_kv) * width * _KV_BYTES[settings.kv_type]
+    cache = cells * _cache_bytes(sum(heads_kv) * width, settings.kv_type)
     return loaded_bytes(header) + int(cache)
 
 
@@ -73,7 +65,7 @@ def cache_bytes_per_token(path: Source, header: GgufHeader, kv_type: str) -> flo
     """Bytes of KV cache that one token takes in all layers. Sliding windows are counted as full."""
     n_layer = header.integer(f"{header.arch}.block_count") or 0
     heads_kv, width = _read_cache_heads(path, header)
-    return sum(heads_kv or [1] * n_layer) * width * _KV_BYTES[kv_type]
+    return _cache_bytes(sum(heads_kv or [1] * n_layer) * width, kv_type)
 
 
 def shelf_bytes(path: Source, header: GgufHeader, settings: EngineSettings) -> int:
@@ -108,9 +100,7 @@ def state_bytes(header: GgufHeader) -> int:
 
 
 def loaded_bytes(header: GgufHeader) -> int:
-    """Weights that the engine loads: not the blocks of next-token prediction, and not a table of
-    which it reads rows on demand (`boardfit.edge.engines.llama.context`, lazy_mode).
-    """
+    """Weights that the engine loads: not next-token blocks, nor a table of which it reads rows."""
     n_layer = count_layers(header)
     return sum(
         tensor.nbytes
@@ -128,7 +118,7 @@ def count_layers(header: GgufHeader) -> int:
 
 def _read_cache_heads(path: Source, header: GgufHeader) -> tuple[list[int], int]:
     """The cached heads of each layer with a cache of its own, and the values that one head caches
-    for a token: its key and its value, at the least. No heads where the header names none.
+    for a token, at the least. No heads where the header names none.
     """
     arch = header.arch
     n_blocks = header.integer(f"{arch}.block_count") or 0
@@ -155,9 +145,7 @@ def most_heads(path: Source, header: GgufHeader) -> int:
 
 
 def read_per_layer(path: Source, header: GgufHeader, key: str, n_layer: int) -> list[int]:
-    """A key that holds one number for all layers, or an array of 32-bit numbers, one per layer.
-    Empty where it is absent or something else.
-    """
+    """One number for all layers, or an array of 32-bit numbers, one per layer; else empty."""
     value = header.get(key)
     if isinstance(value, bool) or value is None:
         return []

@@ -43,12 +43,12 @@ _NEWEST_SYMBOLS = ("llama_version", "llama_model_n_swa", "llama_vocab_is_eog")
 
 @functools.cache
 def load_library() -> Any:
-    """The module of declarations, with the library proved, loaded, initialized and silenced.
-
-    Raises EngineMissingError if the package or its library is absent, EngineError if it is too old
-    or cannot run on this machine.
+    """The module of declarations, with the library proved, loaded, initialized and silenced. Raises
+    EngineMissingError if it is absent, EngineError if it is too old or cannot run here.
     """
-    check_loading(prove_engine())
+    # A library that dies before its first kernel runs.
+    if died := [failure for failure in prove_engine().failures if failure.op == "load"]:
+        raise kernel_error(died[:1])
     module = _import_declarations()
     missing = [name for name in _NEWEST_SYMBOLS if not hasattr(module, name)]
     if missing or not hasattr(module.llama_model_params, "load_mode"):
@@ -78,13 +78,6 @@ def prove_engine() -> Proof:
         line.close()
 
 
-def check_loading(proof: Proof) -> None:
-    """Raise EngineError where the library dies before its first kernel runs."""
-    for failure in proof.failures:
-        if failure.op == "load":
-            raise kernel_error([failure])
-
-
 def kernel_error(failures: Sequence[Failure]) -> EngineError:
     """The error for a model that needs kernels which failed their proof."""
     more = f" and {len(failures) - 1} more" if len(failures) > 1 else ""
@@ -96,9 +89,8 @@ def kernel_error(failures: Sequence[Failure]) -> EngineError:
 
 
 def choose_buffers(header: GgufHeader, settings: EngineSettings) -> EngineSettings:
-    """The settings with which a model runs on kernels that passed their proof.
-
-    Raises EngineError when a kernel failed that the model cannot do without.
+    """The settings with which a model runs on kernels that passed their proof. Raises EngineError
+    when one failed that the model cannot do without.
     """
     proof, kv_type = prove_engine(), settings.kv_type.upper()
     needs = {("cast", kv_type), ("attention", kv_type)}
@@ -162,9 +154,7 @@ def cpu_features(module: Any) -> list[str]:
 
 
 def silence(module: Any) -> None:
-    """Send the library's log to the ring. Called again at every open: the package's own wrapper, if
-    imported, takes over the logger.
-    """
+    """Send the library's log to the ring; again at every open, for the package's own wrapper."""
     callback, address = _log_callback(module)
     module.llama_log_set(callback, address)
 
@@ -193,9 +183,7 @@ def clear_log() -> None:
 
 
 def report_assertions() -> None:
-    """Hand the words of a failed native assertion to the supervisor, in place of a raw line and a
-    debugger that ggml would start.
-    """
+    """Hand the words of a failed native assertion to the supervisor; no debugger is started."""
     os.environ["GGML_NO_BACKTRACE"] = "1"
     if (folder := find_engine_folder()) and (base := folder / library_name("ggml-base")).is_file():
         ctypes.CDLL(str(base)).ggml_set_abort_callback(_assertion_callback())

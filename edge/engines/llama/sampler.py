@@ -1,9 +1,11 @@
-"""The library's own sampler chain, built from a GenerationConfig."""
+"""Chains of the library's samplers: one from a GenerationConfig, and those that end an answer."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from boardfit.edge.engines.llama.vocab import Vocab
+from boardfit.edge.engines.vocabulary import closing_bias, closing_tokens
 from boardfit.edge.errors import EngineError
 from boardfit.edge.types import GenerationConfig
 
@@ -11,19 +13,22 @@ _PENALTY_LAST_N = 64  # tokens looked back on; upstream's default (common.h)
 _MIN_KEEP = 1
 
 
+def _make_chain(lib: Any) -> Any:
+    params = lib.llama_sampler_chain_default_params()
+    params.no_perf = True
+    chain = lib.llama_sampler_chain_init(params)
+    if not chain:
+        raise EngineError("llama.cpp could not make a sampler")
+    return chain
+
+
 class LlamaSampler:
-    """Owns one chain; use it as a context manager. The order of the stages is upstream's default
-    (common.h): penalties, top-k, top-p, min-p, temperature, then the draw.
-    """
+    """Owns one chain. The stages are in upstream's order (common.h)."""
 
     def __init__(self, lib: Any, config: GenerationConfig, n_vocab: int, prompt: list[int]) -> None:
         self._lib = lib
         self._sample = lib.llama_sampler_sample
-        params = lib.llama_sampler_chain_default_params()
-        params.no_perf = True
-        self._chain = lib.llama_sampler_chain_init(params)
-        if not self._chain:
-            raise EngineError("llama.cpp could not make a sampler")
+        self._chain = _make_chain(lib)
         penalize = config.repeat_penalty != 1.0
         if penalize:
             self._add(
@@ -51,9 +56,7 @@ class LlamaSampler:
         self._lib.llama_sampler_chain_add(self._chain, stage)  # the chain owns it now
 
     def sample(self, context: Any, _pressure: float = 0.0, index: int = -1) -> int:
-        """Draw from the logits of the last token evaluated, or of the `index`th of the last step,
-        and accept the draw.
-        """
+        """Draw from the logits of the last token, or of the `index`th of the last step."""
         return int(self._sample(self._chain, context, index))
 
     def __enter__(self) -> LlamaSampler:
@@ -62,3 +65,37 @@ class LlamaSampler:
     def __exit__(self, *_: object) -> None:
         self._lib.llama_sampler_free(self._chain)
         self._chain = None
+
+
+class LlamaCloser:
+    """Chains that favour what ends a sentence or the turn, one per level, made when first needed.
+    Greedy: with little time left the likeliest ending is best, at any temperature.
+    """
+
+    def __init__(self, lib: Any, vocab: Vocab) -> None:
+        self._lib, self._vocab = lib, vocab
+        self._chains: dict[float, Any] = {}
+
+    def sample(self, context: Any, pressure: float, index: int = -1) -> int:
+        """The likeliest token under `pressure`, at a place as `LlamaSampler.sample` has it."""
+        bias = closing_bias(pressure)
+        chain = self._chains.get(bias) or self._make(bias)
+        return int(self._lib.llama_sampler_sample(chain, context, index))
+
+    def _make(self, bias: float) -> Any:
+        lib, tokens = self._lib, closing_tokens(self._vocab)
+        chain = self._chains[bias] = _make_chain(lib)
+        entries = (lib.llama_logit_bias * len(tokens))(*((token, bias) for token in tokens))
+        lib.llama_sampler_chain_add(
+            chain, lib.llama_sampler_init_logit_bias(self._vocab.n_tokens, len(tokens), entries)
+        )
+        lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_greedy())
+        return chain
+
+    def __enter__(self) -> LlamaCloser:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for chain in self._chains.values():
+            self._lib.llama_sampler_free(chain)
+        self._chains = {}

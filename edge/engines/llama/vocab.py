@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
 from typing import Any
 
 from boardfit.edge.engines.vocabulary import EngineVocabulary, encode_text
 from boardfit.edge.errors import InputError
 
 _MAX_TEXT_BYTES = 2**31 - 1  # the C interface counts in int32
+
+
+def tokenize(lib: Any, vocab: Any, text: str, *, special: bool, around: bool = False) -> list[int]:
+    """Token ids of a text; `special` reads special tokens from it, `around` puts those of the model
+    around it. Raises InputError for what is not Unicode, or longer than 2 GiB.
+    """
+    data = encode_text(text)
+    if len(data) > _MAX_TEXT_BYTES:
+        raise InputError(f"the text has {len(data)} bytes; the limit is {_MAX_TEXT_BYTES}")
+    room = len(data) + 16
+    while True:
+        tokens = (lib.llama_token * room)()
+        n = lib.llama_tokenize(vocab, data, len(data), tokens, room, around, special)
+        if n >= 0:
+            return list(tokens[:n])
+        if -n <= room:
+            raise InputError(f"the text of {len(data)} bytes cannot be tokenized")
+        room = -n  # a normalizer may lengthen the text
 
 
 class Vocab(EngineVocabulary):
@@ -36,21 +53,7 @@ class Vocab(EngineVocabulary):
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         """Raises InputError for text longer than 2 GiB, too."""
-        if not text:
-            return []
-        data = encode_text(text)
-        if len(data) > _MAX_TEXT_BYTES:
-            raise InputError(f"the text has {len(data)} bytes; the limit is {_MAX_TEXT_BYTES}")
-        room = len(data) + 8
-        tokens = (self._lib.llama_token * room)()
-        n = self._lib.llama_tokenize(self._vocab, data, len(data), tokens, room, False, special)
-        if n < 0 and -n > room:  # a normalizer may lengthen the text
-            room = -n
-            tokens = (self._lib.llama_token * room)()
-            n = self._lib.llama_tokenize(self._vocab, data, len(data), tokens, room, False, special)
-        if n < 0:
-            raise InputError(f"the text of {len(data)} bytes cannot be tokenized")
-        return list(tokens[:n])
+        return tokenize(self._lib, self._vocab, text, special=special) if text else []
 
     def find_special(self, text: str) -> list[tuple[str, bool]]:
         lib = self._lib
@@ -62,18 +65,6 @@ class Vocab(EngineVocabulary):
             if kind & marked:
                 found.append((self._text(token), bool(kind & control)))
         return found
-
-    def detokenize(self, tokens: Sequence[int]) -> str:
-        ids = list(tokens)
-        self.check_tokens(ids)
-        array = (self._lib.llama_token * len(ids))(*ids)
-        room = 16 * len(ids) + 64
-        while True:
-            buffer = ctypes.create_string_buffer(room)
-            n = self._lib.llama_detokenize(self._vocab, array, len(ids), buffer, room, False, False)
-            if n >= 0:
-                return buffer.raw[:n].decode("utf-8", "replace")
-            room = -n
 
     def piece(self, token: int) -> bytes:
         n = self._to_piece(

@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from boardfit.edge.bundle.bundle import refuse_duplicates
@@ -45,7 +44,6 @@ _PROCESS_BYTES = 95 * MIB
 class GenaiFolder:
     """A checked folder. `n_ctx` is the context that the model was built for."""
 
-    folder: Path
     config_file: OpenedFile
     config: Mapping[str, Any]
     model: OnnxModel
@@ -92,9 +90,7 @@ class GenaiFolder:
 
     @property
     def n_nodes(self) -> int:
-        """How many times the widest product fits into the whole graph: what a step takes, divided
-        by this, is what its longest operator takes. The output matrix sees one token only.
-        """
+        """A step's products over the widest one; the output matrix sees one token only."""
         sizes = [
             node.ints.get("N", 0) * node.ints.get("K", 0)
             for node in self.model.nodes
@@ -104,9 +100,7 @@ class GenaiFolder:
         return max(1, min(sum(sizes) // max(1, max(sizes, default=1)), 3 * layers))
 
     def need_bytes(self, n_ctx: int) -> int:
-        """Memory that it will take: the file as mapped, its matrices once more in the layout of the
-        CPU's kernels, the KV cache, buffers, interpreter and libraries.
-        """
+        """Memory that it will take: the matrices are there as mapped, and as the kernels want."""
         return self.least_bytes(n_ctx) + self.model.nbytes + _PROCESS_BYTES
 
     def least_bytes(self, n_ctx: int) -> int:
@@ -119,7 +113,6 @@ def check_folder(model: Source) -> GenaiFolder:
     broken, UnsafeInputError for what no builder writes, UnsupportedModelError for other models.
     """
     model_path = model_file(model)
-    folder = model_path.parent
     graph = read_onnx(model_path)
     path = model_path.open_beside(CONFIG)
     if path is None:
@@ -139,15 +132,16 @@ def check_folder(model: Source) -> GenaiFolder:
         )
     eos = section.get("eos_token_id")
     eog = tuple(token for token in (eos if isinstance(eos, list) else [eos]) if token is not None)
+    if odd := [token for token in eog if type(token) is not int or token < 0]:
+        raise InputError(f"{path}: eos_token_id holds {odd[0]!r:.40}, expected token ids")
     return GenaiFolder(
-        folder=folder,
         config_file=path,
         config=config,
         model=graph,
         type=str(section["type"]),
         n_ctx=_count(path, section, "context_length", _MAX_N_CTX),
         n_vocab=_count(path, section, "vocab_size", 1 << 24),
-        eog=tuple(_token(path, token) for token in eog),
+        eog=eog,
     )
 
 
@@ -198,12 +192,6 @@ def _known(
 
 def _count(path: OpenedFile, section: Mapping[str, Any], key: str, limit: int) -> int:
     value = section.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= limit:
+    if type(value) is not int or not 0 < value <= limit:
         raise InputError(f"{path}: {key} is {value!r:.40}, expected 1 to {limit}")
-    return value
-
-
-def _token(path: OpenedFile, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise InputError(f"{path}: eos_token_id holds {value!r:.40}, expected token ids")
     return value

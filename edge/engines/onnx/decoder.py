@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from boardfit.edge.engines.abort import ChunkSizer
-from boardfit.edge.engines.decoder import Decoder
 from boardfit.edge.engines.onnx.library import GenaiError, check
+from boardfit.edge.engines.step_engine import Decoder, Runner
 from boardfit.edge.errors import EngineError
 from boardfit.edge.units import printable
 
 
-class OnnxGraph:
+class OnnxGraph(Runner):
     """Model and generator, freed together. `can_cancel`: a run ends at its next operator."""
 
     can_cancel = True
@@ -58,9 +58,7 @@ class OnnxGraph:
             self.generator = self._create("OgaCreateGenerator", self.model, params)
 
     def append(self, tokens: Sequence[int]) -> bool:
-        """Evaluate `tokens` behind the sequence. False if cancelled; the sequence then has to be
-        cut back by the caller. Raises EngineError.
-        """
+        """Evaluate `tokens`. False if cancelled; the caller then cuts back. Raises EngineError."""
         array = (ctypes.c_int32 * len(tokens))(*tokens)
         try:
             check(self._lib, self._lib.OgaGenerator_AppendTokens(self.generator, array, len(array)))
@@ -79,36 +77,28 @@ class OnnxGraph:
     @contextlib.contextmanager
     def logits(self) -> Iterator[int]:
         """Address of the float32 logits after the last token, valid inside the block."""
-        lib = self._lib
-        tensor = self._create("OgaGenerator_GetLogits", self.generator)
-        try:
+        with self._temporary("Tensor", "OgaGenerator_GetLogits", self.generator) as tensor:
             yield self._create("OgaTensorGetData", tensor)
-        finally:
-            lib.OgaDestroyTensor(tensor)
 
     def cancel(self) -> None:
-        """End the run in progress and those after it; from any thread."""
         self._cancelled = True
         self._option(b"1")
 
     def allow(self) -> None:
-        """Take `cancel` back."""
         self._cancelled = False
         self._option(b"0")
 
     def _option(self, value: bytes) -> None:
+        lib = self._lib
         if generator := self.generator:
-            check(
-                self._lib,
-                self._lib.OgaGenerator_SetRuntimeOption(generator, b"terminate_session", value),
-            )
+            check(lib, lib.OgaGenerator_SetRuntimeOption(generator, b"terminate_session", value))
 
     def close(self) -> None:
         """Free everything; nothing may run."""
-        generator, self.generator = self.generator, None
-        model, self.model = self.model, None
-        self._free("Generator", generator)
-        self._free("Model", model)
+        for kind, name in (("Generator", "generator"), ("Model", "model")):
+            handle = getattr(self, name)
+            setattr(self, name, None)
+            self._free(kind, handle)
 
     # ---- handles ------------------------------------------------------------------------------
 
@@ -143,24 +133,12 @@ class OnnxDecoder(Decoder):
         self.cached: list[int] = []
         self.n_ctx, self.n_logits = n_ctx, n_logits
         self.can_rewind = can_rewind
-        self._chunks = chunks
+        self._chunks, self.lengths = chunks, (chunks.largest,)
         self._length = 0  # tokens in the library's own sequence
-        self._current: Any = np.zeros(n_logits, np.float32)
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """Prefill takes any length up to this one."""
-        return (self._chunks.largest,)
-
-    @property
-    def logits(self) -> Any:
-        """float32 [n_logits] after the last token; the next step overwrites them."""
-        return self._current
+        self.logits = np.zeros(n_logits, np.float32)
 
     def prefill(self, tokens: Sequence[int], *, budget_s: float | None) -> bool:
-        """Evaluate a first part of `tokens` behind the cached ones, as much as one step takes.
-        False if it was cancelled, and then nothing of it is cached.
-        """
+        """As the base class; a step is as long as the speed so far allows."""
         taken = list(tokens[: self._chunks.next_size(interruptible=True)])
         started = time.monotonic()
         if not self._append(taken):
@@ -173,7 +151,7 @@ class OnnxDecoder(Decoder):
         if not self._append([token]):
             return False
         with self.graph.logits() as address:
-            ctypes.memmove(self._current.ctypes.data, address, self._current.nbytes)
+            ctypes.memmove(self.logits.ctypes.data, address, self.logits.nbytes)
         return True
 
     def _append(self, tokens: list[int]) -> bool:

@@ -49,9 +49,8 @@ _DESTROYERS = ("Config", "Model", "GeneratorParams", "Generator", "Tensor", "Res
 
 @functools.cache
 def load_library() -> Any:
-    """The library with its functions declared, quiet and without telemetry.
-
-    Raises EngineMissingError if a package or its library is absent, EngineError if it is too old.
+    """The library, quiet and without telemetry. Raises EngineMissingError if a package or its
+    library is absent, EngineError if it is too old.
     """
     home, runtime = _folder(PACKAGE), _folder("onnxruntime")
     library = home / _NAMES.get(sys.platform, "libonnxruntime-genai.so")
@@ -84,12 +83,9 @@ def load_library() -> Any:
             f"the installed onnxruntime-genai {version()} does not suit boardfit: {error}",
             next_step=f"{install_line(EXTRA)} -U",
         ) from None
-    if hasattr(lib, "OgaSetTelemetryEnabled"):
-        lib.OgaSetTelemetryEnabled.argtypes, lib.OgaSetTelemetryEnabled.restype = (
-            (ctypes.c_bool,),
-            None,
-        )
-        lib.OgaSetTelemetryEnabled(False)
+    if set_telemetry := getattr(lib, "OgaSetTelemetryEnabled", None):
+        set_telemetry.argtypes, set_telemetry.restype = (ctypes.c_bool,), None
+        set_telemetry(False)
     check(lib, lib.OgaSetLogBool(b"enabled", False))
     return lib
 

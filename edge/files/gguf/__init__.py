@@ -1,18 +1,13 @@
 """Read and check a GGUF header before any native loader, or the `gguf` package, sees the file.
 
-Nothing but the header is touched, never the tensor data; nothing in the file is believed
-before it was checked against the bytes that are there. Every number is bounded by the file's size
-and by limits far above any real file, so that time and memory are bounded by the header's own
-bytes: a tiny file that promises 2^60 strings is refused as fast as any other.
+Tensor data is never touched. Every number is bounded by the file's size and by limits far above any
+real file: a tiny file that promises 2^60 strings is refused as fast as any other.
 
     header = read_header(Path("model.gguf"))
     header.arch, header.get("llama.context_length"), header.tensors[0].type_name
 
 The rules are those of upstream's loader (`ggml/src/gguf.cpp`) and of the format's description
 (`ggml/docs/gguf.md`), or stricter: what passes here is a header that the loader accepts.
-
-`header` holds the values, `reader` a checked position in the bytes, `metadata` and `tensors` the
-two parts of a header.
 """
 
 from __future__ import annotations
@@ -49,12 +44,11 @@ ArrayMode = Literal["summary", "full"]
 def read_header(
     path: Source | str, *, arrays: ArrayMode = "summary", below: Path | None = None
 ) -> GgufHeader:
-    """Check the header of the GGUF file at `path` and return its content.
+    """Check the header of the GGUF file at `path` and return its content. `arrays="summary"`
+    returns a `GgufArray` for each array, `"full"` a list.
 
-    `arrays="summary"` checks arrays and returns a `GgufArray` for each; `"full"` returns lists.
-    Both accept the same files. Raises InputError for what is not a GGUF file that we read (missing,
-    an HTML page, an old version, truncated) and UnsafeInputError for a header that contradicts
-    itself or the file, with the reason and the byte offset.
+    Raises InputError for what is not a GGUF file that we read (missing, a web page, an old version,
+    truncated), UnsafeInputError for a header that contradicts itself or the file.
     """
     path = Path(path) if isinstance(path, str) else path
     file, file_size = open_regular(path, below=below)
@@ -72,9 +66,7 @@ def read_header(
 def parse_header(
     data: bytes | mmap.mmap, *, file_size: int, name: str, arrays: ArrayMode = "summary"
 ) -> GgufHeader:
-    """`read_header` for bytes in memory: `data` is the beginning of a file of `file_size` bytes,
-    `name` is what errors call it.
-    """
+    """`read_header` of the beginning `data` of a file of `file_size` bytes, called `name`."""
     reader = Reader(data, file_size, name)
     version = read_preamble(reader)
     n_tensors, n_kv = read_counts(reader)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -16,9 +17,7 @@ TYPE_NAMES = (
 
 @dataclass(frozen=True)
 class GgufArray:
-    """An array that was checked and skipped: `len()` is its number of items; `offset` and `nbytes`
-    locate its items in the file. `arrays="full"` gives a list in its place.
-    """
+    """An array that was checked and skipped: its number of items, and their place in the file."""
 
     item_type: str
     count: int
@@ -33,9 +32,7 @@ GgufValue: TypeAlias = "bool | int | float | str | GgufArray | list[Any]"
 
 
 class KvType(NamedTuple):
-    """GGUF value type ids of one entry, as `gguf.GGUFValueType` numbers them; `item_type` is set
-    for arrays only.
-    """
+    """GGUF value type ids of one entry; `item_type` is set for arrays only."""
 
     value_type: int
     item_type: int | None = None
@@ -43,9 +40,7 @@ class KvType(NamedTuple):
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """One tensor. `dims` is in ggml's order: `dims[0]` (ne[0]) is the row length. `offset` counts
-    from the header's `data_offset`.
-    """
+    """One tensor. `dims[0]` (ne[0]) is the row length; `offset` counts from `data_offset`."""
 
     name: str
     dims: tuple[int, ...]
@@ -56,17 +51,12 @@ class GgufTensor:
 
     @property
     def n_elements(self) -> int:
-        count = 1
-        for dim in self.dims:
-            count *= dim
-        return count
+        return math.prod(self.dims)
 
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """A checked header. `kv` and `kv_types` are in file order. `trailing_bytes` lie behind the last
-    tensor's padding: harmless, and listed in `notes`.
-    """
+    """A checked header, in file order. `trailing_bytes` lie behind the last tensor: harmless."""
 
     version: int
     alignment: int
@@ -79,7 +69,6 @@ class GgufHeader:
     notes: tuple[str, ...] = ()
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value of one key, or `default`."""
         return self.kv.get(key, default)
 
     def text(self, key: str) -> str | None:

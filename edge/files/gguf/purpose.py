@@ -1,10 +1,11 @@
-"""What a GGUF file is for, where it is no language model that generates text.
-
-Vision parts, adapters, importance matrices, embedding models and image models are GGUF files too.
-Their header names them: an engine would fail with its own log, or only after the load.
+"""What a GGUF file is for, where it is no language model that generates text: its header names
+it, where an engine would fail with its own log, or only after the load.
 """
 
 from __future__ import annotations
+
+import json
+import pkgutil
 
 from boardfit.edge.errors import InputError, UnsupportedModelError
 from boardfit.edge.files.gguf.header import GgufHeader
@@ -12,28 +13,12 @@ from boardfit.edge.files.kind import FileKind
 from boardfit.edge.units import printable
 
 _OWN_FILE = "give the language model's own GGUF file"
+_TABLE = json.loads(pkgutil.get_data(__package__, "purpose.json") or "")
 # `general.type`, as gguf's GGUFType and llama.cpp's tools write it.
-_TYPES = {
-    "mmproj": FileKind("the vision or audio part of a model (kind mmproj)", _OWN_FILE),
-    "adapter": FileKind(
-        "an adapter (LoRA; kind adapter)",
-        "merge it into its base model first: llama-export-lora -m BASE.gguf --lora ADAPTER.gguf "
-        "-o MERGED.gguf",
-    ),
-    "imatrix": FileKind(
-        "an importance matrix (kind imatrix)", "give the model; --imatrix takes this file"
-    ),
-    "vocab": FileKind("a vocabulary only (kind vocab)", _OWN_FILE),
-}
-_IMAGE_MODELS = frozenset((
-    "flux", "sd1", "sd3", "sdxl", "aura", "wan", "hyvid", "hidream", "cosmos", "lumina2", "ltxv",
-    "qwen_image", "pig", "chroma", "z_image",
-))  # fmt: skip
+_TYPES = {name: FileKind(*words) for name, words in _TABLE["types"].items()}
+_IMAGE_MODELS = frozenset(_TABLE["image_models"])
 #: Architectures that turn a text into a vector; they keep no KV cache.
-ENCODERS = frozenset((
-    "bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert",
-    "neo-bert", "eurobert", "gemma-embedding",
-))  # fmt: skip
+ENCODERS = frozenset(_TABLE["encoders"])
 _EMBEDDING = FileKind(
     "an embedding model, which generates no text",
     "edge run MODEL --embed TEXT makes vectors with it; give a model that generates text for this",
@@ -46,14 +31,13 @@ OTHER_MODALITIES = ("v.", "mm.", "a.")
 
 
 def find_purpose(header: GgufHeader) -> FileKind | None:
-    """What the file is for; None for a language model."""
     kind = header.text("general.type") or "model"
     if kind in _TYPES:
         return _TYPES[kind]
     if kind != "model":
         return FileKind(f"a GGUF file of kind {printable(kind, 40)}", _OWN_FILE)
     arch = header.text("general.architecture")
-    if arch is None and _is_imatrix(header):
+    if arch is None and any(key.startswith("imatrix.") for key in header.kv):
         return _TYPES["imatrix"]
     if arch == "clip":
         return _TYPES["mmproj"]
@@ -74,15 +58,11 @@ def find_purpose(header: GgufHeader) -> FileKind | None:
 
 
 def is_embedder(header: GgufHeader) -> bool:
-    """Whether the file is an embedding model: a text becomes one vector."""
     return find_purpose(header) is _EMBEDDING
 
 
 def require_embedder(header: GgufHeader, path: object) -> str:
-    """The pooling of an embedding model.
-
-    Raises UnsupportedModelError for anything else, and where the file states no pooling.
-    """
+    """The pooling of an embedding model. Raises UnsupportedModelError where there is none."""
     pooling = header.integer(f"{header.arch}.pooling_type") or _POOLING_NONE
     if is_embedder(header) and _POOLING_NONE < pooling < _POOLING_RANK:
         return POOLING[pooling]
@@ -117,9 +97,7 @@ def require_language_model(header: GgufHeader, path: object) -> None:
 
 
 def require_text_only(header: GgufHeader, path: object) -> None:
-    """Raises UnsupportedModelError for a language model with a vision or audio part inside, which
-    llama.cpp does not load.
-    """
+    """Raises UnsupportedModelError for a vision or audio part inside, as Ollama stores it."""
     inside = next((t.name for t in header.tensors if t.name.startswith(OTHER_MODALITIES)), None)
     if inside is not None:
         raise UnsupportedModelError(
@@ -127,7 +105,3 @@ def require_text_only(header: GgufHeader, path: object) -> None:
             f"{printable(inside, 60)}), as Ollama stores it; llama.cpp does not load that",
             next_step="edge build makes a text model of it",
         )
-
-
-def _is_imatrix(header: GgufHeader) -> bool:
-    return any(key.startswith("imatrix.") for key in header.kv)

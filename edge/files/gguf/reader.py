@@ -68,7 +68,6 @@ class Reader:
         return int(_U64.unpack_from(self.data, self.skip(8, what))[0])
 
     def string(self, limit: int, what: str) -> str:
-        """A length-prefixed UTF-8 string of at most `limit` bytes."""
         start = self.pos
         n_bytes = self.u64(f"the length of {what}")
         if n_bytes > limit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 
 from boardfit.edge.errors import InputError, UnsupportedModelError
@@ -60,11 +61,8 @@ def _read_dims(reader: Reader, what: str) -> tuple[int, ...]:
         reader.refuse(f"{what} has {n_dims} dimensions, expected 1 to {MAX_DIMS}", at)
     start = reader.skip(8 * n_dims, f"the shape of {what}")
     dims = struct.unpack_from(f"<{n_dims}Q", reader.data, start)
-    product = 1
-    for dim in dims:
-        product *= dim
-        if not 1 <= dim <= INT64_MAX or product > INT64_MAX:
-            reader.refuse(f"{what} has an impossible shape {list(dims)}", start)
+    if not min(dims) or math.prod(dims) > INT64_MAX:
+        reader.refuse(f"{what} has an impossible shape {list(dims)}", start)
     return dims
 
 
@@ -100,9 +98,7 @@ def _tensor_bytes(reader: Reader, type_name: str, dims: tuple[int, ...], what: s
     _, block_size, type_size = GGML_TYPES[type_name]
     if dims[0] % block_size:
         reader.refuse(f"{what} has rows of {dims[0]}, not a multiple of {block_size} ({type_name})")
-    nbytes = type_size
-    for dim in (dims[0] // block_size, *dims[1:]):
-        nbytes *= dim
+    nbytes = math.prod(dims) // block_size * type_size
     if nbytes > INT64_MAX - MAX_ALIGNMENT:
         reader.refuse(f"{what} takes {nbytes} bytes, more than any file holds")
     return nbytes
@@ -115,9 +111,7 @@ def align(offset: int, alignment: int) -> int:
 def check_extents(
     reader: Reader, tensors: tuple[GgufTensor, ...], data_offset: int, alignment: int
 ) -> int:
-    """Tensors must lie back to back, each padded to the alignment, inside the file (upstream's
-    loader demands the same). Returns the end of the last one.
-    """
+    """Tensors must lie back to back, padded, inside the file. Returns the end of the last one."""
     expected = end = 0
     for tensor in tensors:
         if tensor.offset != expected:

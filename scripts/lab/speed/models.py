@@ -65,7 +65,7 @@ def similar_model(params_b: float) -> KnownModel:
         ),
         key=lambda m: abs(m.shape().n_params / 1e9 / params_b - 1),
     )
-    body = like.shape().n_params - like.table_values * (1 if like.tied else 2)
+    body = like.shape().n_params - like.vocab * like.embd * (1 if like.tied else 2)
     tables = like.shape().n_params - body
     wanted = max(params_b * 1e9 - tables, 0.2 * params_b * 1e9)
     layers = max(1, round(like.layers * wanted / body))

@@ -27,7 +27,7 @@ from boardfit.edge.errors import (
     UnsafeInputError,
     UsageError,
 )
-from boardfit.edge.terminal.progress import SilentReporter
+from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.trust.bundle_signature import SIGNATURE
 from boardfit.edge.trust.release import new_release
 from boardfit.edge.trust.signing import load_signing_key, new_key
@@ -37,8 +37,8 @@ from tests.converters.oci.registries import DockerRegistry, Relay, TokenServer, 
 pytestmark = pytest.mark.xdist_group("oci")
 
 
-def quiet() -> SilentReporter:
-    return SilentReporter()
+def quiet() -> Reporter:
+    return Reporter()
 
 
 def put(bundle: Path, address: str, repository: str, tag: str = "v1") -> Pushed:

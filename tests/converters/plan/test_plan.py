@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from boardfit.converters.formats.gguf.header import artifact_bytes
 from boardfit.converters.formats.gguf.recipe import list_recipes, load_recipe
-from boardfit.converters.formats.gguf.size import artifact_bytes
 from boardfit.converters.plan.choose import find_highest_fitting
 from boardfit.converters.plan.make import list_candidates, make_plan
 from boardfit.converters.plan.options import PREFERENCES, PlanOptions, Prefer

@@ -12,7 +12,12 @@ import pytest
 
 from boardfit.converters.plan.make import PlanOptions, make_plan
 from boardfit.device_profiles.catalog import find_profile
-from boardfit.device_profiles.cost.graph_table import can_hold_graph, count_graph, table_size
+from boardfit.device_profiles.cost.graph_table import (
+    can_hold_graph,
+    count_graph,
+    foresee_nodes,
+    table_size,
+)
 from boardfit.edge.errors import InputError, UnsupportedModelError
 from lab.memory.truth_models import CONFIGS, hollow_spec
 from tests.device_profiles.cost.models import Dims, stored_tensors, write_hollow_gguf
@@ -90,7 +95,9 @@ def test_the_engine_aborts_where_the_table_is_said_to_be_full(tmp_path: Path) ->
     for n_layer in range(16, 26):
         for used in range(2, 17):
             dims = MOE.replace(n_layer=n_layer, n_expert_used=used)
-            left = table_size(len(names_of(dims))) - counted(dims, rotated=True)
+            left = table_size(foresee_nodes(dims.arch, len(names_of(dims)))) - counted(
+                dims, rotated=True
+            )
             room[left] = dims
     fits, overflows = room[min(n for n in room if n >= 0)], room[max(n for n in room if n < 0)]
     opened = open_in_engine(tmp_path, [(fits, "q8_0")])

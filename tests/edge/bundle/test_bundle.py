@@ -143,7 +143,7 @@ def test_a_manifest_edited_alone_is_found(sealed: Path) -> None:
         (lambda d: d.update(schema=99), "schema 99"),
         (lambda d: d.update(kind="zip"), "not a boardfit bundle"),
         (lambda d: d["plan"].update(n_cxt=5), "Did you mean 'n_ctx'"),
-        (lambda d: d["files"]["model.gguf"].update(role="virus"), "unknown role"),
+        (lambda d: d["files"]["model.gguf"].update(role="virus"), "role must be one of"),
         (lambda d: d["files"]["model.gguf"].update(n_bytes=-1), "n_bytes must be a whole number"),
         (lambda d: d["files"].update({"../x": dict(d["files"]["LICENSE"])}), "not allowed"),
         (lambda d: d.pop("plan"), "'plan' is missing"),

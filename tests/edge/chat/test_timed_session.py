@@ -16,10 +16,9 @@ from boardfit.edge.bundle.pair import pair_bundles
 from boardfit.edge.chat.session import Session
 from boardfit.edge.chat.timed_open import open_session
 from boardfit.edge.deadline.budget import Budget
-from boardfit.edge.deadline.deadline import Deadline
+from boardfit.edge.deadline.deadline import Deadline, try_out
 from boardfit.edge.deadline.outcome import Outcome
 from boardfit.edge.deadline.time_model import Prior, TimeModel
-from boardfit.edge.deadline.trial import try_out
 from boardfit.edge.engines import EngineSettings, open_engine
 from boardfit.edge.engines.target import open_model
 from boardfit.edge.errors import DeadlineError, DoesNotFitError, InputError, UsageError

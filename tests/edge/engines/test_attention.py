@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from boardfit.edge.engines.llama.attention import quicker_attention
+from boardfit.edge.engines.llama.ready import quicker_attention
 from boardfit.edge.engines.settings import EngineSettings
 from boardfit.edge.units import MIB
 

@@ -14,6 +14,7 @@ from boardfit.edge.engines.hf_tokenizer import HfTokenizer
 from boardfit.edge.errors import InputError, UnsafeInputError, UnsupportedModelError
 from tests.edge.engines import tiny_hf
 from tests.edge.engines.tiny_gguf import BOS, IM_END, IM_START, N_VOCAB
+from tests.edge.engines.tiny_hf import read_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tokenizer(folder: Path) -> HfTokenizer:
-    return HfTokenizer.from_directory(folder)
+    return read_tokenizer(folder)
 
 
 @given(text=st.text(max_size=60))
@@ -63,9 +64,7 @@ def test_what_stands_beside_it_counts(folder: Path, tmp_path: Path) -> None:
         "chat_template.jinja": "{{ messages }}",
     }
     config = {"bos_token": {"content": "<|bos|>"}, "add_bos_token": False}
-    found = HfTokenizer.from_directory(
-        edited(folder, tmp_path / "a", tokenizer_config=config, files=files)
-    )
+    found = read_tokenizer(edited(folder, tmp_path / "a", tokenizer_config=config, files=files))
     assert found.end_tokens == [7, IM_END] and found.template == "{{ messages }}"
     assert found.bos == BOS and found.with_bos([5]) == [5], "said outright not to add it"
 
@@ -73,11 +72,11 @@ def test_what_stands_beside_it_counts(folder: Path, tmp_path: Path) -> None:
 def test_bos_follows_the_post_processor_when_nothing_is_said(folder: Path, tmp_path: Path) -> None:
     silent = {"add_bos_token": None}
     with_it = edited(folder, tmp_path / "a", tokenizer_config=silent)
-    assert HfTokenizer.from_directory(with_it).add_bos
+    assert read_tokenizer(with_it).add_bos
     without = edited(
         folder, tmp_path / "b", tokenizer_config=silent, tokenizer={"post_processor": None}
     )
-    assert not HfTokenizer.from_directory(without).add_bos
+    assert not read_tokenizer(without).add_bos
 
 
 def test_sentencepiece_style_pieces(folder: Path, tmp_path: Path) -> None:
@@ -98,7 +97,7 @@ def test_sentencepiece_style_pieces(folder: Path, tmp_path: Path) -> None:
         tokenizer={"decoder": decoder, "model": model, "added_tokens": [], "pre_tokenizer": None,
                    "post_processor": None},
     )  # fmt: skip
-    found = HfTokenizer.from_directory(home)
+    found = read_tokenizer(home)
     assert [found.piece(i) for i in range(4)] == [b" hello", b"\xc3", b"\xa9", "é".encode()]
     assert found.detokenize([0, 1, 2]) == " helloé"
 
@@ -109,20 +108,20 @@ def test_sentencepiece_style_pieces(folder: Path, tmp_path: Path) -> None:
 def test_broken_files_are_input_errors(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "tokenizer.json").write_bytes(content)
     with pytest.raises(InputError):
-        HfTokenizer.from_directory(tmp_path)
+        read_tokenizer(tmp_path)
 
 
 def test_missing_linked_or_unknown(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"tokenizer\.json"):
-        HfTokenizer.from_directory(tmp_path)
+        read_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").symlink_to(folder / "tokenizer.json")
     with pytest.raises(UnsafeInputError):
-        HfTokenizer.from_directory(tmp_path)
+        read_tokenizer(tmp_path)
     words = edited(folder, tmp_path / "b", tokenizer={"decoder": {"type": "WordPiece"}})
     with pytest.raises((UnsupportedModelError, InputError)):
-        HfTokenizer.from_directory(words)
+        read_tokenizer(words)
     with pytest.raises(InputError, match="vocabulary"):
-        HfTokenizer.from_directory(folder).detokenize([10**6])
+        read_tokenizer(folder).detokenize([10**6])
 
 
 def test_text_that_is_no_unicode(tokenizer: HfTokenizer) -> None:

@@ -218,10 +218,10 @@ def test_a_plain_tflite_without_its_tokenizer_says_so(tflite: Models, tmp_path: 
     ],
 )
 def test_an_operator_the_runtime_lacks_is_named_with_its_version(said: str, operator: str) -> None:
-    error = load_error("m.tflite", "tflite-runtime 2.14.0", said, "")
+    error = load_error("m.tflite", "tflite-runtime 2.14.0", said, [])
     assert isinstance(error, UnsupportedModelError)
     assert operator in str(error) and "tflite-runtime 2.14.0" in str(error)
-    other = load_error("m.tflite", "x 1", "no idea", "")
+    other = load_error("m.tflite", "x 1", "no idea", [])
     assert isinstance(other, EngineError) and "no idea" in str(other)
     assert "damaged" in str(damaged("m", "x"))
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from boardfit.edge.engines.hf_tokenizer import HfTokenizer
 from boardfit.edge.engines.vocabulary import find_breaks
 from boardfit.edge.template.conversation import ChatTemplate, tokenize_pieces
 from boardfit.edge.template.render import render
@@ -81,7 +80,7 @@ def test_tokens_of_turns_that_a_converter_took_for_text(tmp_path: Path, text: st
 @pytest.mark.parametrize("text", TYPED)
 def test_with_a_hugging_face_tokenizer(tmp_path: Path, text: str) -> None:
     tiny_hf.write_tokenizer(tmp_path)
-    vocabulary = HfTokenizer.from_directory(tmp_path)
+    vocabulary = tiny_hf.read_tokenizer(tmp_path)
     template = ChatTemplate(TEMPLATE, bos=SPECIALS[0], eos=SPECIALS[2])
     pieces = template.write(
         [Message("user", text)],

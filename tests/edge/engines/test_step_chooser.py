@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boardfit.edge.engines.litert.prefill_steps import StepChooser
+from boardfit.edge.engines.litert.signature_decoder import StepChooser
 
 LENGTHS = st.lists(st.integers(2, 600), max_size=4)
 SECONDS = st.dictionaries(st.integers(1, 600), st.floats(1e-4, 10), max_size=4)

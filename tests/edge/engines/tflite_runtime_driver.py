@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from boardfit.edge.engines import EngineSettings
-from boardfit.edge.engines.litert.tflite import TfliteEngine
+from boardfit.edge.engines.litert.engine import TfliteEngine
 from boardfit.edge.engines.model_file import model_file
 from boardfit.edge.errors import EdgeError
 from boardfit.edge.types import GenerationConfig, Message

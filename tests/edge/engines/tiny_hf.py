@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from boardfit.edge.engines.hf_tokenizer import HfTokenizer
+from boardfit.edge.engines.model_file import built_file
 from tests.edge.engines import tiny_gguf
 from tests.edge.engines.tiny_gguf import BOS, F32, IM_END, MERGES, N_VOCAB, PAD, SPECIALS, TEMPLATE
 
@@ -220,3 +222,13 @@ def write_tokenizer(folder: Path) -> None:
 
 def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def read_tokenizer(folder: Path) -> HfTokenizer:
+    """The tokenizer of a model that would lie in `folder`."""
+    model = folder / "model.tflite"
+    model.touch()
+    try:
+        return HfTokenizer.of_model(built_file(model))
+    finally:
+        model.unlink()

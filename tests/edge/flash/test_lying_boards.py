@@ -44,7 +44,7 @@ from boardfit.edge.flash.stream import StallClock
 from boardfit.edge.flash.target import parse_flash_target
 from boardfit.edge.flash.trust import SignaturePolicy, read_verdict
 from boardfit.edge.slots.health import Health
-from boardfit.edge.terminal.progress import SilentReporter
+from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.trust.release import new_release
 from boardfit.edge.trust.signing import load_signing_key, new_key
 from tests.edge.flash.cargo import PLAN
@@ -185,7 +185,7 @@ def try_flash(
     board = SshBoard(target, via="stream")
     try:
         options = FlashOptions(gate=gate, signature=policy)
-        flash(open_bundle(bundle), board, options, SilentReporter())
+        flash(open_bundle(bundle), board, options, Reporter())
     finally:
         board.close()
 

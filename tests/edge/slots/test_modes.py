@@ -10,7 +10,7 @@ import pytest
 from boardfit.edge.bundle.bundle import open_bundle
 from boardfit.edge.flash.directory import DirectoryBoard
 from boardfit.edge.flash.flash import FlashOptions, flash
-from boardfit.edge.terminal.progress import SilentReporter
+from boardfit.edge.terminal.progress import Reporter
 from tests.edge.flash.cargo import make_bundle
 
 
@@ -20,7 +20,7 @@ def test_a_flash_leaves_the_same_modes_under_every_umask(tmp_path: Path, mask: i
     before = os.umask(mask)
     try:
         board = DirectoryBoard(tmp_path / "new")
-        flash(bundle, board, FlashOptions(gate=False), SilentReporter())
+        flash(bundle, board, FlashOptions(gate=False), Reporter())
     finally:
         os.umask(before)
     places = [p for p in (tmp_path / "new", *(tmp_path / "new").rglob("*")) if not p.is_symlink()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boardfit.edge.tasks.fit import fit_message
+from boardfit.edge.tasks.use import fit_message
 
 FACTS = [
     f"Pump {i} stands in room {100 + i}. Its oil was changed in {1990 + i}." for i in range(40)

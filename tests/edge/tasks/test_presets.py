@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from boardfit.edge.errors import InputError, UsageError
 from boardfit.edge.tasks import Length, find_task, load_tasks
-from boardfit.edge.tasks.catalog import language_name, languages
 from boardfit.edge.tasks.command import tasks
-from boardfit.edge.tasks.task import parse_task
+from boardfit.edge.tasks.task import language_name, languages, parse_task
 
 GOOD = b"""
 title = "Echo"

@@ -136,9 +136,8 @@ def _uniform_value(buffer: Any, tensor: Any) -> float | None:
 
 
 def own_tensor(model: Any, g: int, i: int, role: str) -> int:
-    """Give the operators of one role a tensor of their own; return its number.
-
-    It stands beside tensor `i` of subgraph `g`, so that the two can have different types.
+    """Give the operators of one role a copy of tensor `i` of subgraph `g`, so that the two can have
+    different types; return its number.
     """
     graph = model.subgraphs[g]
     graph.tensors.append(copy.copy(graph.tensors[i]))
@@ -290,9 +289,8 @@ class _Slot:
 
 
 class _SharedQuantization(schema.QuantizationParametersT):  # type: ignore[misc]
-    """Scales of rows, packed once however many graphs' tensors point at them.
-
-    Every prefill length is a graph, and a row's scale and zero point are 12 bytes.
+    """Scales of rows, packed once however many graphs' tensors point at them: a row's take 12
+    bytes.
     """
 
     _packed: tuple[Any, int] | None = None

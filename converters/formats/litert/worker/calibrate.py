@@ -30,11 +30,9 @@ def quantize_by_activations(
     *,
     progress: Progress,
 ) -> dict[str, Quantized]:
-    """Rounded matrices of the decoder's layers, by the checkpoint's names.
-
-    `tokens` is [texts, length]. `constant_of` gives the target of a matrix, or None for one that
-    is to stay as it is. The skeleton's model must compute with plain attention; it is of no use
-    afterwards.
+    """Rounded matrices of the decoder's layers, by the checkpoint's names. `tokens` is [texts,
+    length]. `constant_of` gives the target of a matrix, or None for one that is to stay as it is.
+    The skeleton's model must compute with plain attention; it is of no use afterwards.
     """
     model = skeleton.model.base_model
     source_of = {float(tag): name for tag, name in skeleton.tags.items()}

@@ -1,8 +1,5 @@
-"""One conversion from request to file: runs in the pinned environment, started by `target/tflite`.
-
-Request: checkpoint (directory), output (file), work (directory), flavour, prefill_lengths,
-cache_length, threads, recipe, description, calibration {text, conversations}, calibration_shape,
-start_token, stop_tokens, chat_template, identity.
+"""One conversion from request to file: runs in the pinned environment. `litert.convert` makes the
+request.
 """
 
 from __future__ import annotations
@@ -116,15 +113,10 @@ def load_config(directory: Path) -> Any:
 
 
 def plan_constants(
-    model: Any,
-    tags: dict[int, str],
-    weights: CheckpointWeights,
-    recipe: LitertRecipe,
-    config: Any,
+    model: Any, tags: dict[int, str], weights: CheckpointWeights, recipe: LitertRecipe, config: Any
 ) -> list[Constant]:
-    """Return every matrix of the graph with the type that the recipe gives it.
-
-    A matrix that is embedding and head at once is stored once if both have the same type.
+    """Every matrix of the graph with the type that the recipe gives it, stored once if it is
+    embedding and head with one type.
     """
     text_config = getattr(config, "text_config", config)
     n_layers = text_config.num_hidden_layers
@@ -135,11 +127,7 @@ def plan_constants(
         shape = weights.shape(source)
         types = {
             role: recipe.choose_type(
-                source,
-                role,
-                tied="embedding" in use.roles,
-                n_layers=n_layers,
-                n_per_row=shape[1],
+                source, role, tied="embedding" in use.roles, n_layers=n_layers, n_per_row=shape[1]
             )
             for role in use.roles
         }
@@ -209,18 +197,15 @@ def _tokenizer_file(directory: Path, tokenizer: Any, work: Path) -> Path:
 
 def _calibration_tokens(request: dict[str, Any], tokenizer: Any) -> torch.Tensor:
     """Token ids [texts, length]: conversations through the template where there is one."""
-    given, (count, length) = request["calibration"], request["calibration_shape"]
-    if given["text"]:
-        tokens = tokenizer.encode(given["text"])
-    else:
-        tokens = []
-        for talk in given["conversations"]:
-            if request["chat_template"]:
-                tokenizer.chat_template = request["chat_template"]
-                text = tokenizer.apply_chat_template(talk, tokenize=False)
-            else:
-                text = "\n".join(turn["content"] for turn in talk) + "\n\n"
-            tokens += tokenizer.encode(text, add_special_tokens=False)
+    count, length = request["calibration_shape"]
+    tokens: list[int] = []
+    for talk in request["calibration"]:
+        if request["chat_template"]:
+            tokenizer.chat_template = request["chat_template"]
+            text = tokenizer.apply_chat_template(talk, tokenize=False)
+        else:
+            text = "\n".join(turn["content"] for turn in talk) + "\n\n"
+        tokens += tokenizer.encode(text, add_special_tokens=False)
     count = min(count, len(tokens) // length)
     if count < 1:
         length, count = len(tokens), 1

@@ -19,10 +19,7 @@ from litert_converter.mlir import ir
 from litert_torch._convert import interface
 from litert_torch.backend import inline_consts, lowerings
 from litert_torch.backend.lowerings import utils as lowering_utils
-from litert_torch.generative.export_hf.core import (
-    export_lib,
-    exportable_module_config,
-)
+from litert_torch.generative.export_hf.core import export_lib, exportable_module_config
 from litert_torch.generative.export_hf.core.mu import mu_pass_lib
 from litert_torch.generative.export_hf.model_ext import patches
 

@@ -16,9 +16,8 @@ COMPOSITE = schema.BuiltinOperator.STABLEHLO_COMPOSITE
 
 
 def inline_composites(model: Any) -> int:
-    """Replace every composite by its decomposition, nested ones too; returns how many there were.
-
-    Subgraphs and operator codes that nothing refers to any more are dropped.
+    """Replace every composite by its decomposition, nested ones too, and drop what nothing refers
+    to any more.
     """
     count = 0
     for graph in model.subgraphs:

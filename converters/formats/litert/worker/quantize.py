@@ -96,11 +96,7 @@ def _error(
 
 
 def quantize_matrix(
-    read: Callable[[int, int], torch.Tensor],
-    shape: tuple[int, int],
-    kind: WeightType,
-    method: str,
-    importance: torch.Tensor | None = None,
+    read: Callable[[int, int], torch.Tensor], shape: tuple[int, int], kind: WeightType, method: str
 ) -> Quantized:
     """Quantize a matrix whose rows `read(start, stop)` gives as float32, a few at a time."""
     rows, n = shape
@@ -118,7 +114,7 @@ def quantize_matrix(
         if kind.per_tensor:
             chosen = torch.from_numpy(scales[start:stop])
         else:
-            chosen = choose_scales(weight, kind, method, importance)
+            chosen = choose_scales(weight, kind, method)
             scales[start:stop] = chosen.numpy()
         q = _round(weight.reshape(stop - start, blocks, -1), chosen, kind)
         data[start * per_row : stop * per_row] = pack(q.to(torch.int8).numpy().ravel(), kind)

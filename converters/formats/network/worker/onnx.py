@@ -14,8 +14,12 @@ import numpy as np
 import onnx_ir as ir
 
 from boardfit.converters.formats.network.worker.compare import compare_outputs
-from boardfit.converters.formats.onnx.recipe import OnnxScheme
-from boardfit.converters.formats.onnx.worker.graph import GraphRecipe, quantize_graph
+from boardfit.converters.formats.onnx.recipe import OnnxRecipe, OnnxScheme
+from boardfit.converters.formats.onnx.worker.graph import (
+    add_initializer,
+    quantize_graph,
+    substitute,
+)
 from boardfit.edge.bench.network_inputs import InputSpec, make_values, resolve_shapes
 
 #: Operators whose weights (by input) are stored in 8 bits; the axis of the output channels.
@@ -45,12 +49,8 @@ def run(request: Mapping[str, Any], report: Any) -> dict[str, Any]:
     gemm_to_matmul(model.graph)
     scheme = OnnxScheme(bits, _BLOCK, symmetric=bits == 8, search=bits == 4)
     report.say(f"storing weights in {bits} bits")
-    counts = quantize_graph(
-        model,
-        GraphRecipe(scheme, scheme, scheme, (), half_scales=True,
-               accuracy_level=int(request["accuracy_level"])),
-        report.progress,
-    )  # fmt: skip
+    recipe = OnnxRecipe("network", "", scheme, scheme, scheme)
+    counts = quantize_graph(model, recipe, int(request["accuracy_level"]), report.progress)
     for kind, n in channels_to_int8(model.graph).items():
         counts[kind] = counts.get(kind, 0) + n
     target = Path(request["output"]) / source.name
@@ -91,30 +91,16 @@ def gemm_to_matmul(graph: ir.Graph) -> None:
             continue
         if node.attributes.get_int("transB", 0):
             matrix = np.ascontiguousarray(matrix.T)
-        tensor = ir.tensor(matrix, name=f"{value.name}_matrix")
-        weights = ir.Value(
-            name=tensor.name, shape=ir.Shape(matrix.shape), type=ir.TensorType(tensor.dtype),
-            const_value=tensor,
-        )  # fmt: skip
-        if weights.name in graph.initializers:
-            weights = graph.initializers[weights.name]
-        else:
-            graph.register_initializer(weights)
+        weights = graph.initializers.get(f"{value.name}_matrix")
+        if weights is None:
+            weights = add_initializer(graph, f"{value.name}_matrix", matrix)
         product = ir.node("MatMul", [node.inputs[0], weights], name=f"{node.name}/MatMul")
-        last = product
+        new = [product]
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         if bias is not None:
             product.outputs[0].name = f"{node.name}/MatMul_output"
-            last = ir.node("Add", [product.outputs[0], bias], name=f"{node.name}/Add")
-        name = node.outputs[0].name
-        last.outputs[0].shape = node.outputs[0].shape
-        if node.outputs[0].dtype is not None:
-            last.outputs[0].dtype = node.outputs[0].dtype
-        new = [product] if last is product else [product, last]
-        ir.convenience.replace_nodes_and_values(
-            graph, node, [node], new, node.outputs, [last.outputs[0]]
-        )
-        last.outputs[0].name = name
+            new.append(ir.node("Add", [product.outputs[0], bias], name=f"{node.name}/Add"))
+        substitute(graph, node, new)
 
 
 def channels_to_int8(graph: ir.Graph) -> dict[str, int]:
@@ -145,15 +131,10 @@ def _add_dequantize(graph: ir.Graph, node: ir.Node, name: str, weights: Any, axi
     scale = np.maximum(np.abs(weights).max(axis=others), 1e-12).astype(np.float32) / 127
     shape = [-1 if i == axis else 1 for i in range(weights.ndim)]
     codes = np.clip(np.rint(weights / scale.reshape(shape)), -127, 127).astype(np.int8)
-    values = []
-    for suffix, array in (("int8", codes), ("scale", scale)):
-        tensor = ir.tensor(array, name=f"{name}_{suffix}")
-        value = ir.Value(
-            name=tensor.name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype),
-            const_value=tensor,
-        )  # fmt: skip
-        graph.register_initializer(value)
-        values.append(value)
+    values = [
+        add_initializer(graph, f"{name}_{suffix}", array)
+        for suffix, array in (("int8", codes), ("scale", scale))
+    ]
     dequantize = ir.node("DequantizeLinear", values, {"axis": axis}, name=f"{name}/Dequantize")
     dequantize.outputs[0].name = f"{name}_float"
     dequantize.outputs[0].dtype = ir.DataType.FLOAT

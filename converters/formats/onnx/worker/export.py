@@ -1,8 +1,5 @@
-"""Convert a checkpoint into a folder for onnxruntime-genai: the builder's float graph, quantized
-here.
-
-The builder (onnxruntime_genai.models) writes a graph of lazily read float tensors; its own
-quantizer and its writer are replaced, because they round to the extremes of each block.
+"""Convert a checkpoint into a folder for onnxruntime-genai. The builder (onnxruntime_genai.models)
+writes a graph of lazily read float tensors; its quantizer and its writer are replaced.
 """
 
 from __future__ import annotations
@@ -15,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from boardfit.converters.formats.onnx.worker.graph import GraphRecipe, quantize_graph, shorten_rope
+from boardfit.converters.formats.onnx.recipe import OnnxRecipe
+from boardfit.converters.formats.onnx.worker.graph import quantize_graph, shorten_rope
 from boardfit.converters.formats.onnx.worker.upstream import bridge
 from boardfit.edge.errors import UnsupportedModelError
 
@@ -24,14 +22,20 @@ MODEL_FILE = "model.onnx"
 
 def run(request: Mapping[str, Any], report: Any) -> dict[str, Any]:
     """Build `request["checkpoint"]` (a directory with the configuration as the builder reads it)
-    into `request["output"]`. `recipe` is a `GraphRecipe` as a dict, or None for the float graph.
-    `n_ctx` is the context length; `importance` a .npz of column weights by node, or None.
+    into `request["output"]`. `recipe` is an `OnnxRecipe` as a dict, or None for the float graph;
+    `accuracy_level` is that of MatMulNBits, `n_ctx` the context length.
 
     Returns `counts` (weights by kind of storage) and `nodes`.
     """
     builder = _import_builder()
     bridge(builder)
-    options = _options(request)
+    options = [
+        "hf_token=false",
+        # One logit row per step instead of one per prompt token: prefill without most of the head.
+        "prune_lm_head=true",
+        # Whole caches instead of windows: a window cannot be cut back to a common prefix.
+        "windowed_kv_cache=false",
+    ]
     result: dict[str, Any] = {}
     report.say("reading the checkpoint into a graph")
     with _own_writer(builder, request, report, result):
@@ -49,16 +53,6 @@ def run(request: Mapping[str, Any], report: Any) -> dict[str, Any]:
                 f"onnxruntime-genai's model builder does not know this model: {error}"
             ) from None
     return result
-
-
-def _options(request: Mapping[str, Any]) -> list[str]:
-    # One logit row per step instead of one per prompt token: prefill without most of the head.
-    # Whole caches instead of windows: a window cannot be cut back to a common prefix.
-    return [
-        "hf_token=false",
-        f"prune_lm_head={'true' if request.get('prune_head', True) else 'false'}",
-        "windowed_kv_cache=false",
-    ]
 
 
 def _import_builder() -> Any:
@@ -82,9 +76,9 @@ def _own_writer(
         graph = model.model
         if request["recipe"] is not None:
             report.say("quantizing")
-            importance = _importance(request)
+            recipe = OnnxRecipe.from_dict(request["recipe"])
             result["counts"] = quantize_graph(
-                graph, GraphRecipe.from_dict(request["recipe"]), report.progress, importance
+                graph, recipe, request["accuracy_level"], report.progress
             )
         shorten_rope(graph, int(request["n_ctx"]))
         graph.graph.sort()
@@ -102,13 +96,3 @@ def _own_writer(
         yield
     finally:
         builder.Model.save_model = original
-
-
-def _importance(request: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    import numpy as np
-
-    path = request.get("importance")
-    if not path:
-        return None
-    with np.load(path, allow_pickle=False) as data:
-        return {name: data[name] for name in data.files}

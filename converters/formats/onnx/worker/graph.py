@@ -15,50 +15,19 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from boardfit.converters.formats.onnx.recipe import OnnxScheme, matching_scheme
+from boardfit.converters.formats.onnx.recipe import OnnxRecipe, OnnxScheme
 from boardfit.converters.formats.onnx.worker.rounding import Blocks, quantize
 from boardfit.edge.terminal.progress import Progress
 
 _DOMAIN = "com.microsoft"
-HEAD = "/lm_head/MatMul"
-
-
-@dataclass(frozen=True)
-class GraphRecipe:
-    """The part of a recipe that this pass needs; see `boardfit.converters.formats.onnx.recipe`."""
-
-    default: OnnxScheme
-    head: OnnxScheme
-    embedding: OnnxScheme
-    rules: tuple[tuple[str, OnnxScheme], ...]
-    half_scales: bool
-    accuracy_level: int
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> GraphRecipe:
-        return cls(
-            default=OnnxScheme(**data["default"]),
-            head=OnnxScheme(**data["head"]),
-            embedding=OnnxScheme(**data["embedding"]),
-            rules=tuple((match, OnnxScheme(**scheme)) for match, scheme in data["rules"]),
-            half_scales=data["half_scales"],
-            accuracy_level=data["accuracy_level"],
-        )
-
-    def scheme(self, node: str) -> OnnxScheme:
-        """The scheme of the MatMul called `node` (`/model/layers.3/mlp/down_proj/MatMul`)."""
-        if node == HEAD:
-            return self.head
-        return matching_scheme(node, self.rules, self.default)
 
 
 def quantize_graph(
-    model: ir.Model,
-    recipe: GraphRecipe,
-    progress: Progress | None = None,
-    importance: Mapping[str, Any] | None = None,
+    model: ir.Model, recipe: OnnxRecipe, accuracy_level: int, progress: Progress | None = None
 ) -> dict[str, int]:
-    """Quantize `model` in place. Returns the weights by kind of storage (`int4_b32`)."""
+    """Quantize `model` in place, with MatMulNBits of `accuracy_level`. Returns the weights by kind
+    of storage (`int4_b32`).
+    """
     graph = model.graph
     matrices = [node for node in graph if _matrix(node) is not None]
     total = sum(_n_weights(node) for node in matrices)
@@ -66,17 +35,13 @@ def quantize_graph(
     for node in matrices:
         value = node.inputs[1]
         assert value is not None and value.const_value is not None and value.name is not None
-        scheme, n_weights = recipe.scheme(node.name or ""), _n_weights(node)
+        scheme, n_weights = recipe.scheme_of_node(node.name or ""), _n_weights(node)
         weights = np.asarray(value.const_value.numpy()).T
         scheme = scheme.fitting(weights.shape[1])
-        blocks = quantize(
-            weights, bits=scheme.bits, block=scheme.block, symmetric=scheme.symmetric,
-            search=scheme.search, half_scales=recipe.half_scales,
-            importance=(importance or {}).get(node.name or ""),
-        )  # fmt: skip
+        blocks = quantize(weights, **vars(scheme))
         del weights
         stored[value.name] = kept = _store(graph, value.name, blocks)
-        _replace_matmul(graph, node, kept, recipe.accuracy_level)
+        _replace_matmul(graph, node, kept, accuracy_level)
         _count(counts, scheme, n_weights)
         done += n_weights
         if progress:
@@ -126,19 +91,18 @@ def _n_weights(node: ir.Node) -> int:
 
 
 def _store(graph: ir.Graph, name: str, blocks: Blocks) -> _Stored:
-    codes = _initializer(graph, f"{name}_Q{blocks.bits}", blocks.codes)
-    scales = _initializer(graph, f"{name}_scales", blocks.scales)
-    if blocks.scales.dtype == np.float16:
-        cast = ir.node("Cast", [scales], {"to": int(ir.DataType.FLOAT)}, name=f"{name}_scales/Cast")
-        graph.insert_before(graph[0], cast)
-        scales = cast.outputs[0]
-        scales.name = f"{name}_scales_f32"
-        scales.dtype, scales.shape = ir.DataType.FLOAT, ir.Shape(blocks.scales.shape)
-    zeros = None if blocks.zeros is None else _initializer(graph, f"{name}_zp", blocks.zeros)
+    codes = add_initializer(graph, f"{name}_Q{blocks.bits}", blocks.codes)
+    scales = add_initializer(graph, f"{name}_scales", blocks.scales)
+    cast = ir.node("Cast", [scales], {"to": int(ir.DataType.FLOAT)}, name=f"{name}_scales/Cast")
+    graph.insert_before(graph[0], cast)
+    scales = cast.outputs[0]
+    scales.name = f"{name}_scales_f32"
+    scales.dtype, scales.shape = ir.DataType.FLOAT, ir.Shape(blocks.scales.shape)
+    zeros = None if blocks.zeros is None else add_initializer(graph, f"{name}_zp", blocks.zeros)
     return _Stored(codes, scales, zeros, blocks)
 
 
-def _initializer(graph: ir.Graph, name: str, array: np.ndarray[Any, Any]) -> ir.Value:
+def add_initializer(graph: ir.Graph, name: str, array: np.ndarray[Any, Any]) -> ir.Value:
     tensor = ir.tensor(array, name=name)
     value = ir.Value(
         name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
@@ -164,10 +128,10 @@ def _replace_matmul(graph: ir.Graph, node: ir.Node, kept: _Stored, accuracy_leve
         domain=_DOMAIN,
         name=f"{node.name}_Q{blocks.bits}",
     )
-    _substitute(graph, node, [new])
+    substitute(graph, node, [new])
 
 
-def _substitute(graph: ir.Graph, old: ir.Node, new: Sequence[ir.Node]) -> None:
+def substitute(graph: ir.Graph, old: ir.Node, new: Sequence[ir.Node]) -> None:
     """Put `new` in the place of `old`; the last one's output takes over the name."""
     output, name = new[-1].outputs[0], old.outputs[0].name
     if old.outputs[0].dtype is not None:
@@ -181,7 +145,7 @@ def _substitute(graph: ir.Graph, old: ir.Node, new: Sequence[ir.Node]) -> None:
 
 
 def _replace_embedding(
-    graph: ir.Graph, recipe: GraphRecipe, stored: Mapping[str, _Stored], counts: dict[str, int]
+    graph: ir.Graph, recipe: OnnxRecipe, stored: Mapping[str, _Stored], counts: dict[str, int]
 ) -> None:
     node = next((n for n in graph if n.name == "/model/embed_tokens/Gather"), None)
     if node is None or node.inputs[0] is None:
@@ -195,27 +159,17 @@ def _replace_embedding(
     else:
         assert source.const_value is not None and source.name is not None
         scheme = recipe.embedding.fitting(int(source.const_value.shape[1]))
-        kept = _store(
-            graph,
-            source.name,
-            quantize(
-                np.asarray(source.const_value.numpy()),
-                bits=scheme.bits,
-                block=scheme.block,
-                symmetric=scheme.symmetric,
-                search=scheme.search,
-                half_scales=recipe.half_scales,
-            ),
-        )
+        blocks = quantize(np.asarray(source.const_value.numpy()), **vars(scheme))
+        kept = _store(graph, source.name, blocks)
         _count(counts, scheme, int(np.prod(source.const_value.shape)))
-    _substitute(graph, node, _gather(graph, node, kept))
+    substitute(graph, node, _gather(graph, node, kept))
 
 
 def _gather(graph: ir.Graph, node: ir.Node, kept: _Stored) -> list[ir.Node]:
     """Rows of a quantized matrix. Codes [V, n_blocks, bytes] are seen as [V, n_blocks·bytes]."""
     blocks = kept.blocks
     n_rows, n_blocks, n_bytes = blocks.codes.shape
-    shape = _initializer(
+    shape = add_initializer(
         graph, "embed_tokens_rows", np.array([n_rows, n_blocks * n_bytes], np.int64)
     )
     flat = ir.node("Reshape", [kept.codes, shape], name="/model/embed_tokens/Reshape")
@@ -227,12 +181,7 @@ def _gather(graph: ir.Graph, node: ir.Node, kept: _Stored) -> list[ir.Node]:
     gather = ir.node(
         "GatherBlockQuantized",
         inputs,
-        {
-            "bits": blocks.bits,
-            "block_size": blocks.block,
-            "gather_axis": 0,
-            "quantize_axis": 1,
-        },
+        {"bits": blocks.bits, "block_size": blocks.block, "gather_axis": 0, "quantize_axis": 1},
         domain=_DOMAIN,
         name="/model/embed_tokens/GatherBlockQuantized",
     )
@@ -240,7 +189,7 @@ def _gather(graph: ir.Graph, node: ir.Node, kept: _Stored) -> list[ir.Node]:
         return [flat, gather]
     gather.outputs[0].name = "/model/embed_tokens/GatherBlockQuantized/output_0"
     bounds = [
-        _initializer(graph, f"embed_tokens_{name}", np.array([value], np.int64))
+        add_initializer(graph, f"embed_tokens_{name}", np.array([value], np.int64))
         for name, value in (("start", 0), ("end", blocks.n_columns), ("axis", -1))
     ]
     cut = ir.node("Slice", [gather.outputs[0], *bounds], name="/model/embed_tokens/Slice")

@@ -5,7 +5,7 @@ zero unsigned integers of `bits` bits; a symmetric block has zero = 2^(bits−1)
 Layout: the operator's description, docs/ContribOperators.md of onnxruntime, `MatMulNBits`.
 
 The plain way takes the scale from the block's extremes. `search` tries narrower ranges too, refits
-the scale by least squares, and keeps what leaves the least (weighted) square error, counted with
+the scale by least squares, and keeps what leaves the least square error, counted with
 the scale as it will be stored: in half precision, half the bytes.
 """
 
@@ -38,22 +38,9 @@ class Blocks:
     block: int
     n_columns: int
 
-    @property
-    def nbytes(self) -> int:
-        return sum(int(a.nbytes) for a in (self.codes, self.scales, self.zeros) if a is not None)
 
-
-def quantize(
-    weights: Array,
-    *,
-    bits: int,
-    block: int,
-    symmetric: bool,
-    search: bool,
-    half_scales: bool = True,
-    importance: Array | None = None,
-) -> Blocks:
-    """Quantize float32 `weights` [N, K]. `importance` [K] weighs the square errors of the columns.
+def quantize(weights: Array, *, bits: int, block: int, symmetric: bool, search: bool) -> Blocks:
+    """Quantize float32 `weights` [N, K].
 
     Raises ValueError for bits other than 4 and 8, or a block that is no power of two from 16.
     """
@@ -62,11 +49,8 @@ def quantize(
     n_rows, n_columns = weights.shape
     n_blocks = -(-n_columns // block)
     padding = n_blocks * block - n_columns
-    weigh = np.ones((1, 1, 1), np.float32)
-    if importance is not None:
-        weigh = np.pad(importance.astype(np.float32), (0, padding)).reshape(1, n_blocks, block)
     codes = np.empty((n_rows, n_blocks, block * bits // 8), np.uint8)
-    scales = np.empty((n_rows, n_blocks), np.float16 if half_scales else np.float32)
+    scales = np.empty((n_rows, n_blocks), np.float16)
     zeros = None if symmetric else np.empty((n_rows, n_blocks), np.uint8)
     step = max(1, _CHUNK // max(1, n_blocks * block))
     for start in range(0, n_rows, step):
@@ -74,7 +58,7 @@ def quantize(
         part = np.ascontiguousarray(weights[rows], dtype=np.float32)
         part = np.pad(part, ((0, 0), (0, padding))).reshape(-1, n_blocks, block)
         choose = _symmetric if symmetric else _asymmetric
-        scale, zero = choose(part, weigh, bits, _SHARES if search else _SHARES[:1], half_scales)
+        scale, zero = choose(part, bits, _SHARES if search else _SHARES[:1])
         codes[rows] = _pack(_round(part, scale, zero, bits), bits)
         scales[rows] = scale[..., 0]
         if zeros is not None:
@@ -82,27 +66,13 @@ def quantize(
     return Blocks(codes, scales, _pack_zeros(zeros, bits), bits, block, n_columns)
 
 
-def dequantize(blocks: Blocks) -> Array:
-    """float32 [N, K] as the runtime computes with it."""
-    n_rows, n_blocks = blocks.scales.shape
-    codes = _unpack(blocks.codes, blocks.bits)
-    middle = np.float32(1 << (blocks.bits - 1))
-    zeros: Array | np.float32 = middle
-    if blocks.zeros is not None:
-        zeros = _unpack(blocks.zeros, blocks.bits)[:, :n_blocks].astype(np.float32)[..., None]
-    values = (codes.astype(np.float32) - zeros) * blocks.scales.astype(np.float32)[..., None]
-    return values.reshape(n_rows, -1)[:, : blocks.n_columns]
-
-
-def _round_scale(scale: Array, half: bool) -> Array:
+def _round_scale(scale: Array) -> Array:
     """The scale as it will be read back, and never 0: a block of zeros needs no scale."""
     scale = np.where(np.abs(scale) < _TINY, _TINY, scale)
-    if not half:
-        return scale.astype(np.float32)
     return np.clip(scale, -65504, 65504).astype(np.float16).astype(np.float32)
 
 
-def _symmetric(x: Array, weigh: Array, bits: int, shares: Array, half: bool) -> tuple[Array, Array]:
+def _symmetric(x: Array, bits: int, shares: Array) -> tuple[Array, Array]:
     """Scale and zero [rows, blocks, 1]. The extreme of a block may lie at either end of the codes:
     with 4 bits they reach from −8 to 7, so the sign of the scale is part of the choice.
     """
@@ -111,12 +81,10 @@ def _symmetric(x: Array, weigh: Array, bits: int, shares: Array, half: bool) -> 
     zero = np.full_like(extreme, middle)
     ends = (-middle, middle - 1) if len(shares) > 1 and bits == 4 else (-middle,)
     candidates = ((extreme * np.float32(s / end), zero) for s in shares for end in ends)
-    return _choose(x, weigh, bits, candidates, half, refit=len(shares) > 1)
+    return _choose(x, bits, candidates, refit=len(shares) > 1)
 
 
-def _asymmetric(
-    x: Array, weigh: Array, bits: int, shares: Array, half: bool
-) -> tuple[Array, Array]:
+def _asymmetric(x: Array, bits: int, shares: Array) -> tuple[Array, Array]:
     """Scale and zero [rows, blocks, 1]. 0 stays exactly representable."""
     top = np.float32((1 << bits) - 1)
     low = np.minimum(x.min(axis=-1, keepdims=True), 0)
@@ -124,26 +92,20 @@ def _asymmetric(
 
     def candidates() -> Iterator[tuple[Array, Array]]:
         for share in shares:
-            scale = _round_scale((high - low) * np.float32(share) / top, half)
+            scale = _round_scale((high - low) * np.float32(share) / top)
             yield scale, np.clip(np.rint(-low * np.float32(share) / scale), 0, top)
 
-    return _choose(x, weigh, bits, candidates(), half, refit=len(shares) > 1)
+    return _choose(x, bits, candidates(), refit=len(shares) > 1)
 
 
 def _choose(
-    x: Array,
-    weigh: Array,
-    bits: int,
-    candidates: Iterable[tuple[Array, Array]],
-    half: bool,
-    *,
-    refit: bool,
+    x: Array, bits: int, candidates: Iterable[tuple[Array, Array]], *, refit: bool
 ) -> tuple[Array, Array]:
-    """The candidate (scale, zero) of least weighted square error, block by block, refitted."""
+    """The candidate (scale, zero) of least square error, block by block, refitted."""
     best: tuple[Array, Array, Array] | None = None
     for scale, zero in candidates:
-        scale = _round_scale(scale, half)
-        error = _error(x, weigh, bits, scale, zero)
+        scale = _round_scale(scale)
+        error = _error(x, bits, scale, zero)
         if best is None:
             best = error, scale, zero
         else:
@@ -156,32 +118,29 @@ def _choose(
     assert best is not None
     error, scale, zero = best
     if refit:
-        fitted = _refit(x, weigh, bits, scale, zero, half)
-        scale = np.where(_error(x, weigh, bits, fitted, zero) < error, fitted, scale)
+        fitted = _refit(x, bits, scale, zero)
+        scale = np.where(_error(x, bits, fitted, zero) < error, fitted, scale)
     return scale, zero
 
 
-def _refit(x: Array, weigh: Array, bits: int, scale: Array, zero: Array, half: bool) -> Array:
+def _refit(x: Array, bits: int, scale: Array, zero: Array) -> Array:
     """The least-squares scale for the codes that `scale` gives.
 
-    With the steps d = q − zero held, Σ weigh·(x − s·d)² is least at s = Σ weigh·x·d / Σ weigh·d².
+    With the steps d = q − zero held, Σ (x − s·d)² is least at s = Σ x·d / Σ d².
     """
     steps = _round(x, scale, zero, bits) - zero
-    weighed = steps * weigh
-    square = (weighed * steps).sum(axis=-1, keepdims=True)
-    fitted = (weighed * x).sum(axis=-1, keepdims=True) / np.maximum(square, 1e-12)
-    return np.where(square > 0, _round_scale(fitted, half), scale)
+    square = (steps * steps).sum(axis=-1, keepdims=True)
+    fitted = (steps * x).sum(axis=-1, keepdims=True) / np.maximum(square, 1e-12)
+    return np.where(square > 0, _round_scale(fitted), scale)
 
 
-def _error(x: Array, weigh: Array, bits: int, scale: Array, zero: Array) -> Array:
-    """Weighted square error of each block."""
+def _error(x: Array, bits: int, scale: Array, zero: Array) -> Array:
+    """Square error of each block."""
     left = _round(x, scale, zero, bits)
     left -= zero
     left *= scale
     left -= x
     left *= left
-    if weigh.size > 1:
-        left *= weigh
     error: Array = left.sum(axis=-1, keepdims=True)
     return error
 
@@ -198,12 +157,6 @@ def _pack(codes: Array, bits: int) -> Array:
     """Codes [..., n] to bytes; of two 4-bit codes the first lies in the low half."""
     codes = codes.astype(np.uint8)
     return codes if bits == 8 else codes[..., 0::2] | (codes[..., 1::2] << 4)
-
-
-def _unpack(data: Array, bits: int) -> Array:
-    if bits == 8:
-        return data
-    return np.stack((data & 15, data >> 4), axis=-1).reshape(*data.shape[:-1], -1)
 
 
 def _pack_zeros(zeros: Array | None, bits: int) -> Array | None:

@@ -1,8 +1,5 @@
-"""Adapt onnxruntime-genai 0.18's model builder to transformers 5.
-
-transformers 5 rewrites every configuration when it reads it: one `rope_parameters`, per kind of
-layer where there are several. The builder reads some families' older keys, and has two slips of its
-own. Each function below names the family and what would happen without it.
+"""Adapt onnxruntime-genai 0.18's model builder to transformers 5, which rewrites every
+configuration when it reads it. Each function names the family and what would happen without it.
 """
 
 from __future__ import annotations

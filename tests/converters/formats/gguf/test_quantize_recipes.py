@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 
 from boardfit.converters.formats.gguf.assign import assign_types, layers_hold
+from boardfit.converters.formats.gguf.header import artifact_bytes
 from boardfit.converters.formats.gguf.recipe import list_recipes, load_recipe, parse_recipe
-from boardfit.converters.formats.gguf.size import artifact_bytes
 from boardfit.edge.errors import InputError, UnsupportedModelError, UsageError
 from tests.converters.formats.gguf.models import Dims, make_spec
 

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from boardfit.converters.formats.gguf import stream, write
 from boardfit.converters.formats.gguf.assign import assign_types
-from boardfit.converters.formats.gguf.pages import release
+from boardfit.converters.formats.gguf.header import artifact_bytes
 from boardfit.converters.formats.gguf.recipe import list_recipes, load_recipe
-from boardfit.converters.formats.gguf.size import artifact_bytes
+from boardfit.converters.formats.gguf.stream import release
 from boardfit.converters.formats.gguf.write import write_gguf, write_many
 from boardfit.converters.spec import ModelSpec, TargetTensor
 from boardfit.edge.errors import DoesNotFitError, EngineMissingError, InputError, UsageError
@@ -191,10 +191,10 @@ def test_bad_outputs_are_refused(tmp_path: Path) -> None:
 def test_without_the_engine_the_pip_line_is_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from boardfit.converters.formats.gguf import ggml_library, kernels
+    from boardfit.converters.formats.gguf import kernels
 
     kernels.load_kernels.cache_clear()
-    monkeypatch.setattr(ggml_library.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(EngineMissingError) as caught:
         write_gguf(make_spec(TINY), load_recipe("q8_0"), tmp_path / "out.gguf")
     assert "pip install" in str(caught.value.next_step)

@@ -32,18 +32,19 @@ def test_logits_are_the_sources(
         skip_or_fail("BOARDFIT_LLAMA_CPP is not set")
     monkeypatch.setenv("BOARDFIT_LITERT_PYTHON", str(litert_python))
     checkpoint = checkpoints.write(family, tmp_path / family, Path(str(tree)))
-    artifact = convert_litert(
+    model = tmp_path / "model.tflite"
+    convert_litert(
         open_directory(checkpoint),
         checkpoint,
         load_recipe("tflite_int8"),
-        tmp_path / "model.tflite",
+        model,
         prefill_lengths=[16],
         cache_length=64,
         flavour="tflite",
         threads=1,
     )
     result = subprocess.run(
-        [litert_python, REFERENCE, checkpoint, artifact.path],
+        [litert_python, REFERENCE, checkpoint, model],
         capture_output=True,
         text=True,
         check=False,

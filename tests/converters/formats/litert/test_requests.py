@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 
+from boardfit.converters.formats.converted import FAMILIES, ConvertedFormat, Made
 from boardfit.converters.formats.litert.convert import (
-    LitertArtifact,
     check_request,
     convert_litert,
     start_token,
     stop_tokens,
 )
-from boardfit.converters.formats.litert.families import FAMILIES, check_family
 from boardfit.converters.formats.litert.recipe import load_recipe
+from boardfit.converters.formats.table import FORMATS
 from boardfit.converters.sample import MODEL_DIR
 from boardfit.converters.source.hf import open_directory
 from boardfit.converters.spec import ModelSpec
-from boardfit.edge.errors import InputError, UnsupportedModelError, UsageError
+from boardfit.edge.errors import UnsupportedModelError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -27,23 +26,23 @@ def spec() -> ModelSpec:
     return open_directory(MODEL_DIR)
 
 
-def convert(spec: ModelSpec, out: Path, **changes: object) -> LitertArtifact:
+def convert(spec: ModelSpec, out: Path, **changes: object) -> Made:
     options = {"prefill_lengths": [128], "cache_length": 512, **changes}
     recipe = load_recipe(str(options.pop("recipe", "litert_int4_b32")))
     return convert_litert(spec, MODEL_DIR, recipe, out / "x", **options)  # type: ignore[arg-type]
 
 
-def test_a_family_that_is_not_supported(spec: ModelSpec, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["litertlm", "tflite", "onnx"])
+def test_a_family_that_is_not_supported(name: str) -> None:
+    target = FORMATS[name].load()
+    assert isinstance(target, ConvertedFormat)
     with pytest.raises(UnsupportedModelError, match=r"'qwen3_moe' models.*Gemma 3.*LFM2") as caught:
-        convert(dataclasses.replace(spec, family="qwen3_moe"), tmp_path)
+        target.check_family("qwen3_moe")
     assert "gguf" in str(caught.value.next_step)
-
-
-def test_a_near_miss_is_suggested() -> None:
     with pytest.raises(UnsupportedModelError, match="Did you mean 'lfm2'"):
-        check_family("lfm22")
+        target.check_family("lfm22")
     for family in FAMILIES:
-        check_family(family)
+        target.check_family(family)
 
 
 @pytest.mark.parametrize(
@@ -74,13 +73,6 @@ def test_recipes_of_the_flavour_are_named(spec: ModelSpec) -> None:
 def test_a_folder_that_is_not_there(spec: ModelSpec, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no folder"):
         convert(spec, tmp_path / "nowhere")
-
-
-def test_a_calibration_text_that_is_too_short(spec: ModelSpec, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="at least 1,000"):
-        from boardfit.converters.formats.litert.convert import _calibration
-
-        _calibration("short")
 
 
 def test_where_texts_begin_and_answers_end(spec: ModelSpec) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,16 +82,18 @@ def test_offline_names_the_two_ways_out(known: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("available_bytes", "of memory"), ("shutil.disk_usage", "the converted")]
+    ("module", "name", "message"),
+    [(convert, "available_bytes", "of memory"), (shutil, "disk_usage", "the converted")],
+    ids=["memory", "disk"],
 )
 def test_memory_and_disk_are_refused_before_anything_is_fetched(
-    known: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
+    known: Path, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, message: str
 ) -> None:
     def fetch(say: object) -> Path:
         raise AssertionError("fetched")
 
     short: Any = type("Usage", (), {"free": 100}) if "disk" in name else 100
-    monkeypatch.setattr(f"{convert.__name__}.{name}", lambda *arguments: short)
+    monkeypatch.setattr(module, name, lambda *arguments: short)
     monkeypatch.setattr(convert, "converter_tree", fetch)
     with pytest.raises(DoesNotFitError, match=message) as caught:
         convert.open_any_model(known)

@@ -8,7 +8,7 @@ import pytest
 
 from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.engines.llama import checks
-from boardfit.edge.engines.llama.checked_models import CheckedModels
+from boardfit.edge.engines.llama.checks import CheckedModels
 from boardfit.edge.files.gguf import read_header
 from tests.edge.engines.tiny_gguf import random_llama
 

@@ -12,7 +12,7 @@ from boardfit.edge.flash.flash import FlashReport
 from boardfit.edge.flash.media.first_boot import BootFiles
 from boardfit.edge.flash.media.first_user import extend_user_data
 from boardfit.edge.flash.media.image import ImageOptions, ImageTarget, flash_image
-from boardfit.edge.terminal.progress import SilentReporter
+from boardfit.edge.terminal.progress import Reporter
 from tests.edge.flash.cargo import make_bundle
 from tests.edge.flash.media.images import PROGRAMS, Made, digest, make_image, run
 from tests.programs import require
@@ -40,7 +40,7 @@ def put(made: Made, boot: BootFiles) -> FlashReport:
     if not bundle.exists():
         make_bundle(bundle, {"model.gguf": b"x"})
     options = ImageOptions(in_place=True, boot=boot)
-    return flash_image(open_bundle(bundle), ImageTarget(made.path), options, SilentReporter())
+    return flash_image(open_bundle(bundle), ImageTarget(made.path), options, Reporter())
 
 
 def read(made: Made, name: str) -> str:

@@ -33,7 +33,7 @@ from boardfit.edge.flash.target import parse_flash_target
 from boardfit.edge.flash.trust import SignaturePolicy
 from boardfit.edge.slots.files import LocalFiles
 from boardfit.edge.slots.store import Slots
-from boardfit.edge.terminal.progress import SilentReporter
+from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.trust.release import new_release
 from boardfit.edge.trust.signing import load_signing_key, new_key
 from tests.edge.flash.boards import edge_command
@@ -79,7 +79,7 @@ def put(bundle: Path, image: Path, part: int | None = None, **options: object) -
     return flash_image(
         open_bundle(bundle), ImageTarget(image, part),
         ImageOptions(**options),  # type: ignore[arg-type]
-        SilentReporter(),
+        Reporter(),
     )  # fmt: skip
 
 

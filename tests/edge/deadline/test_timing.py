@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from boardfit.edge.deadline.freezes import Freezes
+from boardfit.edge.deadline.timing import Freezes
 
 MS = 10**6
 
