@@ -22,7 +22,7 @@ from boardfit.edge.flash.checks import check_board
 from boardfit.edge.flash.connect import connect
 from boardfit.edge.flash.flash import FlashOptions, FlashReport
 from boardfit.edge.flash.flash import flash as flash_board
-from boardfit.edge.flash.rehearsal import rehearse
+from boardfit.edge.flash.gate import rehearse
 from boardfit.edge.flash.target import MEDIA, parse_flash_target
 from boardfit.edge.terminal.progress import Reporter
 

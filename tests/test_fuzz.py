@@ -40,11 +40,11 @@ from boardfit.edge.errors import EdgeError
 from boardfit.edge.files import gguf, safetensors
 from boardfit.edge.files.onnx import read_onnx
 from boardfit.edge.flash.answers import parse_entries, parse_free_bytes
+from boardfit.edge.flash.board import DirectoryBoard
 from boardfit.edge.flash.checks import parse_facts
-from boardfit.edge.flash.directory import DirectoryBoard
 from boardfit.edge.flash.flash import FlashOptions, flash
+from boardfit.edge.flash.fleet import read_inventory
 from boardfit.edge.flash.gate import read_report
-from boardfit.edge.flash.inventory import read_inventory
 from boardfit.edge.flash.media.partitions import SECTOR, read_table
 from boardfit.edge.flash.session import Done
 from boardfit.edge.flash.target import parse_flash_target

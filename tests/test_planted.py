@@ -13,7 +13,7 @@ import pytest
 
 from boardfit.edge.bundle.bundle import open_bundle
 from boardfit.edge.disk.rooted import MARKER
-from boardfit.edge.flash.directory import DirectoryBoard
+from boardfit.edge.flash.board import DirectoryBoard
 from boardfit.edge.flash.flash import flash
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.files import LocalFiles

@@ -28,10 +28,9 @@ from boardfit.converters.build.verify import (
 from boardfit.converters.build.warm import check_warm, make_warm, read_prompts
 from boardfit.converters.formats.base import Conversion, FormatArtifact
 from boardfit.converters.formats.converted import ConvertedFormat
-from boardfit.converters.formats.gguf.as_is import write_as_is
 from boardfit.converters.formats.gguf.assign import assign_types
 from boardfit.converters.formats.gguf.recipe import AS_IS, GgufRecipe, load_recipe, make_as_is
-from boardfit.converters.formats.gguf.write import GgufArtifact, write_many
+from boardfit.converters.formats.gguf.write import GgufArtifact, write_as_is, write_many
 from boardfit.converters.formats.table import GGUF
 from boardfit.converters.imatrix import Imatrix, read_imatrix
 from boardfit.converters.plan.learned import read_learned

@@ -12,8 +12,8 @@ from typing import BinaryIO
 
 
 def fsync_directory(directory: Path) -> None:
-    """Make renames in `directory` survive a power cut. Does nothing where directories cannot be
-    opened (Windows).
+    """Make renames in `directory` survive a power cut, where directories can be opened (not
+    Windows).
     """
     try:
         handle = os.open(directory, os.O_RDONLY)

@@ -2,12 +2,10 @@
 
 A link in such a folder may lead to another file of the same folder. It may not lead out: a link
 named LICENSE would carry a private key into a bundle. One exception is the hub's cache, where a
-snapshot is a folder of links into `blobs` of the same repository.
+snapshot is a folder of links into `blobs` of the same repository. A renamed one is known by what it
+holds: `blobs`, the snapshots, and nothing but what the hub's own tools write beside them.
 
-    models--owner--name/snapshots/COMMIT/config.json -> ../../blobs/SHA
-
-People rename that folder, or keep one snapshot of it. Then it is known by what it holds: `blobs`,
-the snapshots, and nothing but what the hub's own tools write beside them.
+models--owner--name/snapshots/COMMIT/config.json -> ../../blobs/SHA
 """
 
 from __future__ import annotations
@@ -30,9 +28,8 @@ _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 
 def is_file_below(folder: Path, name: str) -> bool:
-    """Whether `folder` holds a file `name`. A folder of that name is none.
-
-    Raises UnsafeInputError for a link that leads out of the folder, or for a pipe or a device.
+    """Whether `folder` holds a file `name`; a folder is none. Raises UnsafeInputError for a link
+    that leads out of the folder, or for a pipe or a device.
     """
     path = folder / name
     _, real = _resolve(folder, path)
@@ -52,9 +49,8 @@ def is_file_below(folder: Path, name: str) -> bool:
 
 
 def open_below(folder: Path, path: Path) -> int:
-    """A descriptor of the file at `path`, which lies below `folder`; links are followed inside it.
-
-    Raises UnsafeInputError for a link that leads out, and OSError as `os.open` does.
+    """A descriptor of the file at `path` below `folder`; links are followed inside it. Raises
+    UnsafeInputError for a link that leads out, and OSError as `os.open` does.
     """
     root, real = _resolve(folder, path)
     if os.open not in os.supports_dir_fd:

@@ -1,8 +1,5 @@
-"""Files that are opened once, so that what was checked is what is used.
-
-A name locates a file at the time of the question; a descriptor *is* the file. A user who may
-write a folder can replace the file of a name between two accesses, but never the file of a
-descriptor.
+"""Files that are opened once, so that what was checked is what is used. A user who may write a
+folder can replace the file of a name between two accesses, but never that of a descriptor.
 """
 
 from __future__ import annotations
@@ -60,11 +57,9 @@ class _Descriptor:
 
 
 class OpenedFile(os.PathLike[str]):
-    """A regular file, held open.
-
-    As text it is the user's path, for messages. As a path of the file system (`os.fspath`) it leads
-    native code to the open file, even if another file has the name now. `sha256` is set where its
-    content was verified. `open_beside(name)` opens a file that belongs to it, or returns None.
+    """A regular file, held open. As text it is the user's path, for messages. As a path of the file
+    system (`os.fspath`) it leads native code to the open file, even if another file has the name
+    now. `sha256` is set where its content was verified.
     """
 
     def __init__(
@@ -84,10 +79,8 @@ class OpenedFile(os.PathLike[str]):
     @classmethod
     def open(cls, path: Path, *, below: Path | None = None) -> OpenedFile:
         """Open `path`, links followed: it is where the user pointed. With `below` they must not
-        lead out of that folder, which a stranger made.
-
-        Raises InputError for what is missing, unreadable or no regular file, UnsafeInputError for
-        a link that leads out.
+        lead out of that folder, which a stranger made. Raises InputError for what is missing,
+        unreadable or no regular file, UnsafeInputError for a link that leads out.
         """
         if below is None:
             return cls._from_descriptor(path, _open(path, path, _FLAGS))
@@ -108,8 +101,6 @@ class OpenedFile(os.PathLike[str]):
         found = OpenedFile(self.path, self._descriptor, **{**kept, **changes})
         found._opened_as = self._opened_as
         return found
-
-    # ---- names ----------------------------------------------------------------------------------
 
     def __str__(self) -> str:
         return str(self.path)
@@ -147,8 +138,6 @@ class OpenedFile(os.PathLike[str]):
     def open_beside(self, name: str) -> OpenedFile | None:
         return self._open_beside(name) if self._open_beside is not None else None
 
-    # ---- content --------------------------------------------------------------------------------
-
     @property
     def identity(self) -> FileIdentity:
         return FileIdentity.from_stat(os.fstat(self._descriptor.number))
@@ -173,7 +162,6 @@ class OpenedFile(os.PathLike[str]):
 
     def digest(self, progress: Advance | None = None) -> str:
         """Hex sha256 of content that did not change meanwhile; `progress` receives byte counts.
-
         Raises IntegrityError when another process keeps writing to the file.
         """
         for _ in range(_ATTEMPTS):
@@ -217,9 +205,8 @@ class OpenedFile(os.PathLike[str]):
 
 @contextlib.contextmanager
 def linked_folder(files: Sequence[Source]) -> Iterator[Path]:
-    """Make a private folder in which the names of `files` lead to the open files themselves.
-
-    Native code can then find them by their names in a folder. Nothing is copied.
+    """Make a private folder in which the names of `files` lead to the open files themselves, for
+    native code that looks into a folder. Nothing is copied.
     """
     try:
         made = tempfile.TemporaryDirectory(prefix="boardfit-")  # mode 0700
@@ -286,8 +273,8 @@ class OpenedFolder:
         return self._descriptor.number
 
     def open(self, name: str) -> OpenedFile:
-        """Open the file called `name`, a relative path. Raises InputError for what is missing or
-        unreadable, UnsafeInputError for a link on the way or at its end.
+        """Open a file by a relative path. Raises InputError for what is missing or unreadable,
+        UnsafeInputError for a link on the way or at its end.
         """
         shown, held = self.path / name, self._descriptor
         *folders, last = name.split("/")
@@ -302,7 +289,6 @@ class OpenedFolder:
         return self.open(name) if self.exists(name) else None
 
     def exists(self, name: str) -> bool:
-        """Whether anything at all has this plain name."""
         try:
             os.stat(name, dir_fd=self.fileno(), follow_symlinks=False)
         except OSError:

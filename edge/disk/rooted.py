@@ -16,6 +16,7 @@ import contextlib
 import copy
 import hashlib
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,7 @@ MARKER = ".boardfit-owned"
 MARKER_TEXT = b"boardfit made this folder and may delete it with everything in it.\n"
 #: What new files are called until they are whole; random digits follow.
 FRESH = ".boardfit-new-"
+_FRESH_NAME = re.compile(rf"{re.escape(FRESH)}[0-9a-f]{{16}}")
 FOLDER_MODE, FILE_MODE = 0o755, 0o644
 #: Folders of ours are never nested this deep: a bundle's names have 255 characters at most.
 MAX_DEPTH = 140
@@ -41,22 +43,19 @@ LOCK = ".lock"
 
 _SAFE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _SAFE
-
-
-def _do_nothing() -> None:
-    """The default step callback: it does nothing."""
+_IF_THERE = contextlib.suppress(FileNotFoundError, NotADirectoryError)
 
 
 class Root:
     """One folder and what is below it. Paths are relative, with forward slashes; "" is the root.
 
-    Every method raises UnsafeInputError at a link, pipe or device in place of a file or folder of
-    ours, and OSError as the system does. `step` is called before every change, so that a test can
-    make it the last one. With `fixed_modes` the umask does not count: others must be able to read.
+    Methods raise UnsafeInputError at a link, pipe or device in place of a file or folder of ours,
+    and OSError. `step` is called before every change, so that a test can make it the last one. With
+    `fixed_modes` the umask does not count.
     """
 
     def __init__(
-        self, path: Path, step: Callable[[], None] = _do_nothing, *, fixed_modes: bool = False
+        self, path: Path, step: Callable[[], None] = lambda: None, *, fixed_modes: bool = False
     ) -> None:
         self.path, self._step, self._fixed_modes = path, step, fixed_modes
         self._all_ours = False  # whether everything below is ours, root included
@@ -69,33 +68,24 @@ class Root:
         os.close(self._fd)
 
     def open_below(self, path: str) -> Root:
-        """A root of its own for a folder below this one."""
         with self._folder(path) as fd:
             deeper = copy.copy(self)
             deeper.path, deeper._fd = self.path / path, os.dup(fd)
             deeper._all_ours = self._is_in_ours(path)
         return deeper
 
-    # ---- looking ------------------------------------------------------------------------------
-
     def stat(self, path: str) -> os.stat_result | None:
         """What a name stands for, links not followed; None when it is missing."""
         if not path:
             return os.fstat(self._fd)
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), self._parent(path) as at:
-            return os.stat(at.name, dir_fd=at.fd, follow_symlinks=False)
+        with _IF_THERE, self._parent(path) as (at, name):
+            return os.stat(name, dir_fd=at, follow_symlinks=False)
         return None
-
-    def names(self, path: str) -> list[str]:
-        """The names in a folder, sorted; none when it is missing or a file."""
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), self._folder(path) as fd:
-            return sorted(os.listdir(fd))
-        return []
 
     def entries(self, path: str) -> dict[str, os.stat_result]:
         """What the names in a folder stand for, without those that went away meanwhile."""
         found = {}
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), self._folder(path) as fd:
+        with _IF_THERE, self._folder(path) as fd:
             for name in sorted(os.listdir(fd)):
                 with contextlib.suppress(FileNotFoundError):
                     found[name] = os.stat(name, dir_fd=fd, follow_symlinks=False)
@@ -115,18 +105,15 @@ class Root:
 
     def readlink(self, path: str) -> str | None:
         """The target of a link, unchecked; None when there is no link."""
-        with contextlib.suppress(OSError), self._parent(path) as at:
-            return os.readlink(at.name, dir_fd=at.fd)
+        with contextlib.suppress(OSError), self._parent(path) as (at, name):
+            return os.readlink(name, dir_fd=at)
         return None
 
     def open(self, path: str) -> BinaryIO:
-        """A regular file for reading."""
         return os.fdopen(self._open_file(path, os.O_RDONLY), "rb")
 
     def sha256(self, path: str, progress: Advance | None = None) -> str:
-        """Hex sha256 of a regular file, read from the medium where the system can be asked to;
-        `progress` receives the size of each chunk.
-        """
+        """Hex sha256 of a regular file, read from the medium where the system can be asked to."""
         digest = hashlib.sha256()
         with self.open(path) as file:
             if hasattr(os, "posix_fadvise"):
@@ -137,8 +124,6 @@ class Root:
                     progress(len(chunk))
         return digest.hexdigest()
 
-    # ---- writing ------------------------------------------------------------------------------
-
     def create(self, path: str, mode: int = FILE_MODE) -> BinaryIO:
         """A new file for writing. Raises FileExistsError when the name is taken."""
         fd = self._open_file(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
@@ -146,9 +131,7 @@ class Root:
         return os.fdopen(fd, "w+b")
 
     def resume(self, path: str) -> BinaryIO:
-        """A file to go on with, or a new one. It must have no other name: what is written into it
-        would appear there.
-        """
+        """A file to go on with, or a new one. It must have no second name elsewhere."""
         try:
             return self.create(path)
         except FileExistsError:
@@ -175,13 +158,12 @@ class Root:
             raise
 
     def make_folder(self, path: str) -> None:
-        """A folder and its parents."""
         for depth in range(1, path.count("/") + 2):
-            with self._parent("/".join(path.split("/")[:depth])) as at:
+            with self._parent("/".join(path.split("/")[:depth])) as (at, name):
                 self._step()
                 with contextlib.suppress(FileExistsError):
-                    os.mkdir(at.name, FOLDER_MODE, dir_fd=at.fd)
-                    with self._into(at.fd, at.name, path) as fd:
+                    os.mkdir(name, FOLDER_MODE, dir_fd=at)
+                    with self._into(at, name, path) as fd:
                         self._set_mode(fd, FOLDER_MODE)
         info = self.stat(path)
         if info is not None and stat.S_ISREG(info.st_mode):
@@ -193,10 +175,8 @@ class Root:
             pass
 
     def claim(self, path: str) -> bool:
-        """Make a folder that is ours, or see that it is; whether it is new.
-
-        An empty folder is taken over: a power cut may leave one before it is marked. Raises
-        UsageError for a folder of another owner.
+        """Make a folder that is ours, or see that it is; whether it is new. An empty one is taken
+        over, since a power cut may leave it unmarked. Raises UsageError for another owner's.
         """
         self.make_folder(path)
         with self._folder(path) as fd:
@@ -220,75 +200,64 @@ class Root:
 
     def rename(self, source: str, target: str) -> None:
         """Rename a file over `target`, or a folder to a free name, and flush both folders."""
-        with self._parent(source) as a, self._parent(target) as b:
+        with self._parent(source) as (a, old), self._parent(target) as (b, new):
             self._step()
-            os.replace(a.name, b.name, src_dir_fd=a.fd, dst_dir_fd=b.fd)
+            os.replace(old, new, src_dir_fd=a, dst_dir_fd=b)
             self._step()
-            os.fsync(a.fd)
-            if os.fstat(a.fd).st_ino != os.fstat(b.fd).st_ino:
-                os.fsync(b.fd)
+            os.fsync(a)
+            if os.fstat(a).st_ino != os.fstat(b).st_ino:
+                os.fsync(b)
 
     def link(self, source: str, target: str) -> None:
         """A second name for a regular file. Raises OSError where the file system has no links."""
         self.open(source).close()  # a link or a pipe is refused
         self.remove(target)
-        with self._parent(source) as a, self._parent(target) as b:
+        with self._parent(source) as (a, old), self._parent(target) as (b, new):
             self._step()
-            os.link(a.name, b.name, src_dir_fd=a.fd, dst_dir_fd=b.fd, follow_symlinks=False)
+            os.link(old, new, src_dir_fd=a, dst_dir_fd=b, follow_symlinks=False)
 
     def symlink(self, text: str, path: str) -> None:
-        """Make `path` a link to `text`, in one rename."""
         fresh = fresh_name()
         self._step()
         os.symlink(text, fresh, dir_fd=self._fd)
         self.rename(fresh, path)
 
     def sync(self, path: str) -> None:
-        """Flush a file or a folder to the medium."""
         info = self.stat(path)
-        if info is not None and stat.S_ISDIR(info.st_mode):
-            with self._folder(path) as fd:
-                os.fsync(fd)
-            return
-        with self.open(path) as file:
-            os.fsync(file.fileno())
-
-    # ---- removing -----------------------------------------------------------------------------
+        is_folder = info is not None and stat.S_ISDIR(info.st_mode)
+        with self._folder(path) if is_folder else self.open(path) as opened:
+            os.fsync(opened)
 
     def remove(self, path: str) -> None:
         """Remove a file, a link, or a folder of ours with all that is in it; missing is no error.
-
         Raises UsageError for a folder of another owner.
         """
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), self._parent(path) as at:
-            info = os.stat(at.name, dir_fd=at.fd, follow_symlinks=False)
+        with _IF_THERE, self._parent(path) as (at, name):
+            info = os.stat(name, dir_fd=at, follow_symlinks=False)
             self._step()
             if not stat.S_ISDIR(info.st_mode):
-                os.unlink(at.name, dir_fd=at.fd)
+                os.unlink(name, dir_fd=at)
                 return
             if not self._is_in_ours(path):
                 raise foreign(self.path / path)
-            self._remove_tree(at.fd, at.name, path, 0)
+            self._remove_tree(at, name, path, 0)
 
     def remove_empty(self, path: str) -> None:
         """Remove an empty folder; missing is no error. Raises UsageError when it holds anything."""
-        if self.names(path):
+        if self.entries(path):
             raise foreign(self.path / path)
-        with contextlib.suppress(FileNotFoundError), self._parent(path) as at:
+        with contextlib.suppress(FileNotFoundError), self._parent(path) as (at, name):
             self._step()
-            os.rmdir(at.name, dir_fd=at.fd)
+            os.rmdir(name, dir_fd=at)
 
     def clear(self) -> None:
         """Empty a root that is ours, but for its marker and its lock."""
-        for name in self.names(""):
+        for name in self.entries(""):
             if name not in (MARKER, LOCK):
                 self.remove(name)
 
     def drop_foreign(self) -> None:
-        """Remove all but folders and files with one name below a marked root.
-
-        A write into a link, or into a file with a second name, would appear elsewhere.
-        """
+        """Remove all but folders and files with one name. A write into others appears elsewhere."""
         for name, info in list(self.walk("")):
             alone = stat.S_ISREG(info.st_mode) and info.st_nlink <= 1
             if not stat.S_ISDIR(info.st_mode) and not alone:
@@ -297,11 +266,10 @@ class Root:
     def sweep_fresh(self) -> None:
         """Remove the unfinished files that a killed run has left at the root."""
         for name, info in self.entries("").items():
-            if is_fresh_name(name) and not stat.S_ISDIR(info.st_mode):
+            if _FRESH_NAME.fullmatch(name) and not stat.S_ISDIR(info.st_mode):
                 self.remove(name)
 
     def _is_in_ours(self, path: str) -> bool:
-        """Whether a folder, or one above it, is ours."""
         parts = path.split("/")
         above = ("/".join(parts[:n]) for n in range(1, len(parts) + 1))
         return self._all_ours or any(map(self.is_ours, above))
@@ -322,8 +290,6 @@ class Root:
                 os.fsync(fd)  # after a power cut it must not disappear before the rest
                 os.unlink(MARKER, dir_fd=fd)
         os.rmdir(name, dir_fd=above)
-
-    # ---- descriptors --------------------------------------------------------------------------
 
     @contextmanager
     def _folder(self, path: str) -> Iterator[int]:
@@ -349,17 +315,17 @@ class Root:
             os.close(fd)
 
     @contextmanager
-    def _parent(self, path: str) -> Iterator[_Place]:
+    def _parent(self, path: str) -> Iterator[tuple[int, str]]:
         *folders, name = _components(path) or [""]
         if not name:
             raise UnsafeInputError(f"{self.path}: a name below it is needed")
         with self._folder("/".join(folders)) as fd:
-            yield _Place(fd, name)
+            yield fd, name
 
     def _open_file(self, path: str, flags: int, mode: int = FILE_MODE) -> int:
-        with self._parent(path) as at:
-            self._check_kind(at.fd, at.name, path)  # to open a device may do something
-            fd = self._open_at(at.fd, at.name, flags | _SAFE, path, mode)
+        with self._parent(path) as (at, name):
+            self._check_kind(at, name, path)  # to open a device may do something
+            fd = self._open_at(at, name, flags | _SAFE, path, mode)
         if stat.S_ISREG(os.fstat(fd).st_mode):
             return fd
         os.close(fd)
@@ -394,13 +360,6 @@ class Root:
             raise refusal(self.path / shown, f"is nested deeper than {MAX_DEPTH} folders")
 
 
-class _Place:
-    """A name in a folder that is open."""
-
-    def __init__(self, fd: int, name: str) -> None:
-        self.fd, self.name = fd, name
-
-
 def refusal(path: Path, what: str) -> UnsafeInputError:
     """The error for something that is not the file or folder of ours that it should be."""
     return UnsafeInputError(
@@ -427,11 +386,6 @@ def _show(path: PurePath | str) -> str:
 def fresh_name() -> str:
     """A random name, which no other program can have taken before."""
     return f"{FRESH}{secrets.token_hex(8)}"
-
-
-def is_fresh_name(name: str) -> bool:
-    digits = name.removeprefix(FRESH)
-    return name.startswith(FRESH) and len(digits) == 16 and set(digits) <= set("0123456789abcdef")
 
 
 def _components(path: str) -> list[str]:
@@ -464,8 +418,6 @@ def _open_root(path: Path) -> int:
         raise error from None
 
 
-# ---- outputs of commands ----------------------------------------------------------------------
-
 #: Where a replaced output lies until the new one is in its place.
 _REPLACED = "replaced"
 
@@ -484,10 +436,8 @@ class Work:
         *,
         replace_file: bool = False,
     ) -> None:
-        """Rename `made`, in this folder, to the output; then remove this folder.
-
-        A folder at the output is replaced only if `may_replace` allows it, a file only with
-        `replace_file`. Raises UsageError otherwise.
+        """Rename `made`, in this folder, to the output; then remove this folder. Raises UsageError
+        for a folder there, unless `may_replace` allows it, and for a file without `replace_file`.
         """
         parent, target = self._parent, self.output.absolute().name
         info = parent.stat(target)
@@ -520,7 +470,7 @@ def check_free(output: Path, may_replace: Callable[[Path], bool] | None = None) 
 
 
 def check_parent(output: Path) -> None:
-    """Raise UsageError where no folder for `output` can be made: something else stands there."""
+    """Raise UsageError where no folder for `output` can be made."""
     parent = next(path for path in output.absolute().parents if os.path.lexists(path))
     if not parent.is_dir():
         raise UsageError(f"{parent} is not a folder", next_step="choose another -o")
@@ -573,7 +523,6 @@ def _lock(root: Root, what: str) -> Iterator[None]:
 
 def open_to_append(path: Path) -> BinaryIO:
     """A regular file to append to, made if it is missing. Its folder is the user's own.
-
     Raises UnsafeInputError for a link, or a file with a second name.
     """
     with Root(path.absolute().parent.resolve()) as folder:

@@ -1,7 +1,5 @@
-"""Keep this user's secret, which authenticates files that this user's boardfit made.
-
-The secret lies in the user's configuration, and only the user can read it. Losing it costs only
-time: everything made with it can be made again.
+"""Keep this user's secret, which authenticates files that this user's boardfit made. Only the user
+can read it. Losing it costs only time: everything made with it can be made again.
 """
 
 from __future__ import annotations
@@ -27,11 +25,9 @@ _FLAGS = (
 
 
 def user_secret(name: str = NAME) -> bytes:
-    """The secret of this name, made at first use.
-
-    A service may have no place for configuration; then it lies in the cache. Raises
-    UnsafeInputError for one that is a link, belongs to another user or is readable by others,
-    InputError when none can be made.
+    """The secret of this name, made at first use; in the cache where a service has no
+    configuration. Raises UnsafeInputError for one that is a link, belongs to another user or is
+    readable by others, InputError when none can be made.
     """
     reason = ""
     for folder in (config_directory(), cache_directory()):
@@ -84,6 +80,5 @@ def _make(folder: Path, name: str) -> bytes:
 
 def _unusable(path: Path, why: str) -> UnsafeInputError:
     return UnsafeInputError(
-        f"the secret {path} cannot be used: {why}",
-        next_step=f"remove {path}: a new one is made",
+        f"the secret {path} cannot be used: {why}", next_step=f"remove {path}: a new one is made"
     )

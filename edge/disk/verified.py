@@ -2,15 +2,12 @@
 answer.
 
 A file counts as unchanged while device, inode, size, mtime and ctime are the same: editing a byte
-moves ctime, which no ordinary program can set back. That holds where three things are seen to:
-
-- Both times are clearly older than the look at the file. Clocks of file systems tick: a second edit
-  within one tick moves nothing. (The kernel's clock ticks every 4 to 10 ms, FAT's every 2 s.)
-- Edits through a mapping move ctime as well. ext4, XFS, Btrfs and F2FS see to that for pages that
-  are clean, and a file is synced before it is hashed. A tmpfs does not. Of other file systems, of
-  shares and of stacked ones we do not know it: nothing is remembered there.
-- A write that began before is not held back. Who can do that can write the folder; where that
-  matters keys are pinned, and then every byte is hashed at every start.
+moves ctime, which no ordinary program can set back. That holds where both times are clearly older
+than the look at the file, since a second edit within one tick of the clock moves nothing (the
+kernel's ticks every 4 to 10 ms, FAT's every 2 s). It holds where edits through a mapping move ctime
+too, as ext4, XFS, Btrfs and F2FS do for clean pages, and a file is synced before it is hashed;
+elsewhere nothing is remembered. A write that began before is not held back: where keys are pinned,
+every byte is hashed at every start.
 """
 
 from __future__ import annotations

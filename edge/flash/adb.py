@@ -1,8 +1,7 @@
 """`adb://SERIAL/path`: a phone or board behind Debian's (or Google's) `adb`.
 
 adb pushes whole files, keeps nothing of one that was cut short, and checks nothing. So a file goes
-in parts, each pushed under a name of its own and appended on the device; the length of what is
-there gives the next part, and the device's own sha256 shows whether all is well.
+in parts, each pushed under its own name and appended on the device.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from boardfit.edge.disk.data_files import find_trouble
 from boardfit.edge.errors import DeviceUnreachableError, EdgeError, UsageError
-from boardfit.edge.flash.session import Done, ShellSession
-from boardfit.edge.flash.shell_files import ShellFiles, capture_system, shell_error
+from boardfit.edge.flash.session import Done
+from boardfit.edge.flash.shell_files import ShellBoard, shell_error
 from boardfit.edge.flash.target import FlashTarget
-from boardfit.edge.probe.system import CapturedSystem
 from boardfit.edge.process.child import TimeoutExpired, find_program
 from boardfit.edge.process.listener import run_limited
 from boardfit.edge.slots.faults import fault_point
@@ -56,10 +55,8 @@ def parse_devices(text: str) -> list[Device]:
 
 
 def choose_device(devices: list[Device], serial: str | None) -> Device:
-    """The device that is meant, ready to be used.
-
-    Raises UsageError when there are several and none is named, DeviceUnreachableError when it is
-    missing, offline or has not allowed this computer.
+    """The device that is meant, ready to be used. Raises UsageError when several could be,
+    DeviceUnreachableError when it is missing, offline or has not allowed this computer.
     """
     shown = ", ".join(printable(str(device), 80) for device in devices) or "none"
     if serial is None:
@@ -78,24 +75,15 @@ def choose_device(devices: list[Device], serial: str | None) -> Device:
             else "no device is connected",
             next_step="allow USB debugging on it (Settings, Developer options) and plug it in",
         )
-    steps = {
-        "unauthorized": "unlock it and answer “Allow USB debugging?” with yes",
-        "authorizing": "unlock it and answer “Allow USB debugging?” with yes",
-        "offline": "unplug it and plug it in again, or: adb reconnect",
-        "no permissions": "give this user the USB device: apt install android-sdk-platform-tools-"
-        "common, then adb kill-server",
-    }
     if found.state != "device":
-        raise DeviceUnreachableError(
-            f"{found.serial} is {found.state}",
-            next_step=steps.get(found.state, "start Android on it: adb reboot"),
-        )
+        words = {"serial": found.serial, "state": found.state}
+        trouble = find_trouble(__file__, "adb_troubles.toml", found.state, **words)
+        assert trouble is not None  # its last row is for every state
+        raise trouble
     return found
 
 
 class AdbChannel:
-    """Commands through `adb shell`."""
-
     def __init__(self, target: FlashTarget) -> None:
         self.place = str(target)
         if find_program("adb") is None:
@@ -122,7 +110,7 @@ class AdbChannel:
                 f"adb {arguments[0]} did not answer within {_START_S} s",
                 next_step="adb kill-server, then try again",
             ) from None
-        return Done(got.returncode, got.stdout, got.stderr.decode("utf-8", "replace"))
+        return Done.from_process(got)
 
     def _devices(self) -> list[Device]:
         done = self._adb("devices", "-l")
@@ -131,7 +119,7 @@ class AdbChannel:
                 f"adb does not start: {printable(done.err.strip())}",
                 next_step="adb start-server shows why",
             )
-        return parse_devices(done.out.decode("utf-8", "replace"))
+        return parse_devices(done.text)
 
     def argv(self, script: str) -> list[str]:
         return ["adb", "-s", self.serial, "shell", "-T", f"exec sh -c {shlex.quote(script)}"]
@@ -147,17 +135,10 @@ class AdbChannel:
         )
 
 
-class AdbBoard:
-    """A device behind adb."""
-
-    is_running = True
-
+class AdbBoard(ShellBoard):
     def __init__(self, target: FlashTarget, *, part_bytes: int = PART_BYTES) -> None:
-        self._channel = AdbChannel(target)
-        self.place = self._channel.place
-        self._part_bytes = part_bytes
-        self._session = ShellSession(self._channel)
-        self.files = ShellFiles(self._session, target.folder)
+        self._channel, self._part_bytes = AdbChannel(target), part_bytes
+        super().__init__(self._channel, target.folder)
 
     def resume_from(self, n_there: int) -> int:
         return n_there // _BLOCK * _BLOCK
@@ -209,18 +190,3 @@ class AdbBoard:
             f"rm -f {a}",
             timeout_s=_PART_S,
         )
-
-    def can_patch(self) -> bool:
-        return False
-
-    def patch(self, source: Path, part: str, progress: Advance) -> int:
-        raise NotImplementedError("adb has no rsync")
-
-    def execute(self, script: str, *, timeout_s: float) -> Done:
-        return self._session.run(script, timeout_s=timeout_s)
-
-    def capture(self) -> CapturedSystem | None:
-        return capture_system(self._session)
-
-    def close(self) -> None:
-        self._session.close()

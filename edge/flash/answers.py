@@ -1,7 +1,7 @@
 """Parse what a board answers, one function per kind of answer. Pure.
 
 A board may lie, or its login may print lines of its own. Each function raises DeviceError that
-names the board, what came and what was expected. No other exception leaves it.
+names the board, what came and what was expected, and no other exception.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from typing import NoReturn
 
 from boardfit.edge.errors import DeviceError
-from boardfit.edge.slots.files import BoardEntry, Kind
+from boardfit.edge.slots.files import BoardEntry
 from boardfit.edge.units import printable
 
 _COUNT = re.compile(r"[0-9]{1,15}")
@@ -19,7 +19,6 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 #: Mode, names, bytes and path of `stat -c '%f %h %s %n'`.
 _STAT = re.compile(r"([0-9a-f]{1,8}) ([0-9]{1,9}) ([0-9]{1,15}) (.+)")
 _FREE = re.compile(r"([0-9]{1,15}) ([0-9]{1,9})\n")
-_KINDS: dict[int, Kind] = {0o100000: "file", 0o040000: "folder", 0o120000: "link"}
 MAX_PATH = 4096
 #: The last line of an answer that may have any number of lines.
 END = "."
@@ -35,7 +34,6 @@ def parse_digests(text: str, n_files: int, place: str) -> list[str | None]:
 
 
 def parse_counts(text: str, n_counts: int, place: str) -> list[int]:
-    """One whole number a line."""
     words = _lines(text)
     if len(words) != n_counts or not all(map(_COUNT.fullmatch, words)):
         _refuse(place, f"{n_counts} whole numbers", text)
@@ -67,7 +65,6 @@ def parse_program(text: str, place: str) -> str | None:
 
 
 def parse_flag(text: str, place: str) -> bool:
-    """Whether the answer is yes."""
     if text not in ("yes\n", "no\n"):
         _refuse(place, "yes or no", text)
     return text == "yes\n"
@@ -82,8 +79,8 @@ def parse_target(text: str, place: str) -> str | None:
 
 
 def parse_content(data: bytes, limit: int, place: str) -> bytes | None:
-    """The sha256 of a file, and its bytes behind it; None for `-`, where there is no file, and for
-    one that is larger than `limit`.
+    """The bytes of a file that came behind their sha256; None for `-`, which is no file, and for
+    more than `limit`.
     """
     if data == b"-\n":
         return None
@@ -96,9 +93,8 @@ def parse_content(data: bytes, limit: int, place: str) -> bytes | None:
 
 
 def parse_entries(text: str, top: str, place: str) -> dict[str, BoardEntry]:
-    """The names below `top`, from a line of `stat` for each, with END behind them.
-
-    `top` itself is the first, unless it is not there.
+    """The names below `top`, from a line of `stat` for each, with END behind them. The first is
+    `top` itself, unless it is not there.
     """
     *lines, end = _lines(text) or [""]
     if end != END or len(lines) > MAX_NAMES:
@@ -109,10 +105,9 @@ def parse_entries(text: str, top: str, place: str) -> dict[str, BoardEntry]:
         path = match[4] if match else ""
         if match is None or (path == top) is not (number == 0) or f"{path}/".find(f"{top}/") != 0:
             _refuse(place, f"mode, names, bytes and path of what lies in {top}", line)
-        kind = _KINDS.get(int(match[1], 16) & 0o170000, "other")
-        names = int(match[2]) if kind == "file" else 1
         if number:
-            found[path.removeprefix(f"{top}/")] = BoardEntry(kind, int(match[3]), names)
+            entry = BoardEntry.from_mode(int(match[1], 16), int(match[3]), int(match[2]))
+            found[path.removeprefix(f"{top}/")] = entry
     return found
 
 

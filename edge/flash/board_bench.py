@@ -1,8 +1,7 @@
 """Run `edge bench` on a board, and copy its results to this machine.
 
-The release that is current runs its own bench: nothing is installed, and what is measured is what
-the board runs. Results lie in `ROOT/results` until they have been taken, so that a connection that
-breaks loses none: the next bench brings them too.
+The current release runs its own bench. Results lie in `ROOT/results` until they have been taken:
+after a connection broke, the next bench brings them too.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import secrets
 import shlex
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,7 @@ from boardfit.edge.bench.store import append_lines, append_results
 from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.errors import EngineError, IntegrityError, UsageError
 from boardfit.edge.flash.board import Board
-from boardfit.edge.flash.gate import explain_end, find_edge
-from boardfit.edge.flash.phone_gate import bench_script, has_tools
+from boardfit.edge.flash.gate import bench_script, explain_end, find_edge, has_tools
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.store import Slots
 from boardfit.edge.terminal.progress import Reporter
@@ -33,21 +31,8 @@ MAX_RESULT_BYTES = 12 * MIB
 _BENCH_S = 4 * 3600
 
 
-@dataclass(frozen=True)
-class BenchOptions:
-    """Options for `edge bench` on the board. A phone's static program supports only `repeats`."""
-
-    quick: bool = False
-    repeats: int | None = None
-    n_gen: int | None = None
-    n_threads: int | None = None
-
-    def words(self) -> list[str]:
-        values = {"--repeats": self.repeats, "--gen": self.n_gen, "--threads": self.n_threads}
-        return [
-            *(["--quick"] if self.quick else []),
-            *(word for name, n in values.items() if n is not None for word in (name, str(n))),
-        ]
+#: Options of `edge bench`, by name. A phone's static program supports only `--repeats`.
+BenchOptions = Mapping[str, int | bool | None]
 
 
 def bench_board(
@@ -55,8 +40,8 @@ def bench_board(
 ) -> list[dict[str, Any]]:
     """Measure the current release on a board; append the results to `output`, and return them.
 
-    Raises UsageError for a mounted card, EngineError when there is nothing that could measure or it
-    fails, IntegrityError when a result is not as the board's bench wrote it.
+    Raises UsageError for a mounted card, EngineError when nothing can measure or it fails,
+    IntegrityError when a result is not as the board's bench wrote it.
     """
     if not board.is_running:
         raise UsageError(
@@ -65,10 +50,7 @@ def bench_board(
         )
     slots = Slots(board.files)
     with slots.hold_lock():
-        current = slots.current()
-        if current is None:
-            raise EngineError(f"{board.place} has no current release", next_step="edge flash")
-        bundle = slots.bundle(current)
+        bundle = slots.bundle(slots.require_current(board.place))
         name = f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}.jsonl"
         script = bench_command(board, bundle, f"{RESULTS}/{name}", options)
         board.files.make_folder(RESULTS)
@@ -88,15 +70,16 @@ def bench_command(board: Board, bundle: Bundle, result: str, options: BenchOptio
     root = board.files.root
     folder = f"{root}/{layout.bundle_folder(bundle.id)}"
     if has_tools(bundle):
-        return bench_script(bundle, folder, f"{root}/{result}", options.repeats or 5)
+        return bench_script(bundle, folder, f"{root}/{result}", int(options.get("--repeats") or 5))
     edge = find_edge(board, bundle)
     if edge is None:
         raise EngineError(
             f"there is no edge on {board.place}, and its release brings none",
             next_step="flash a bundle of edge build --with-engine",
         )
-    words = shlex.join([folder, "-o", f"{root}/{result}", *options.words()])
-    return f"cd / && {edge} bench {words} >/dev/null"
+    words = [w for k, v in options.items() if v for w in ([k] if v is True else [k, str(v)])]
+    line = shlex.join([folder, "-o", f"{root}/{result}", *words])
+    return f"cd / && {edge} bench {line} >/dev/null"
 
 
 def take_results(board: Board, output: Path) -> list[dict[str, Any]]:

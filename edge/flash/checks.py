@@ -1,7 +1,7 @@
 """Check that a board is the planned one and can run the engine in the bundle.
 
-Two questions with two answers: another board than planned is refused unless it is forced; a bundle
-whose engine cannot load there is refused always.
+Another board than planned is refused unless it is forced. A bundle whose engine cannot load there
+is always refused.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ def facts_script(root: str) -> str:
 
 
 def parse_facts(text: str) -> BoardFacts:
-    """What the script printed."""
     lines = dict(line.partition(" ")[::2] for line in text.splitlines())
     return BoardFacts(
         machine=lines.get("machine") or None,
@@ -58,10 +57,8 @@ def _version(text: Any) -> tuple[int, int] | None:
 
 
 def check_board(board: Board, bundle: Bundle, *, force: bool) -> list[str]:
-    """Notes for the report. A mounted card reveals nothing about the board that it goes into.
-
-    Raises InputError when the board is not the one planned for and `force` is off, or when the
-    engine in the bundle cannot run there.
+    """Notes for the report; none for a mounted card. Raises InputError for another board than
+    planned unless `force`, and when the bundle's engine cannot run there.
     """
     system = board.capture()
     if system is None:

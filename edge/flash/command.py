@@ -13,12 +13,10 @@ import click
 from boardfit.edge.bundle.bundle import open_bundle
 from boardfit.edge.errors import UsageError
 from boardfit.edge.flash.checks import check_board
-from boardfit.edge.flash.connect import connect
-from boardfit.edge.flash.connection_options import ssh_config_option, wait_option
+from boardfit.edge.flash.connect import connect, ssh_config_option, wait_option
 from boardfit.edge.flash.flash import FlashOptions, FlashReport, flash
-from boardfit.edge.flash.media.click_options import media_options
-from boardfit.edge.flash.media.options import MediaOptions
-from boardfit.edge.flash.rehearsal import rehearse
+from boardfit.edge.flash.gate import rehearse
+from boardfit.edge.flash.media.options import MediaOptions, media_options
 from boardfit.edge.flash.target import MEDIA, SHAPES, parse_flash_target
 from boardfit.edge.flash.trust import SignaturePolicy
 from boardfit.edge.slots.health import MAX_MEMORY, MIN_SPEED
@@ -56,6 +54,10 @@ from boardfit.edge.units import format_bytes, format_seconds, printable
     help="Maximum share of the planned memory that the health gate accepts. 0: no limit.",
 )  # fmt: skip
 @click.option(
+    "--serve", "serve_port", is_flag=False, flag_value=8080, type=click.IntRange(1, 65535),
+    metavar="[PORT]", help="Serve the release over HTTP, as a service of systemd. [port: 8080]",
+)  # fmt: skip
+@click.option(
     "--drop-previous", is_flag=True,
     help="Delete the release to roll back to, if space needs it.",
 )  # fmt: skip
@@ -77,23 +79,11 @@ from boardfit.edge.units import format_bytes, format_seconds, printable
 @media_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def flash_command(
-    bundle: Path,
-    target: str | None,
-    inventory: Path | None,
-    force: bool,
-    no_rehearse: bool,
-    no_gate: bool,
-    min_speed: float,
-    max_memory: float,
-    drop_previous: bool,
-    require_signature: str | None,
-    allow_older: bool,
-    wait_s: float,
-    via: str,
-    ssh_config: Path | None,
-    media: MediaOptions,
-    as_json: bool,
-) -> None:
+    bundle: Path, target: str | None, inventory: Path | None, force: bool, no_rehearse: bool,
+    no_gate: bool, min_speed: float, max_memory: float, serve_port: int | None,
+    drop_previous: bool, require_signature: str | None, allow_older: bool, wait_s: float,
+    via: str, ssh_config: Path | None, media: MediaOptions, as_json: bool,
+) -> None:  # fmt: skip
     """Put BUNDLE on the board at TARGET and make it current.
 
     TARGET: dir:/path (a mounted card), ssh://user@host[:port]/path, adb://serial/path,
@@ -111,6 +101,7 @@ def flash_command(
         min_speed=min_speed,
         max_memory=max_memory,
         drop_previous=drop_previous,
+        serve_port=serve_port,
         signature=replace(
             signature_policy(require_signature), allow_older=allow_older, other_board=force
         ),
@@ -122,31 +113,30 @@ def flash_command(
     reporter = TerminalReporter(quiet=as_json, is_timed=False, in_bytes=True)
     rehearsed = None if no_rehearse else rehearse(opened, reporter)
     if inventory is not None:
-        from boardfit.edge.flash.fleet_command import flash_fleet
+        from boardfit.edge.flash.fleet import flash_fleet
 
+        flags = {
+            "--force": force, "--no-gate": no_gate, "--drop-previous": drop_previous,
+            "--allow-older": allow_older,
+        }  # fmt: skip
         passed = [
-            *(["--force"] if force else []),
-            *(["--no-gate"] if no_gate else []),
-            *(["--drop-previous"] if drop_previous else []),
-            *(["--allow-older"] if allow_older else []),
+            *(name for name, is_on in flags.items() if is_on),
+            *([f"--serve={serve_port}"] if serve_port else []),
             *(["--ssh-config", str(ssh_config.absolute())] if ssh_config else []),
             *signature_option(require_signature),
-            *(
-                "--min-speed",
-                str(min_speed),
-                "--max-memory",
-                str(max_memory),
-                "--wait",
-                str(wait_s),
-                "--via",
-                via,
-            ),
+            *("--min-speed", str(min_speed), "--max-memory", str(max_memory)),
+            *("--wait", str(wait_s), "--via", via),
         ]
         flash_fleet(opened, inventory, passed, as_json=as_json)
         return
     assert place is not None
     if place.scheme in MEDIA:
-        from boardfit.edge.flash.media.command import flash_media
+        if serve_port is not None:
+            raise UsageError(
+                f"--serve starts a service on a running board, and {place.scheme}: is none",
+                next_step="flash it over ssh://, or install what edge serve BUNDLE --unit prints",
+            )
+        from boardfit.edge.flash.media.card import flash_media
 
         with reporter:
             report = flash_media(opened, place, options, media, reporter, force=force)
@@ -204,6 +194,8 @@ def describe(report: FlashReport) -> list[str]:
     if report.signed_by:
         pinned = "; the board accepts nothing else from now on" if report.pinned else ""
         lines.append(f"  signed   {report.signed_by}{pinned}")
+    if served := report.served:
+        lines.append(f"  served   on port {served.port}; token {served.token}")
     if report.previous and report.switched:
         lines.append(f"  before   {report.previous[:12]}; edge rollback TARGET goes back to it")
     return lines + [f"  note     {note}" for note in report.notes]
@@ -219,13 +211,10 @@ def rollback_command(
     target: str, to: str | None, wait_s: float, ssh_config: Path | None, as_json: bool
 ) -> None:
     """Verify the previous release on the board at TARGET and make it current again."""
-    board = connect(parse_flash_target(target), ssh_config=ssh_config)
-    try:
+    with closing(connect(parse_flash_target(target), ssh_config=ssh_config)) as board:
         slots = Slots(board.files)
         with slots.hold_lock(wait_s):
             before, after = slots.rollback(to)
-    finally:
-        board.close()
     if as_json:
         echo(json.dumps({"target": board.place, "before": before, "current": after}))
         return

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from boardfit.edge.flash.board import Board
+import click
+
+from boardfit.edge.flash.board import Board, DirectoryBoard
 from boardfit.edge.flash.target import MEDIA, FlashTarget
+
+#: Options that `edge flash`, `edge rollback`, `edge slots` and `edge key` share.
+ssh_config_option = click.option(
+    "--ssh-config", type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Use this file instead of ~/.ssh/config (as ssh -F does).",
+)  # fmt: skip
+wait_option = click.option(
+    "--wait", "wait_s", type=click.FloatRange(min=0), default=0, show_default=True,
+    help="Seconds to wait for another flash of the same board.",
+)  # fmt: skip
 
 
 def connect(target: FlashTarget, *, ssh_config: Path | None = None, via: str = "auto") -> Board:
     """Open the way to a board. `ssh_config` stands in for ~/.ssh/config; `via` is how ssh sends.
-
-    Raises DeviceUnreachableError with the next step when it cannot be reached.
+    Raises DeviceUnreachableError when it cannot be reached.
     """
     if target.scheme == "dir":
-        from boardfit.edge.flash.directory import DirectoryBoard
-
         return DirectoryBoard(Path(target.folder))
     if target.scheme in MEDIA:
-        from boardfit.edge.flash.media.board import ImageBoard
+        from boardfit.edge.flash.media.root import ImageBoard
 
         return ImageBoard(target)
     if target.scheme == "adb":

@@ -1,11 +1,8 @@
 """Put one bundle on one board: send, verify, try, switch; on failure leave everything unchanged.
 
-    with connect(parse_flash_target("ssh://pi@kitchen/opt/boardfit")) as board: ...
-    report = flash(open_bundle("bundle"), board, FlashOptions(), reporter)
-
-The order is what makes a power cut harmless: the new release becomes visible under its name when
-every byte of it was read back and flushed, it is tried where it lies, and only then `current` is
-switched, by one rename.
+The order makes a power cut harmless. A release becomes visible under its name when every byte of it
+was read back and flushed. It is tried where it lies. Only then `current` is switched, by one
+rename.
 """
 
 from __future__ import annotations
@@ -21,13 +18,8 @@ from boardfit.edge.disk.rooted import MARKER
 from boardfit.edge.errors import DeviceError, EdgeError, EngineError
 from boardfit.edge.flash.board import Board
 from boardfit.edge.flash.gate import GateVerdict, engine_bytes, install_engine, try_release
-from boardfit.edge.flash.transfer import (
-    Sent,
-    bring,
-    bring_signature,
-    plan_transfer,
-    wanted_files,
-)
+from boardfit.edge.flash.serving import ServedAt, check_can_serve, serve_release
+from boardfit.edge.flash.transfer import bring, bring_signature, plan_transfer, wanted_files
 from boardfit.edge.flash.trust import (
     SignatureAdmission,
     SignaturePolicy,
@@ -50,8 +42,8 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class FlashOptions:
-    """`min_speed` and `max_memory` are shares of what was planned, 0 to accept anything; `gate` off
-    verifies hashes and loads nothing.
+    """`min_speed` and `max_memory` are shares of what was planned, 0 to accept anything. Without
+    `gate` hashes are verified and nothing is loaded.
     """
 
     wait_s: float = 0
@@ -59,14 +51,15 @@ class FlashOptions:
     min_speed: float = MIN_SPEED
     max_memory: float = MAX_MEMORY
     drop_previous: bool = False
+    serve_port: int | None = None  # serve the release over HTTP
     signature: SignaturePolicy = field(default_factory=SignaturePolicy)
 
 
 @dataclass
 class FlashReport:
-    """What a flash did. Bytes and seconds; `health` is None where nothing could be tried;
-    `signed_by` is the fingerprint of the key by which the bundle was accepted, `pinned` those of
-    keys that the board accepts only from now on.
+    """What a flash did, in bytes and seconds. `health` is None where nothing could be tried.
+    `signed_by` and `pinned` are fingerprints: of the key that the board accepted, of those pinned
+    now.
     """
 
     target: str
@@ -81,6 +74,7 @@ class FlashReport:
     total_s: float = 0.0
     switched: bool = False
     health: Health | None = None
+    served: ServedAt | None = None
     signed_by: str | None = None
     pinned: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -92,16 +86,17 @@ class FlashReport:
 
 
 def flash(bundle: Bundle, board: Board, options: FlashOptions, reporter: Reporter) -> FlashReport:
-    """Put an opened and verified bundle on a board and make it current.
+    """Put an opened and verified bundle on a board and make it current. After an error the release
+    that was current still is, and the same call goes on where it stopped.
 
-    Raises UsageError when another flash holds the board, DoesNotFitError when space is short,
-    IntegrityError when bytes arrive damaged or no accepted key signed the bundle, EngineError when
-    the health gate refuses the release, DeviceError when the board's answers make no sense,
-    DeviceUnreachableError when the connection breaks. The
-    release that was current then still is; the same call again goes on where it stopped.
+    Raises UsageError when another flash holds the board, DoesNotFitError, IntegrityError when bytes
+    arrive damaged or no accepted key signed the bundle, EngineError when the health gate refuses
+    the release, DeviceError when answers make no sense or the connection breaks.
     """
     started_s = time.monotonic()
     slots = Slots(board.files)
+    if options.serve_port is not None:
+        check_can_serve(board, board.place)
     report = FlashReport(board.place, bundle.id, bundle.name, n_bytes=bundle.n_bytes)
     with slots.hold_lock(options.wait_s):
         admission = admit(bundle, slots, options.signature)
@@ -134,6 +129,10 @@ def flash(bundle: Bundle, board: Board, options: FlashOptions, reporter: Reporte
             report.switched = True
             if options.gate:
                 confirm(board, slots, bundle, report)
+        if options.serve_port is not None:
+            report.served = serve_release(
+                board, slots, bundle, options.serve_port, report.previous, reporter
+            )
         pin(slots, bundle, admission, report)
     report.total_s = time.monotonic() - started_s
     return report
@@ -182,13 +181,14 @@ def transfer(
         for each in (layout.INCOMING, layout.incoming_folder(bundle.id)):
             files.claim(each)
     plan = plan_transfer(board, slots, bundle, folder)
-    need = plan.n_new_bytes + SLACK_BYTES
+    n_new_bytes = sum(item.n_new_bytes for item in plan)
+    need = n_new_bytes + SLACK_BYTES
     if board.is_running:
         need += engine_bytes(bundle)
     slots.make_room(need, (bundle.id,), drop_previous=options.drop_previous, say=reporter.say)
-    reporter.stage(f"sending {format_bytes(plan.n_new_bytes)}")
+    reporter.stage(f"sending {format_bytes(n_new_bytes)}")
     began_s = time.monotonic()
-    sent: Sent = bring(board, bundle, plan, folder, reporter)
+    sent = bring(board, bundle, plan, folder, reporter)
     report.send_s = time.monotonic() - began_s
     report.n_sent, report.n_reused, report.how = sent.n_sent, sent.n_reused, sent.how
     if not present:
@@ -199,9 +199,8 @@ def transfer(
 
 
 def pin(slots: Slots, bundle: Bundle, admission: SignatureAdmission, report: FlashReport) -> None:
-    """Pin the requested keys, once a release signed by one of them is current. Record the release.
-
-    So a release is never pinned out of its own board.
+    """Pin the requested keys, now that a release signed by one of them is current. Record the
+    release.
     """
     if admission.to_pin:
         pin_keys(slots.files, admission.to_pin)
@@ -235,9 +234,7 @@ def gate(slots: Slots, bundle: Bundle, verdict: GateVerdict, report: FlashReport
 
 
 def confirm(board: Board, slots: Slots, bundle: Bundle, report: FlashReport) -> None:
-    """Check the release again through `current`, as programs on the board will open it. Switch back
-    if it fails.
-    """
+    """Check the release again through `current`. Switch back if it fails."""
     kind: type[EdgeError] = EngineError
     try:
         current = slots.current()

@@ -1,12 +1,11 @@
-"""Run the health gate with the engine that the release will use.
-
-That is the release's own environment, else the board's own `edge`. For a mounted card it is this
-machine's engine, which cannot measure speed or memory.
+"""Run the health gate with the engine that the release will use: its own environment, else the
+board's own `edge`. For a mounted card it is this machine's engine, which cannot measure the board.
 """
 
 from __future__ import annotations
 
-import json
+import importlib.util
+import re
 import shlex
 import zipfile
 from dataclasses import dataclass, field, replace
@@ -14,17 +13,16 @@ from dataclasses import dataclass, field, replace
 from boardfit.edge.bench.seal import DIGEST, digest_of
 from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.errors import DeviceError, EngineError, InputError
-from boardfit.edge.fields import read_finite, refuse_constant
 from boardfit.edge.flash.answers import parse_program
 from boardfit.edge.flash.board import Board
-from boardfit.edge.flash.phone_gate import has_tools, read_answer, try_tools
 from boardfit.edge.flash.service_units import INSTALL_SCRIPT
 from boardfit.edge.flash.session import Done
 from boardfit.edge.flash.shell_files import shell_error
-from boardfit.edge.process.child import python_argv
+from boardfit.edge.process.child import python_argv, run_child
 from boardfit.edge.process.last_words import name_signal
+from boardfit.edge.requirements import install_line
 from boardfit.edge.slots import layout
-from boardfit.edge.slots.health import KIND, Health, judge, parse_health
+from boardfit.edge.slots.health import KIND, MAX_TOKENS, PROMPT, Health, judge, parse_health
 from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.units import find_error_line, format_bytes, printable
 
@@ -65,10 +63,8 @@ def engine_bytes(bundle: Bundle) -> int:
 
 
 def install_engine(board: Board, bundle: Bundle, reporter: Reporter) -> None:
-    """Make the release's own environment. The installer makes it beside and renames it, and does
-    nothing when it is there already.
-
-    Raises EngineError with the installer's last words.
+    """Make the release's own environment, unless it is there already. Raises EngineError with the
+    installer's last words.
     """
     if not has_engine(bundle) or not board.is_running:
         return
@@ -110,15 +106,10 @@ def try_release(
     health = read_health(done, board.place)
     if health is None:
         return GateVerdict(failures=[explain_end(done)])
-    notes = []
     if not board.is_running:
-        health = replace(health, decode_tps=None, peak_rss_bytes=None)
-        notes = ["tried with this machine's engine: the board's speed and memory may differ"]
-        if health.error is not None and health.error_kind == "EngineMissingError":
-            return GateVerdict(
-                notes=["hashes were verified; this machine has no engine to load it"]
-            )
-    elif bundle.plan.decode_tps is None:
+        return judge_here(bundle, health)
+    notes = []
+    if bundle.plan.decode_tps is None:
         notes = ["the plan predicts no speed for this board, so that none was asked for"]
     if health.emulator_bytes is not None:
         notes.append(
@@ -129,10 +120,27 @@ def try_release(
     return GateVerdict(health, failures, notes)
 
 
+def try_here(bundle: Bundle) -> GateVerdict:
+    """Ask a bundle the fixed question with this machine's engine, in a process of its own."""
+    path = str(bundle.path.absolute())
+    done = Done.from_process(run_child(python_argv("boardfit", "slots", "check", path, "--json")))
+    if (health := read_report(done)) is None:
+        return GateVerdict(failures=[explain_end(done)])
+    return judge_here(bundle, health)
+
+
+def judge_here(bundle: Bundle, health: Health) -> GateVerdict:
+    """Judge what this machine's engine gave. The board's speed and memory may differ."""
+    if health.error_kind == "EngineMissingError":
+        return GateVerdict(notes=["hashes were verified; this machine has no engine to load it"])
+    health = replace(health, decode_tps=None, peak_rss_bytes=None)
+    note = "tried with this machine's engine: the board's speed and memory may differ"
+    return GateVerdict(health, judge(health, bundle.plan, min_speed=0, max_memory=0), [note])
+
+
 def try_phone(board: Board, bundle: Bundle, min_speed: float) -> GateVerdict:
-    """Ask the bundle's static programs the fixed question."""
     folder = f"{board.files.root}/{layout.bundle_folder(bundle.id)}"
-    done = try_tools(board, bundle, folder, _TRY_S)
+    done = board.execute(tool_script(bundle, folder), timeout_s=_TRY_S)
     if (health := read_answer(done)) is None:
         return GateVerdict(failures=[explain_end(done)])
     notes = ["a static program does not report its memory, so it was not judged"]
@@ -151,21 +159,16 @@ def find_edge(board: Board, bundle: Bundle) -> str | None:
     )
     if done.rc != 0:
         raise shell_error(board.place, done.err, done.rc)
-    path = parse_program(done.out.decode("utf-8", "replace"), board.place)
+    path = parse_program(done.text, board.place)
     return shlex.quote(path) if path else None
 
 
 def read_report(done: Done) -> Health | None:
-    """The health report that a check printed as its last line; None when it printed none.
-
-    Raises InputError for a report with an entry that is not of its kind.
+    """The health report that a check printed as its last line; None when it printed none. Raises
+    InputError for a report with an entry that is not of its kind.
     """
-    lines = done.out.decode("utf-8", "replace").strip().splitlines()
-    try:
-        document = json.loads(lines[-1], parse_constant=refuse_constant, parse_float=read_finite)
-    except (IndexError, ValueError, RecursionError):
-        return None
-    if not isinstance(document, dict) or document.get("kind") != KIND:
+    document = done.last_record()
+    if document.get("kind") != KIND:
         return None
     if document.get(DIGEST, digest_of(document)) != digest_of(document):
         raise InputError("its digest is that of another report")
@@ -173,10 +176,8 @@ def read_report(done: Done) -> Health | None:
 
 
 def read_health(done: Done, place: str) -> Health | None:
-    """The health report of a check; None when the check ended without one.
-
-    A check that works prints one whole report, and leaves with 0. Raises DeviceError for a board
-    that sends one of the two alone, or a report that is none.
+    """The health report of a check; None when the check ended without one. Raises DeviceError for a
+    report that is none, or that contradicts the exit code.
     """
     try:
         health, why = read_report(done), "its end is missing"
@@ -192,7 +193,6 @@ def read_health(done: Done, place: str) -> Health | None:
 
 
 def explain_end(done: Done) -> str:
-    """Why a check left without a report."""
     if name := name_signal(done.rc):
         what = {
             "SIGILL": "its engine uses instructions that this processor lacks",
@@ -204,5 +204,98 @@ def explain_end(done: Done) -> str:
 
 
 def _last_words(done: Done) -> str:
-    line = find_error_line(done.err or done.out.decode("utf-8", "replace"))
+    line = find_error_line(done.err or done.text)
     return printable(line) or f"no message, exit code {done.rc}"
+
+
+def rehearse(bundle: Bundle, reporter: Reporter) -> str | None:
+    """Rehearse a bundle that carries an engine; a note for the report, None when it carries none.
+    Raises EngineError with what the rehearsal found. The host's side, which edge never imports,
+    runs as a process.
+    """
+    if not has_engine(bundle):
+        return None
+    if importlib.util.find_spec("boardfit.converters") is None:  # the host's side rehearses
+        return f"not rehearsed: the host's packages are not installed ({install_line('host')})"
+    reporter.stage(f"rehearsing on an emulated {bundle.plan.device}")
+    path = str(bundle.path.absolute())
+    done = Done.from_process(run_child(python_argv("boardfit", "rehearse", path, "--json")))
+    if done.rc != 0:
+        record = done.last_record()
+        message = str(record.get("message") or done.err.strip() or "no message")
+        raise EngineError(
+            f"the rehearsal of {bundle.path} failed: {printable(message, 600)}",
+            next_step=record.get("next_step") or "use --no-rehearse to flash without it",
+        )
+    return "rehearsed"
+
+
+#: Weakest first; the second needs `asimddp`.
+VARIANTS = ("armv8.0", "armv8.2-dotprod")
+PROGRAM, BENCH_PROGRAM = "llama-completion", "llama-bench"
+N_PROMPT = 128
+_END = "[end of text]"
+# common_perf_print (llama.cpp, common/common.cpp): "prompt eval time = …", "eval time = …".
+_NUMBER = r"([0-9]{1,12}(?:\.[0-9]{1,12})?)"
+_SPEED = re.compile(rf"(?<!prompt )eval time = [^\n]{{0,200}}?{_NUMBER} tokens per second")
+_TTFT = re.compile(rf"prompt eval time = {{1,20}}{_NUMBER} ms")
+_N_OUT = re.compile(rf"(?<!prompt )eval time = {{1,20}}{_NUMBER} ms / {{1,20}}([0-9]{{1,9}}) runs")
+
+
+def has_tools(bundle: Bundle) -> bool:
+    """Whether the bundle brings static programs instead of wheels."""
+    return any(file.name.endswith(f"/{PROGRAM}") for file in bundle.files)
+
+
+def tool_script(bundle: Bundle, folder: str) -> str:
+    """Shell that asks the fixed question; its first line of output is the variant."""
+    has_template = any(file.role == "template" for file in bundle.files)
+    chat = "-cnv -st --jinja" if has_template else "-no-cnv"
+    return _run_tool(bundle, folder, "echo $v\n", PROGRAM, (
+        f"-p {shlex.quote(PROMPT)} -n {MAX_TOKENS} --temp 0 -c {_number(bundle.plan.n_ctx)} "
+        f"-t {_number(bundle.plan.n_threads)} --no-warmup --no-display-prompt --simple-io {chat}"
+    ))  # fmt: skip
+
+
+def bench_script(bundle: Bundle, folder: str, result: str, repeats: int) -> str:
+    """Shell that measures with the bundle's llama-bench, and leaves JSON Lines in `result`."""
+    return _run_tool(bundle, folder, "", BENCH_PROGRAM, (
+        f"-p {N_PROMPT} -n {MAX_TOKENS} -r {repeats} -t {_number(bundle.plan.n_threads)} "
+        f"-o jsonl > {shlex.quote(result)}"
+    ))  # fmt: skip
+
+
+def _run_tool(bundle: Bundle, folder: str, before: str, program: str, arguments: str) -> str:
+    # A transfer keeps no modes: a bundle has none.
+    return (
+        f"cd {shlex.quote(folder)} || exit 70\n"
+        f"chmod 755 tools/*/llama-* || exit 71\n"
+        f"v={VARIANTS[0]}; grep -qw asimddp /proc/cpuinfo && v={VARIANTS[1]}\n{before}"
+        f"exec tools/$v/{program} -m {shlex.quote(bundle.model_file.name)} {arguments} </dev/null"
+    )
+
+
+def _number(value: object) -> str:
+    """A number of the plan for a shell line. Raises InputError for anything else."""
+    if type(value) is not int or not 0 < value < 1 << 31:
+        raise InputError(
+            f"the plan has {printable(repr(value), 40)}, expected a whole number",
+            next_step="build the bundle again",
+        )
+    return str(value)
+
+
+def read_answer(done: Done) -> Health | None:
+    """The report in what the program printed; None when it died."""
+    if done.rc != 0:
+        return None
+    variant, _, answer = done.out.decode("utf-8", "replace").partition("\n")
+    speed, first, count = (p.search(done.err) for p in (_SPEED, _TTFT, _N_OUT))
+    text = answer.replace(_END, "").strip()
+    return Health(
+        text=text,
+        n_out=int(count[2]) if count else len(text.split()),
+        ttft_s=float(first[1]) / 1e3 if first else None,
+        decode_tps=float(speed[1]) if speed else None,
+        engine=f"static llama.cpp, {printable(variant, 40)}",
+    )

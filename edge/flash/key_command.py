@@ -7,8 +7,8 @@ import json
 import os
 import platform
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -19,19 +19,12 @@ from boardfit.edge.bundle.bundle import MANIFEST, parse_manifest, read_texts
 from boardfit.edge.disk.opened_file import OpenedFolder
 from boardfit.edge.errors import EdgeError, InputError, IntegrityError, UsageError
 from boardfit.edge.flash.board import Board
-from boardfit.edge.flash.connect import connect
-from boardfit.edge.flash.connection_options import ssh_config_option, wait_option
+from boardfit.edge.flash.connect import connect, ssh_config_option, wait_option
 from boardfit.edge.flash.target import parse_flash_target
 from boardfit.edge.flash.trust import KIND, explain_refusal
+from boardfit.edge.slots import trust
 from boardfit.edge.slots.store import Slots
-from boardfit.edge.slots.trust import (
-    board_rules,
-    pin_keys,
-    pinned_keys,
-    revoke_keys,
-    revoked_keys,
-    write_rules,
-)
+from boardfit.edge.terminal.options import add_options
 from boardfit.edge.terminal.output import echo, shell_line
 from boardfit.edge.trust.board_rules import BOARD_RULES, BoardRules
 from boardfit.edge.trust.bundle_signature import SIGNATURE, accepting_key
@@ -42,6 +35,14 @@ from boardfit.edge.trust.ssh_formats import PublicKey
 from boardfit.edge.units import printable
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+change_options = add_options(
+    click.option(
+        "--force", is_flag=True, help="Proceed even if the board then refuses its current release."
+    ),
+    ssh_config_option,
+    wait_option,
+    json_option,
+)
 
 
 @click.group()
@@ -100,12 +101,8 @@ def show_command(file: str | None, as_json: bool) -> None:
 @json_option
 def list_command(target: str, ssh_config: Path | None, as_json: bool) -> None:
     """List the keys whose bundles the board at TARGET accepts, and what else it demands."""
-    board = connect(parse_flash_target(target), ssh_config=ssh_config)
-    try:
-        demands = read_demands(board)
-    finally:
-        board.close()
-    show_pinned(board.place, demands, [], as_json)
+    with closing(connect(parse_flash_target(target), ssh_config=ssh_config)) as board:
+        show_pinned(board, [], as_json)
 
 
 @key.command("pin")
@@ -113,12 +110,7 @@ def list_command(target: str, ssh_config: Path | None, as_json: bool) -> None:
 @click.argument("key_file", metavar="KEY")
 @click.option("--replace", is_flag=True, help="Replace the pinned keys with these.")
 @click.option("--device", help="Record which board this is; it then accepts bundles for it only.")
-@click.option(
-    "--force", is_flag=True, help="Proceed even if the board then refuses its current release."
-)
-@ssh_config_option
-@wait_option
-@json_option
+@change_options
 def pin_command(
     target: str, key_file: str, replace: bool, device: str | None, force: bool,
     ssh_config: Path | None, wait_s: float, as_json: bool,
@@ -129,18 +121,16 @@ def pin_command(
     change keys, pin the new key, flash a bundle signed with it, and unpin the old key.
     """
     wanted = public_keys(key_file)
-    with changing(target, ssh_config, wait_s) as (board, slots):
-        if gone := [each for each in wanted if each in revoked_keys(board.files)]:
+    with changing(target, ssh_config, wait_s, as_json) as (board, slots, notes):
+        if gone := [each for each in wanted if each in trust.revoked_keys(board.files)]:
             raise UsageError(
                 f"{gone[0]} is revoked on {board.place}",
                 next_step="pin another key; to take a revocation back: edge key revoke --undo",
             )
-        kept = () if replace else pinned_keys(board.files)
-        notes = change_pins(slots, tuple(dict.fromkeys((*kept, *wanted))), force)
+        kept = () if replace else trust.pinned_keys(board.files)
+        notes += change_pins(slots, tuple(dict.fromkeys((*kept, *wanted))), force)
         if device is not None:
             record_device(board, device)
-        demands = read_demands(board)
-    show_pinned(board.place, demands, notes, as_json)
 
 
 @key.command("unpin")
@@ -152,12 +142,7 @@ def pin_command(
     is_flag=True,
     help="Unpin every key; the board then accepts any bundle, signed or not.",
 )
-@click.option(
-    "--force", is_flag=True, help="Proceed even if the board then refuses its current release."
-)
-@ssh_config_option
-@wait_option
-@json_option
+@change_options
 def unpin_command(
     target: str, key_text: str | None, everything: bool, force: bool, ssh_config: Path | None,
     wait_s: float, as_json: bool,
@@ -165,37 +150,26 @@ def unpin_command(
     """Stop accepting bundles signed by KEY (fingerprint, .pub file or line) at TARGET."""
     if everything == (key_text is not None):
         raise UsageError("name one KEY, or --all", next_step=f"edge key list {target}")
-    with changing(target, ssh_config, wait_s) as (board, slots):
+    with changing(target, ssh_config, wait_s, as_json) as (board, slots, notes):
         if everything:
             # The way out of a key file that cannot be read, too.
-            pin_keys(board.files, ())
-            notes = ["any bundle is accepted there now, signed or not"]
+            trust.pin_keys(board.files, ())
+            notes += ["any bundle is accepted there now, signed or not"]
         else:
             assert key_text is not None
-            pinned = pinned_keys(board.files)
+            pinned = trust.pinned_keys(board.files)
             gone = find_keys(key_text, pinned, board.place)
             keys = tuple(pinned_key for pinned_key in pinned if pinned_key not in gone)
             if not keys:
-                raise UsageError(
-                    f"that is the last key pinned on {board.place}: without it any bundle would "
-                    "be accepted",
-                    next_step=f"edge key pin {target} NEW.pub first, or edge key unpin --all",
-                )
-            notes = change_pins(slots, keys, force)
-        demands = read_demands(board)
-    show_pinned(board.place, demands, notes, as_json)
+                raise last_key_error(board.place, target, ", or edge key unpin --all")
+            notes += change_pins(slots, keys, force)
 
 
 @key.command("revoke")
 @click.argument("target")
 @click.argument("key_text", metavar="KEY")
 @click.option("--undo", is_flag=True, help="Take the revocation of KEY back.")
-@click.option(
-    "--force", is_flag=True, help="Proceed even if the board then refuses its current release."
-)
-@ssh_config_option
-@wait_option
-@json_option
+@change_options
 def revoke_command(
     target: str, key_text: str, undo: bool, force: bool, ssh_config: Path | None,
     wait_s: float, as_json: bool,
@@ -205,19 +179,16 @@ def revoke_command(
     KEY is unpinned there. It cannot be pinned again, and no other list of keys makes it valid.
     Revoke a key that was lost or copied. A key that is merely old can be unpinned.
     """
-    with changing(target, ssh_config, wait_s) as (board, slots):
-        revoked, pinned = revoked_keys(board.files), pinned_keys(board.files)
+    with changing(target, ssh_config, wait_s, as_json) as (board, slots, notes):
+        revoked, pinned = (trust.revoked_keys(board.files), trust.pinned_keys(board.files))
         try:
             wanted = list(public_keys(key_text))  # perhaps never pinned there
         except EdgeError:
             wanted = find_keys(key_text, (*revoked, *pinned), board.place)
-        notes = []
         if undo:
-            revoke_keys(board.files, [each for each in revoked if each not in wanted])
+            trust.revoke_keys(board.files, [each for each in revoked if each not in wanted])
         else:
-            notes = change_revoked(slots, target, revoked, wanted, force)
-        demands = read_demands(board)
-    show_pinned(board.place, demands, notes, as_json)
+            notes += change_revoked(slots, target, revoked, wanted, force)
 
 
 @key.command("check")
@@ -252,25 +223,21 @@ def check_command(bundle: Path, keys: Sequence[str], as_json: bool) -> None:
         echo(f"{bundle}: accepted, signed by {', '.join(map(str, dict.fromkeys(accepted)))}")
 
 
-# ---- shared -------------------------------------------------------------------------------------
-
-
 @contextmanager
-def changing(target: str, ssh_config: Path | None, wait_s: float) -> Iterator[tuple[Board, Slots]]:
-    """Hold the board's lock, so that no other program changes the board meanwhile."""
-    board = connect(parse_flash_target(target), ssh_config=ssh_config)
-    try:
-        slots = Slots(board.files)
+def changing(
+    target: str, ssh_config: Path | None, wait_s: float, as_json: bool
+) -> Iterator[tuple[Board, Slots, list[str]]]:
+    """Hold the board's lock while its keys are changed. Then print what it accepts, with notes."""
+    with closing(connect(parse_flash_target(target), ssh_config=ssh_config)) as board:
+        slots, notes = Slots(board.files), list[str]()
         with slots.hold_lock(wait_s):
-            yield board, slots
-    finally:
-        board.close()
+            yield board, slots, notes
+            show_pinned(board, notes, as_json)
 
 
 def change_pins(slots: Slots, keys: tuple[PublicKey, ...], force: bool) -> list[str]:
-    """Pin exactly these keys; notes for the user.
-
-    Raises UsageError when the board could not start its current release any more.
+    """Pin exactly these keys; notes for the user. Raises UsageError when the board could not start
+    its current release any more.
     """
     why = explain_refusal(slots, slots.current(), keys)
     if why and not force:
@@ -279,7 +246,7 @@ def change_pins(slots: Slots, keys: tuple[PublicKey, ...], force: bool) -> list[
             next_step="flash a bundle signed by one of them with edge flash … --require-signature, "
             "or --force",
         )
-    pin_keys(slots.files, keys)
+    trust.pin_keys(slots.files, keys)
     notes = [f"the current release will not start: {why}"] if why else []
     if explain_refusal(slots, slots.previous(), keys):
         notes.append("the previous release is signed by none of these keys: no rollback to it")
@@ -290,21 +257,23 @@ def change_revoked(
     slots: Slots, target: str, revoked: Sequence[PublicKey], wanted: Sequence[PublicKey],
     force: bool,
 ) -> list[str]:  # fmt: skip
-    """Revoke and unpin these keys; notes for the user.
-
-    Raises UsageError for the last pinned key, and as `change_pins`.
+    """Revoke and unpin these keys; notes for the user. Raises UsageError for the last pinned key,
+    and as `change_pins`.
     """
-    pinned = pinned_keys(slots.files)
+    pinned = trust.pinned_keys(slots.files)
     keys = tuple(each for each in pinned if each not in wanted)
     if pinned and not keys:
-        raise UsageError(
-            f"that is the last key pinned on {slots.files.root}: without it any bundle would be "
-            "accepted",
-            next_step=f"edge key pin {target} NEW.pub first",
-        )
+        raise last_key_error(slots.files.root, target)
     notes = change_pins(slots, keys, force) if keys != pinned else []
-    revoke_keys(slots.files, tuple(dict.fromkeys((*revoked, *wanted))))
+    trust.revoke_keys(slots.files, tuple(dict.fromkeys((*revoked, *wanted))))
     return notes
+
+
+def last_key_error(place: str, target: str, otherwise: str = "") -> UsageError:
+    return UsageError(
+        f"that is the last key pinned on {place}: without it any bundle would be accepted",
+        next_step=f"edge key pin {target} NEW.pub first{otherwise}",
+    )
 
 
 def record_device(board: Board, device: str) -> None:
@@ -314,11 +283,11 @@ def record_device(board: Board, device: str) -> None:
     except ProfileError as error:
         raise InputError(str(error), next_step="edge devices list") from None
     try:
-        rules = board_rules(board.files)
+        rules = trust.board_rules(board.files)
     except IntegrityError:
         rules = BoardRules()
         board.files.remove([BOARD_RULES])
-    write_rules(board.files, replace(rules, devices=(device,)))
+    trust.write_rules(board.files, replace(rules, devices=(device,)))
 
 
 def find_keys(text: str, pinned: Sequence[PublicKey], place: str) -> list[PublicKey]:
@@ -340,27 +309,19 @@ def record(found: PublicKey) -> dict[str, str]:
     return {"fingerprint": found.fingerprint, "line": found.line, "name": found.comment}
 
 
-@dataclass(frozen=True)
-class Demands:
-    """What a board demands of a bundle."""
-
-    keys: tuple[PublicKey, ...]
-    revoked: tuple[PublicKey, ...]
-    rules: BoardRules
-
-
-def read_demands(board: Board) -> Demands:
-    """Raises IntegrityError when one of the files cannot be used."""
-    return Demands(pinned_keys(board.files), revoked_keys(board.files), board_rules(board.files))
-
-
-def show_pinned(place: str, demands: Demands, notes: Sequence[str], as_json: bool) -> None:
-    keys, rules = demands.keys, demands.rules
+def show_pinned(board: Board, notes: Sequence[str], as_json: bool) -> None:
+    """Print what a board demands of a bundle. Raises IntegrityError for a file of no use."""
+    place, files = board.place, board.files
+    keys, revoked, rules = (
+        trust.pinned_keys(files),
+        trust.revoked_keys(files),
+        trust.board_rules(files),
+    )
     if as_json:
         document = {
             "target": place,
             "pinned": [record(found) for found in keys],
-            "revoked": [record(found) for found in demands.revoked],
+            "revoked": [record(found) for found in revoked],
             "devices": list(rules.devices),
             "floors": {name: floor.number for name, floor in rules.floors.items()},
             "notes": list(notes),
@@ -369,7 +330,7 @@ def show_pinned(place: str, demands: Demands, notes: Sequence[str], as_json: boo
         return
     for found in keys:
         echo(found)
-    for found in demands.revoked:
+    for found in revoked:
         echo(f"{found}  revoked")
     if keys:
         for device in rules.devices:

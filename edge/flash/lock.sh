@@ -1,3 +1,5 @@
+# Takes the lock, prints `held`, and keeps it until its standard input ends or falls silent.
+# `flock` where there is one, else a folder that names its owner.
 { [ ! -L @ROOT@ ] && cd @ROOT@; } || exit 70
 free() { [ ! -L @LOCK@.d ] && rm -f @LOCK@.d/owner && rmdir @LOCK@.d; }
 if command -v flock >/dev/null 2>&1; then

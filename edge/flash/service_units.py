@@ -1,6 +1,5 @@
-"""systemd units, made here from two templates and never taken from a bundle.
-
-What a bundle decides in them is typed: its id, its name as a description, its planned memory.
+"""systemd units, made here from two templates and never taken from a bundle. What a bundle decides
+in them is typed: its id, its name as a description, its planned memory.
 """
 
 from __future__ import annotations
@@ -9,26 +8,22 @@ import re
 import shlex
 
 from boardfit.edge.disk.data_files import read_text_beside
-from boardfit.edge.errors import InputError
 from boardfit.edge.process.cage import SYSTEMD
+from boardfit.edge.serve.unit import description, planned_bytes
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.failed_starts import MAX_FAILED, count_script, reset_script
 from boardfit.edge.types import Plan
-from boardfit.edge.units import MIB, printable
+from boardfit.edge.units import MIB
 
 #: Where the releases lie on a board that runs services.
 DEFAULT_ROOT = "/opt/boardfit"
 SERVICE, INSTALLER = "boardfit.service", "boardfit-install.service"
 INSTALL_SCRIPT = "board/install.sh"
 
-_MAX_NAME = 80
-_MOST_BYTES = 1 << 50
-
 
 def service_unit(name: str, plan: Plan, root: str = DEFAULT_ROOT) -> str:
-    """The text of the service that checks a release at boot, within the plan's memory.
-
-    Raises InputError when the plan's memory is no number of bytes.
+    """The service that checks a release at boot, within the plan's memory. Raises InputError when
+    that is no number of bytes.
     """
     peak = planned_bytes(plan)
     return read_text_beside(
@@ -76,24 +71,3 @@ def install_unit(bundle_id: str, uid: int, gid: int, root: str = DEFAULT_ROOT) -
         gid=int(gid),
         cage=SYSTEMD.removesuffix("\n"),
     )
-
-
-def description(name: str) -> str:
-    """A model's name as a unit may show it. Percent signs, backslashes, quotes and line breaks mean
-    something to systemd, so that only harmless signs are kept.
-    """
-    return "".join(c if c.isalnum() or c in " .,:()+-_" else "_" for c in name)[:_MAX_NAME].strip()
-
-
-def planned_bytes(plan: Plan) -> int:
-    """The predicted peak. Raises InputError when it is no number of bytes."""
-    try:
-        peak = plan.peak_bytes
-    except TypeError:
-        peak = None
-    if type(peak) is not int or not 0 < peak <= _MOST_BYTES:
-        raise InputError(
-            f"the plan's memory is {printable(repr(peak), 40)}, expected a number of bytes",
-            next_step="build the bundle again",
-        )
-    return peak

@@ -1,20 +1,22 @@
 """Keep one `sh` open on a board, so that a command costs a round trip and no login.
 
-Each command goes to the shell's standard input, wrapped so that it cannot read what follows; a
+Each command goes to the shell's standard input, wrapped so that it cannot read what follows. A
 random mark on both outputs shows where its answer ends, with its exit code.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 import shlex
 import time
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from boardfit.edge.errors import DeviceError, DeviceUnreachableError, EdgeError
-from boardfit.edge.process.child import PIPE, TimeoutExpired, start_child
+from boardfit.edge.fields import read_finite, refuse_constant
+from boardfit.edge.process.child import PIPE, CompletedProcess, TimeoutExpired, start_child
 from boardfit.edge.process.listener import Listener
 
 MAX_OUTPUT = 16 * 1024 * 1024
@@ -29,24 +31,35 @@ _CODE = re.compile(rb" ?([0-9]{1,3})?\s*")
 
 @dataclass(frozen=True)
 class Done:
-    """How a command on the board ended."""
-
     rc: int
     out: bytes
     err: str
 
-
-class Channel(Protocol):
-    """How commands reach a board."""
+    @classmethod
+    def from_process(cls, got: CompletedProcess[bytes]) -> Done:
+        return cls(got.returncode, got.stdout, got.stderr.decode("utf-8", "replace"))
 
     @property
-    def place(self) -> str:
-        """The board as the user named it."""
+    def text(self) -> str:
+        return self.out.decode("utf-8", "replace")
+
+    def last_record(self) -> dict[str, Any]:
+        """The JSON object on the last line of the output; empty when there is none."""
+        lines = self.text.strip().splitlines()
+        try:
+            record = json.loads(lines[-1], parse_constant=refuse_constant, parse_float=read_finite)
+        except (IndexError, ValueError, RecursionError):
+            return {}
+        return record if isinstance(record, dict) else {}
+
+
+class Channel(Protocol):
+    """How commands reach a board; `place` is the board as the user named it."""
+
+    place: str
 
     def argv(self, script: str) -> list[str]:
-        """A local command line that runs `sh -c script` there, with its stdin, stdout, stderr and
-        exit code.
-        """
+        """A local command line that runs `sh -c script` there, with its streams and exit code."""
 
     def find_connection_error(self, done: Done) -> EdgeError | None:
         """The error behind a result that is the connection's and not the script's; else None."""
@@ -67,11 +80,10 @@ class ShellSession:
         return self.channel.place
 
     def run(self, script: str, *, timeout_s: float = 60) -> Done:
-        """Run a script in a subshell without input.
+        """Run a script in a subshell without input. After an error the session is of no use.
 
         Raises DeviceUnreachableError when the connection breaks or the whole answer does not come
-        in time, DeviceError when it is too long or has no exit code. The session is of no use after
-        that.
+        in time, DeviceError when it is too long or has no exit code.
         """
         if self._is_closed:
             raise self._broken_error()
@@ -139,7 +151,6 @@ class ShellSession:
         )
 
     def close(self) -> None:
-        """End the shell. Calling it twice is fine."""
         if self._is_closed:
             return
         self._is_closed = True

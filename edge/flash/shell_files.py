@@ -1,8 +1,6 @@
-"""Access a board's files through a shell on it.
-
-The board needs sh, coreutils (busybox and toybox do) and one of sha256sum or openssl. Scripts are
-lists of steps, each of which changes at most one thing, so that a test can cut the power between
-any two of them.
+"""Access a board's files through a shell on it, which has coreutils (busybox and toybox do) and one
+of sha256sum or openssl. Scripts are lists of steps, each of which changes at most one thing, so
+that a test can cut the power between any two of them.
 """
 
 from __future__ import annotations
@@ -18,32 +16,15 @@ from collections.abc import Iterator, Sequence
 import boardfit.edge.slots.faults as faults
 from boardfit.edge.disk.data_files import read_text_beside
 from boardfit.edge.disk.rooted import FRESH, MARKER, MARKER_TEXT, fresh_name
-from boardfit.edge.errors import (
-    DeviceError,
-    DeviceUnreachableError,
-    DoesNotFitError,
-    EdgeError,
-    InputError,
-    UnsafeInputError,
-    UsageError,
-)
-from boardfit.edge.flash.answers import (
-    END,
-    parse_content,
-    parse_counts,
-    parse_digests,
-    parse_entries,
-    parse_flag,
-    parse_folder,
-    parse_free_bytes,
-    parse_target,
-)
-from boardfit.edge.flash.session import Done, ShellSession
+from boardfit.edge.errors import DeviceError, DeviceUnreachableError, EdgeError, InputError
+from boardfit.edge.flash import answers
+from boardfit.edge.flash.board import Board
+from boardfit.edge.flash.session import Channel, Done, ShellSession
 from boardfit.edge.probe.remote import SCRIPT
 from boardfit.edge.probe.system import MAX_DUMP_BYTES, CapturedSystem, parse_dump
 from boardfit.edge.process.child import PIPE, Popen, TimeoutExpired, start_child
 from boardfit.edge.process.listener import Listener, stop
-from boardfit.edge.slots.files import BoardEntry, lock_error
+from boardfit.edge.slots.files import BoardEntry, BoardFiles, disk_trouble, lock_error
 from boardfit.edge.slots.layout import CURRENT, LOCK
 from boardfit.edge.units import printable
 
@@ -60,78 +41,22 @@ _GONE = "No such file or directory"
 PRELUDE = read_text_beside(__file__, "prelude.sh", marker=MARKER, marker_text=MARKER_TEXT.decode())
 
 
-def capture_system(session: ShellSession) -> CapturedSystem:
-    """Everything that a probe can use, as text, read by one small script."""
-    mark = secrets.token_hex(16)
-    done = session.run(SCRIPT.replace("@MARK@", mark), timeout_s=120)
-    if done.rc != 0:
-        raise shell_error(session.place, done.err, done.rc)
-    try:
-        return parse_dump(done.out[:MAX_DUMP_BYTES].decode("utf-8", "replace"), mark)
-    except InputError as error:
-        raise DeviceError(f"{session.place}: {error}", next_step=error.next_step) from None
-
-
 def shell_error(place: str, output: str, rc: int) -> EdgeError:
     """Turn the message of a failed script into an error with a next step."""
     lines = [line for line in output.strip().splitlines() if line.strip()]
     text = printable(lines[-1]) if lines else f"a command left with {rc}"
-    if "No space left" in output or "Disk quota" in output:
-        return DoesNotFitError(
-            f"{place} is full: {text}; the current release is unchanged",
-            next_step="free some space there (edge slots lists the releases), then flash again",
-        )
-    if "Read-only file system" in output:
-        return InputError(
-            f"{place} is read-only: {text}", next_step="mount it writable: mount -o remount,rw …"
-        )
-    if "nput/output error" in output:
-        return InputError(
-            f"{place}: the disk there fails: {text}",
-            next_step="check the card (F3, badblocks) or take another, then flash again",
-        )
-    if "no sha256sum" in output:
-        return InputError(
-            f"{place} has neither sha256sum nor openssl: what arrives there cannot be verified",
-            next_step="install one of them there: apt install coreutils, or openssl",
-        )
-    if "Permission denied" in output or "not permitted" in output:
-        return InputError(
-            f"{place} cannot be written by this user: {text}",
-            next_step="choose a folder that belongs to the user, or chown it there",
-        )
-    if "is a link" in output:
-        return UnsafeInputError(
-            f"{place}: {text}; boardfit follows no link in its folder there",
-            next_step="check it there and remove it, or give the path of the folder itself",
-        )
-    if "did not make this folder" in output:
-        return UsageError(
-            f"{place}: {text}: it stays unchanged",
-            next_step="check it there and move it away, or choose another folder on the board",
-        )
-    if "File exists" in output or "Not a directory" in output:
-        return InputError(
-            f"{place}: something is in the way there: {text}",
-            next_step="choose another folder on the board, or move what is there away",
-        )
-    return DeviceError(f"{place}: {text}", next_step="flash again: the data already sent is kept")
+    return disk_trouble(place, output, text) or DeviceError(
+        f"{place}: {text}", next_step="flash again: the data already sent is kept"
+    )
 
 
-class ShellFiles:
-    """`BoardFiles` through a session."""
-
+class ShellFiles(BoardFiles):
     def __init__(self, session: ShellSession, root: str) -> None:
-        self.session = session
-        self._root = root
+        self.session, self.root = session, root
         self._holder: Popen[bytes] | None = None
 
-    @property
-    def root(self) -> str:
-        return self._root
-
     def _quote(self, path: str) -> str:
-        return shlex.quote(f"{self._root}/{path}" if path else self._root)
+        return shlex.quote(f"{self.root}/{path}" if path else self.root)
 
     def _real(self, *paths: str) -> str:
         """A script line that refuses links among the folders on the way to these paths."""
@@ -148,20 +73,24 @@ class ShellFiles:
         finally:
             faults.hook.finish_steps()
         if done.rc != 0 or done.out:
-            output = done.err if done.rc else done.out.decode("utf-8", "replace")
-            raise shell_error(self.session.place, output, done.rc)
+            raise shell_error(self.session.place, done.err if done.rc else done.text, done.rc)
 
     def ask(self, script: str, *, timeout_s: float = 120) -> str:
         """Run a script that changes nothing; its output. Raises like `shell_error`."""
+        return self._run(script, timeout_s).text
+
+    def _run(self, script: str, timeout_s: float) -> Done:
         done = self.session.run(PRELUDE + script, timeout_s=timeout_s)
         if done.rc != 0:
             raise shell_error(self.session.place, done.err, done.rc)
-        return done.out.decode("utf-8", "replace")
+        return done
 
     def resolve(self) -> None:
         """Make the root absolute: ssh logs in to a home folder that only the board knows."""
-        if not self._root.startswith("/"):
-            self._root = f"{parse_folder(self.ask('pwd -P'), self.session.place)}/{self._root}"
+        if not self.root.startswith("/"):
+            self.root = (
+                f"{answers.parse_folder(self.ask('pwd -P'), self.session.place)}/{self.root}"
+            )
 
     def prepare(self) -> None:
         self.do(f"{self._real('')}; mkdir -p {self._quote('')}")
@@ -175,33 +104,31 @@ class ShellFiles:
 
     def _find(self, folder: str, depth: str) -> dict[str, BoardEntry]:
         # Absolute names: under an emulator that translates paths, relative ones may go astray.
-        top = f"{self._root}/{folder}" if folder else self._root
+        top = f"{self.root}/{folder}" if folder else self.root
         at = shlex.quote(top)
         # A name with a line break is never one of ours.
         script = (
-            f"{self._real(f'{folder}/x')}\n[ -d {at} ] || {{ echo {END}; exit 0; }}\n"
+            f"{self._real(f'{folder}/x')}\n[ -d {at} ] || {{ echo {answers.END}; exit 0; }}\n"
             f"find {at} {depth} -name '*\n*' -prune -o -exec stat -c '%f %h %s %n' {{}} +\n"
-            f"r=$?; echo {END}; exit $r"
+            f"r=$?; echo {answers.END}; exit $r"
         )
         done = self.session.run(PRELUDE + script, timeout_s=120)
         # What went away between find and stat (another sender's scratch file) is not there.
         lines = [line for line in done.err.splitlines() if line]
         if done.rc != 0 and not (lines and all(_GONE in line for line in lines)):
             raise shell_error(self.session.place, done.err, done.rc)
-        return parse_entries(done.out.decode("utf-8", "replace"), top, self.session.place)
+        return answers.parse_entries(done.text, top, self.session.place)
 
     def read(self, path: str, limit: int) -> bytes | None:
         at = self._quote(path)
         script = (
-            f"{PRELUDE}{self._real(path)}\n[ -f {at} ] && [ ! -L {at} ] || {{ echo -; exit 0; }}\n"
+            f"{self._real(path)}\n[ -f {at} ] && [ ! -L {at} ] || {{ echo -; exit 0; }}\n"
             f"digest {at} && head -c {limit + 1} < {at}"
         )
         for attempt in (1, 2):  # another program may replace it between the two
-            done = self.session.run(script)
-            if done.rc != 0:
-                raise shell_error(self.session.place, done.err, done.rc)
+            data = self._run(script, 60).out
             with contextlib.suppress(*[DeviceError] if attempt == 1 else []):
-                return parse_content(done.out, limit, self.session.place)
+                return answers.parse_content(data, limit, self.session.place)
         raise AssertionError("unreachable")
 
     def write(self, path: str, data: bytes) -> None:
@@ -275,7 +202,7 @@ class ShellFiles:
     def digests(self, paths: Sequence[str]) -> dict[str, str | None]:
         script = "\n".join(f"digest {self._quote(path)}" for path in paths)
         text = self.ask(script, timeout_s=3600)
-        sums = parse_digests(text, len(paths), self.session.place)
+        sums = answers.parse_digests(text, len(paths), self.session.place)
         return dict(zip(paths, sums, strict=True))
 
     def settle(self, path: str) -> str | None:
@@ -289,28 +216,28 @@ class ShellFiles:
         )
         faults.fault_point()
         text = self.ask(script, timeout_s=3600)
-        return parse_digests(text, 1, self.session.place)[0]
+        return answers.parse_digests(text, 1, self.session.place)[0]
 
     def free_bytes(self) -> int:
         root = self._quote("")
         text = self.ask(f"stat -f -c '%a %S' {root} 2>/dev/null || df -Pk {root}")
-        return parse_free_bytes(text, self.session.place)
+        return answers.parse_free_bytes(text, self.session.place)
 
     def used_bytes(self, paths: Sequence[str]) -> dict[str, int]:
         # One tree per du: a file that two of them share is counted in both.
         script = "\n".join(
             f"n=$(du -sk {self._quote(p)} 2>/dev/null) || n=0; echo ${{n%%[!0-9]*}}" for p in paths
         )
-        counts = parse_counts(self.ask(script), len(paths), self.session.place)
+        counts = answers.parse_counts(self.ask(script), len(paths), self.session.place)
         return {path: n * 1024 for path, n in zip(paths, counts, strict=True)}
 
     def pointer(self) -> str | None:
         at = self._quote(CURRENT)
         text = self.ask(
             f"if [ -L {at} ]; then readlink {at}\n"
-            f"elif [ -f {at} ]; then head -n 1 {at} | head -c 1024; fi\necho {END}"
+            f"elif [ -f {at} ]; then head -n 1 {at} | head -c 1024; fi\necho {answers.END}"
         )
-        return parse_target(text, self.session.place)
+        return answers.parse_target(text, self.session.place)
 
     def point(self, target: str) -> None:
         at, new, root = self._quote(CURRENT), self._quote(fresh_name()), self._quote("")
@@ -329,7 +256,7 @@ class ShellFiles:
     @functools.cached_property
     def _can_switch_links(self) -> bool:
         """Whether links exist there, and `mv -T` renames one over another. A plain mv moves into
-        the folder that the old one names, and toybox's -T refuses it (0.8.9).
+        the folder that the old one names; toybox's -T refuses it (0.8.9).
         """
         scratch = self._quote(fresh_name())
         text = self.ask(
@@ -338,9 +265,7 @@ class ShellFiles:
             "[ -L a ] && [ ! -e d/b ] && echo yes || echo no\n"
             f"rm -rf {scratch}"
         )
-        return parse_flag(text, self.session.place)
-
-    # ---- the lock -----------------------------------------------------------------------------
+        return answers.parse_flag(text, self.session.place)
 
     @contextlib.contextmanager
     def lock(self, wait_s: float) -> Iterator[None]:
@@ -363,7 +288,11 @@ class ShellFiles:
 
     def _try_lock(self) -> Popen[bytes] | None:
         channel, place = self.session.channel, self.session.place
-        holder = start_child(channel.argv(lock_script(self._quote(""))), stdin=PIPE, bufsize=0)
+        script = read_text_beside(
+            __file__, "lock.sh", root=self._quote(""), lock=LOCK, busy=_BUSY,
+            silence_s=LOCK_SILENCE_S,
+        )  # fmt: skip
+        holder = start_child(channel.argv(script), stdin=PIPE, bufsize=0)
         listener = Listener(holder, place, _MAX_LOCK_BYTES)
         end_s = time.monotonic() + _LOCK_S
         try:
@@ -401,15 +330,6 @@ class ShellFiles:
             )
 
 
-def lock_script(root: str) -> str:
-    """Takes the lock, prints `held`, and keeps it until its standard input ends or falls silent.
-    `flock` where there is one, else a folder that names its owner.
-    """
-    return read_text_beside(
-        __file__, "lock.sh", root=root, lock=LOCK, busy=_BUSY, silence_s=LOCK_SILENCE_S
-    )
-
-
 def _heartbeat(holder: Popen[bytes], stop: threading.Event) -> None:
     assert holder.stdin is not None
     while not stop.wait(HEARTBEAT_S):
@@ -427,3 +347,30 @@ def _end(holder: Popen[bytes]) -> None:
     with contextlib.suppress(TimeoutExpired):
         holder.wait(_END_S)
     stop(holder)
+
+
+class ShellBoard(Board):
+    """A running board that a channel reaches."""
+
+    is_running = True
+    files: ShellFiles
+
+    def __init__(self, channel: Channel, folder: str) -> None:
+        self.place, self._session = channel.place, ShellSession(channel)
+        self.files = ShellFiles(self._session, folder)
+
+    def execute(self, script: str, *, timeout_s: float) -> Done:
+        return self._session.run(script, timeout_s=timeout_s)
+
+    def capture(self) -> CapturedSystem:
+        mark = secrets.token_hex(16)
+        done = self._session.run(SCRIPT.replace("@MARK@", mark), timeout_s=120)
+        if done.rc != 0:
+            raise shell_error(self.place, done.err, done.rc)
+        try:
+            return parse_dump(done.out[:MAX_DUMP_BYTES].decode("utf-8", "replace"), mark)
+        except InputError as error:
+            raise DeviceError(f"{self.place}: {error}", next_step=error.next_step) from None
+
+    def close(self) -> None:
+        self._session.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
@@ -11,8 +12,7 @@ import click
 
 from boardfit.edge.bench.seal import sealed
 from boardfit.edge.errors import EngineError
-from boardfit.edge.flash.connect import connect
-from boardfit.edge.flash.connection_options import ssh_config_option
+from boardfit.edge.flash.connect import connect, ssh_config_option
 from boardfit.edge.flash.target import parse_flash_target
 from boardfit.edge.slots.failed_starts import MAX_FAILED
 from boardfit.edge.slots.health import check_release, judge
@@ -33,12 +33,9 @@ def slots() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per release.")
 def list_command(target: str, ssh_config: Path | None, as_json: bool) -> None:
     """List the releases at TARGET (dir:, ssh:// or adb://), the current one first."""
-    board = connect(parse_flash_target(target), ssh_config=ssh_config)
-    try:
+    with closing(connect(parse_flash_target(target), ssh_config=ssh_config)) as board:
         found = Slots(board.files).releases()
         free = board.files.free_bytes() if found else 0
-    finally:
-        board.close()
     if not found and not as_json:
         echo(f"there are no releases on {board.place} yet; edge flash puts one there")
         return
@@ -70,15 +67,10 @@ def list_command(target: str, ssh_config: Path | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def verify_command(target: str, ssh_config: Path | None, as_json: bool) -> None:
     """Read every byte of the current release at TARGET and compare it with its manifest."""
-    board = connect(parse_flash_target(target), ssh_config=ssh_config)
-    try:
+    with closing(connect(parse_flash_target(target), ssh_config=ssh_config)) as board:
         store = Slots(board.files)
-        current = store.current()
-        if current is None:
-            raise EngineError(f"{board.place} has no current release", next_step="edge flash")
+        current = store.require_current(board.place)
         bundle = store.verify(current)
-    finally:
-        board.close()
     if as_json:
         echo(json.dumps({"target": board.place, "current": current, "ok": True}))
     else:
@@ -98,32 +90,24 @@ def verify_command(target: str, ssh_config: Path | None, as_json: bool) -> None:
 )
 @click.option("--gen", "n_gen", type=click.IntRange(min=2), help="Tokens per decode test.")
 @click.option(
-    "--threads",
-    "n_threads",
-    type=click.IntRange(min=1),
+    "--threads", "n_threads", type=click.IntRange(min=1),
     help="Number of threads. [default: the plan's]",
-)
+)  # fmt: skip
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Append results to this file."
 )
 @ssh_config_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result lines instead of a report.")
 def bench_command(
-    target: str,
-    quick: bool,
-    repeats: int | None,
-    n_gen: int | None,
-    n_threads: int | None,
-    output: Path | None,
-    ssh_config: Path | None,
-    as_json: bool,
-) -> None:
+    target: str, quick: bool, repeats: int | None, n_gen: int | None, n_threads: int | None,
+    output: Path | None, ssh_config: Path | None, as_json: bool,
+) -> None:  # fmt: skip
     """Run `edge bench` with the current release at TARGET and store the results here.
 
     `edge report` and `edge compare` read them like the results of this machine.
     """
     from boardfit.edge.bench.store import data_directory
-    from boardfit.edge.flash.board_bench import BenchOptions, bench_board
+    from boardfit.edge.flash.board_bench import bench_board
     from boardfit.edge.report.figures import group_runs
     from boardfit.edge.report.terminal import run_lines
 
@@ -131,7 +115,10 @@ def bench_command(
     reporter = TerminalReporter(quiet=as_json, is_timed=False, in_bytes=True)
     board = connect(parse_flash_target(target), ssh_config=ssh_config)
     with closing(board), reporter:
-        records = bench_board(board, BenchOptions(quick, repeats, n_gen, n_threads), path, reporter)
+        options = {
+            "--quick": quick, "--repeats": repeats, "--gen": n_gen, "--threads": n_threads,
+        }  # fmt: skip
+        records = bench_board(board, options, path, reporter)
     if as_json:
         for record in records:
             echo(json.dumps({k: v for k, v in record.items() if k != "traces"}))
@@ -148,28 +135,34 @@ def bench_command(
 @ssh_config_option
 def remove_command(target: str, release: str, ssh_config: Path | None) -> None:
     """Delete a RELEASE (the beginning of its id) at TARGET. It cannot be the current one."""
-    board = connect(parse_flash_target(target), ssh_config=ssh_config)
-    try:
+    with closing(connect(parse_flash_target(target), ssh_config=ssh_config)) as board:
         store = Slots(board.files)
         with store.hold_lock():
             found = store.find(release)
             store.remove([found])
-    finally:
-        board.close()
     echo(f"{board.place}: {found[:12]} removed")
 
 
 @slots.command("check")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--quick", is_flag=True, help="Hash only the files that were not hashed before.")
+@click.option(
+    "--url", help="Ask the server at this address, which serves BUNDLE, and load nothing."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def check_command(bundle: Path, quick: bool, as_json: bool) -> None:
+def check_command(bundle: Path, quick: bool, url: str | None, as_json: bool) -> None:
     """Load BUNDLE on this machine, ask it a fixed question, and judge the answer.
 
-    The health gate of `edge flash` runs this command on the board.
+    The health gate of `edge flash` runs this command on the board. A server's token is read from
+    the environment variable BOARDFIT_TOKEN.
     """
-    with closing(ProgressLine("verifying")) as line:
-        health = check_release(bundle, quick=quick, progress=line)
+    if url is not None:
+        from boardfit.edge.serve.check import check_server
+
+        health = check_server(url.rstrip("/"), os.environ.get("BOARDFIT_TOKEN"))
+    else:
+        with closing(ProgressLine("verifying")) as line:
+            health = check_release(bundle, quick=quick, progress=line)
     if as_json:
         echo(json.dumps(sealed(health.to_dict())))
         return

@@ -1,7 +1,5 @@
-"""Use the user's own OpenSSH as a channel to a board.
-
-Here are its options, the shared connection and its errors. A second connection with a quicker
-cipher carries large files.
+"""OpenSSH as a channel to a board: its options, the shared connection and its errors. A second
+connection with a quicker cipher carries large files.
 """
 
 from __future__ import annotations
@@ -17,20 +15,12 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
+from boardfit.edge.disk.data_files import find_trouble
 from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.errors import DeviceError, DeviceUnreachableError, EdgeError
 from boardfit.edge.flash.session import Done
 from boardfit.edge.flash.target import FlashTarget
-from boardfit.edge.process.child import (
-    DEVNULL,
-    Popen,
-    SubprocessError,
-    TimeoutExpired,
-    decode_output,
-    find_program,
-    run_child,
-    start_child,
-)
+from boardfit.edge.process import child
 from boardfit.edge.process.listener import stop
 from boardfit.edge.units import printable
 
@@ -47,10 +37,7 @@ class SshChannel:
     """OpenSSH with a shared connection. `config` stands in for the user's own ~/.ssh/config."""
 
     def __init__(
-        self,
-        target: FlashTarget,
-        config: Path | None = None,
-        more: Mapping[str, str] | None = None,
+        self, target: FlashTarget, config: Path | None = None, more: Mapping[str, str] | None = None
     ) -> None:
         """`more` are further options of ssh_config(5)."""
         assert target.board is not None
@@ -59,7 +46,7 @@ class SshChannel:
         self._user_config = config
         self._more = dict(more or {})
         self.place = str(target)
-        if find_program("ssh") is None:
+        if child.find_program("ssh") is None:
             raise DeviceUnreachableError(
                 "ssh is not installed", next_step="apt install openssh-client"
             )
@@ -98,17 +85,19 @@ class SshChannel:
         return ["ssh", "-T", *self.options(), "--", self._target.host, command]
 
     def connect(self) -> None:
-        """Open the master. Its errors go through a file: a master in the background keeps them
-        open, and a pipe would never end.
+        """Open the master. Its errors go through a file: a master in the background would keep a
+        pipe open for ever.
 
-        Raises DeviceUnreachableError with the message of ssh and the next step, DeviceError when
-        the other side prints without end.
+        Raises DeviceUnreachableError, and DeviceError when the other side prints without end.
         """
         with (self._folder / "errors").open("w+b") as errors:
-            process = start_child(self.argv("exit 0"), stdout=DEVNULL, stderr=errors)
+            process = child.start_child(self.argv("exit 0"), stdout=child.DEVNULL, stderr=errors)
             end_s = time.monotonic() + _LOGIN_S
             try:
-                while (code := self._poll(process)) is None:
+                code = None
+                while code is None:
+                    with contextlib.suppress(child.TimeoutExpired):
+                        code = process.wait(0.1)
                     if os.fstat(errors.fileno()).st_size > _MAX_WORDS:
                         raise DeviceError(
                             f"{self.place} prints without end instead of accepting the login",
@@ -125,13 +114,6 @@ class SshChannel:
             output = errors.read(65536).decode("utf-8", "replace")
         if code != 0:
             raise self._unreachable(output, code)
-
-    def _poll(self, process: Popen[bytes]) -> int | None:
-        """The exit code, after a moment; None while it runs."""
-        try:
-            return process.wait(0.1)
-        except TimeoutExpired:
-            return None
 
     def quicker(self) -> SshChannel | None:
         """A connection of its own with a quicker cipher, opened; None where the user's settings or
@@ -152,49 +134,41 @@ class SshChannel:
     def _ciphers(self) -> str:
         """The ciphers that ssh would offer, the user's own settings considered; `` if unknown."""
         command = ["ssh", "-G", *self.options(), "--", self._target.host]
-        output = decode_output(run_child(command, timeout_s=_LOGIN_S).stdout)
+        output = child.decode_output(child.run_child(command, timeout_s=_LOGIN_S).stdout)
         found = re.search(r"^ciphers (\S+)$", output, re.MULTILINE)
         return found[1] if found else ""
 
     def find_connection_error(self, done: Done) -> EdgeError | None:
         return self._unreachable(done.err, 255) if done.rc == 255 else None
 
-    def _unreachable(self, output: str, code: int) -> DeviceUnreachableError:
+    def _unreachable(self, output: str, code: int) -> EdgeError:
         lines = [line.strip() for line in output.splitlines() if line.strip(" @\r")]
         why = printable(lines[-1]) if lines else f"ssh left with {code}"
         name = f"{self._target.user}@{self.address}" if self._target.user else self.address
         port = f" -p {self._target.port}" if self._target.port else ""
-        step = f"`ssh{port} {name} true` must work without asking for anything"
-        if "IDENTIFICATION HAS CHANGED" in output:
-            why = "its host key is not the one that was known: another machine, or set up anew"
-            entry = f"[{self._target.host}]:{self._target.port}" if port else self._target.host
-            step = f"only if you know why it changed: ssh-keygen -R '{entry}', then ssh to it once"
-        elif "Host key verification failed" in output or "host key is known" in output:
-            why = "its host key is not known yet"
-            step = f"`ssh{port} {name}` once, and compare the fingerprint it shows"
-        elif "Permission denied" in output:
-            why = f"it takes none of your keys ({why}); boardfit never asks for a password"
-            step = f"ssh-copy-id{port} {name}"
-        elif "Could not resolve" in output:
-            step = "check the name; does `getent hosts` find it?"
-        elif "refused" in output:
-            step = "is sshd running there, and is this its port?"
-        elif code != 255:
+        entry = f"[{self._target.host}]:{self._target.port}" if port else self._target.host
+        words = {"place": self.place, "why": why, "name": name, "port": port, "entry": entry}
+        if known := find_trouble(__file__, "ssh_troubles.toml", output, **words):
+            return known
+        if code != 255:
             why = f"a login there runs no commands ({why}, exit code {code})"
-        return DeviceUnreachableError(f"{self.place} cannot be reached: {why}", next_step=step)
+        return DeviceUnreachableError(
+            f"{self.place} cannot be reached: {why}",
+            next_step=f"`ssh{port} {name} true` must work without asking for anything",
+        )
 
     def close(self) -> None:
-        with contextlib.suppress(OSError, SubprocessError):
+        with contextlib.suppress(OSError, child.SubprocessError):
             if (self._folder / "control").exists():
-                run_child(
+                child.run_child(
                     ["ssh", *self.options(), "-O", "exit", "--", self._target.host], timeout_s=10
                 )
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def quick_ciphers(offered: str) -> str | None:
-    """`offered`, a list with commas, with the quick cipher first; None where it is not in the list
-    or is first already. Nothing is offered that was not before.
+    """`offered`, a list with commas, with the quick cipher first; None where it is first already,
+    or not in the list. Nothing is offered that was not before.
     """
     ciphers = offered.split(",")
     if _QUICK not in ciphers or ciphers[0] == _QUICK:
@@ -206,4 +180,4 @@ def has_aes() -> bool:
     """Whether this machine's cores do; every Mac's do."""
     if not Path("/proc/cpuinfo").exists():
         return True
-    return run_child(["sh", "-c", HAS_AES]).returncode == 0
+    return child.run_child(["sh", "-c", HAS_AES]).returncode == 0

@@ -22,7 +22,7 @@ SHAPES = (
     "card:/dev/sdX"
 )
 #: They hold a whole system: `boardfit.edge.flash.media` makes it as a whole, and
-#: `boardfit.edge.flash.connect` only looks inside.
+#: `boardfit.edge.flash.board` only looks inside.
 MEDIA = ("image", "card")
 #: Relative to where ssh logs in.
 SSH_FOLDER = "boardfit"
@@ -32,8 +32,8 @@ ADB_FOLDER = "/data/local/tmp/boardfit"
 
 @dataclass(frozen=True)
 class FlashTarget:
-    """`scheme` and `folder`; for ssh and adb also where the board is (None: the only device). For
-    image and card `folder` is the file or device, `partition` the root's number if it was named.
+    """`folder` is the file or device for image and card, whose `partition` may be named. `board` is
+    where it is for ssh and adb (None: the only device).
     """
 
     scheme: str
@@ -51,9 +51,7 @@ class FlashTarget:
 
 def parse_flash_target(text: str) -> FlashTarget:
     """Take a target apart. `ssh://host/~/x` is relative to the login folder; %20 and the like are
-    decoded in ssh and adb targets.
-
-    Raises UsageError that shows the shapes.
+    decoded in ssh and adb targets. Raises UsageError that shows the shapes.
     """
     if not text.isprintable() or not text:
         raise UsageError(f"not a target: {printable(text)!r}; expected {SHAPES}")

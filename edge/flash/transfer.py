@@ -2,8 +2,8 @@
 half-written.
 
 Files come together in `incoming/<id>/bundle`, each by a rename after its hash was checked there.
-What another release on the board already has is linked, a changed model is patched from the old
-one where rsync can, everything else is sent and resumed.
+What another release on the board has is linked, a changed model is patched from the old one where
+rsync can, everything else is sent and resumed.
 """
 
 from __future__ import annotations
@@ -39,21 +39,16 @@ class Item:
     source: str | None = None
     n_parts: int = 0  # bytes of it that an interrupted run has left
 
-
-@dataclass(frozen=True)
-class TransferPlan:
-    items: tuple[Item, ...]
-
     @property
     def n_new_bytes(self) -> int:
         """Bytes that will be written on the board (a link costs nothing)."""
-        return sum(max(0, i.n_bytes - i.n_parts) for i in self.items if i.how in ("patch", "send"))
+        return max(0, self.n_bytes - self.n_parts) if self.how in ("patch", "send") else 0
 
 
 @dataclass
 class Sent:
-    """What a transfer came to, in bytes. `n_sent` crossed the connection, both ways counted for
-    patches; `n_reused` were on the board already.
+    """What a transfer came to, in bytes: `n_sent` crossed the connection (for patches both ways),
+    `n_reused` were on the board already.
     """
 
     n_sent: int = 0
@@ -67,7 +62,7 @@ def plan_items(
     on_board: Mapping[str, str],
     basis: Mapping[str, str],
     parts: Mapping[str, int],
-) -> TransferPlan:
+) -> list[Item]:
     """Decide for every file. Pure.
 
     `wanted`: name → (bytes, sha256). `arrived`: name → bytes of what lies in incoming under its
@@ -85,7 +80,7 @@ def plan_items(
         elif name in basis and n_bytes >= PATCH_LEAST_BYTES:
             how, source = "patch", basis[name]
         items.append(Item(name, n_bytes, sha256, how, source, min(parts.get(sha256, 0), n_bytes)))
-    return TransferPlan(tuple(items))
+    return items
 
 
 def wanted_files(bundle: Bundle) -> dict[str, tuple[int, str]]:
@@ -98,16 +93,15 @@ def wanted_files(bundle: Bundle) -> dict[str, tuple[int, str]]:
 
 
 def bring_signature(board: Board, bundle: Bundle, folder: str) -> None:
-    """Renew the signature of a release that is on the board already.
-
-    It may have been signed, or signed by one more, after it was flashed.
+    """Renew the signature of a release that is on the board: it may have been signed once more
+    since.
     """
     data = bundle.signature
     if data is not None and board.files.read(f"{folder}/{SIGNATURE}", MAX_SIGNATURE_BYTES) != data:
         board.files.write(f"{folder}/{SIGNATURE}", data)
 
 
-def plan_transfer(board: Board, slots: Slots, bundle: Bundle, folder: str) -> TransferPlan:
+def plan_transfer(board: Board, slots: Slots, bundle: Bundle, folder: str) -> list[Item]:
     """Look at what the board has and decide what to bring into `folder`."""
     current, state = slots.current(), slots.state()
     order = [i for i in (current, *reversed(state.history)) if i]
@@ -141,24 +135,23 @@ def plan_transfer(board: Board, slots: Slots, bundle: Bundle, folder: str) -> Tr
 
 
 def bring(
-    board: Board, bundle: Bundle, plan: TransferPlan, folder: str, reporter: Reporter
+    board: Board, bundle: Bundle, plan: Sequence[Item], folder: str, reporter: Reporter
 ) -> Sent:
     """Bring every file of the plan into `folder`, each under its final name only when its hash was
-    read back from the board. What is already there is verified too.
-
-    Raises IntegrityError when a file arrives damaged twice, DoesNotFitError when the disk is full.
+    read back from the board. What is already there is verified too. Raises IntegrityError when a
+    file arrives damaged twice, DoesNotFitError when the disk is full.
     """
     files, sent = board.files, Sent()
-    names = [item.name for item in plan.items]
+    names = [item.name for item in plan]
     for made in _folders(folder, names):
         files.make_folder(made)
     for ours in (layout.INCOMING, layout.PARTS):
         files.claim(ours)
-    total = sum(item.n_bytes for item in plan.items if item.how in ("patch", "send"))
+    total = sum(item.n_bytes for item in plan if item.how in ("patch", "send"))
     bar = _Bar(reporter, total)
-    there = [item for item in plan.items if item.how == "there"]
+    there = [item for item in plan if item.how == "there"]
     fine = files.digests([f"{folder}/{item.name}" for item in there]) if there else {}
-    for item in plan.items:
+    for item in plan:
         target = f"{folder}/{item.name}"
         if item.how == "there" and fine[target] == item.sha256:
             sent.n_reused += item.n_bytes

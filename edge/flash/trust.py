@@ -1,12 +1,9 @@
-"""Check whether a board accepts this bundle.
-
-It is checked on this machine before anything is sent. It is checked on the board by an installed
-program, before anything of the bundle runs.
+"""Check whether a board accepts this bundle: on this machine before anything is sent, and on the
+board, by an installed program, before anything of the bundle runs.
 """
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import dataclass, field, replace
 
@@ -16,14 +13,8 @@ from boardfit.edge.errors import DeviceError, EdgeError, IntegrityError, UsageEr
 from boardfit.edge.flash.board import Board
 from boardfit.edge.flash.session import Done
 from boardfit.edge.slots import layout
+from boardfit.edge.slots import trust as board_trust
 from boardfit.edge.slots.store import Slots
-from boardfit.edge.slots.trust import (
-    board_rules,
-    pinned_keys,
-    release_signer,
-    revoked_keys,
-    write_rules,
-)
 from boardfit.edge.trust.board_rules import BoardRules, Floor, Subject, older_error
 from boardfit.edge.trust.bundle_signature import NAMESPACE, SIGNATURE
 from boardfit.edge.trust.ssh_formats import PublicKey
@@ -35,11 +26,9 @@ _CHECK_S = 120
 
 @dataclass(frozen=True)
 class SignaturePolicy:
-    """The signature that the user requires, and by which keys.
-
-    Without keys, the keys pinned on the board count, or the only signer of its first bundle.
-    `allow_older` lowers the board's floor to this release. `other_board` accepts a bundle for
-    another board than the recorded one, and records that as well.
+    """The signature that the user requires, and by which keys: without any, those pinned on the
+    board, or the only signer of its first bundle. `allow_older` lowers the board's floor.
+    `other_board` accepts and records another board than the recorded one.
     """
 
     required: bool = False
@@ -50,11 +39,9 @@ class SignaturePolicy:
 
 @dataclass(frozen=True)
 class SignatureAdmission:
-    """The keys that a board accepts, and the one that signed this bundle.
-
-    `keys` are those that the board accepts (empty: no signature is required). `signed_by` is the
-    fingerprint of the signer of this bundle. `to_pin` is pinned once the bundle is current.
-    `rules` are the board's, with the exceptions that the user made. `notes` name these.
+    """The keys that a board accepts (empty: no signature is required), and the fingerprint of the
+    one that signed this bundle. `to_pin` is pinned once the bundle is current. `rules` are the
+    board's, with the exceptions that the user made and `notes` name.
     """
 
     keys: tuple[PublicKey, ...] = ()
@@ -68,13 +55,13 @@ class SignatureAdmission:
 def admit(bundle: Bundle, slots: Slots, policy: SignaturePolicy) -> SignatureAdmission:
     """Decide on this machine, before anything is sent.
 
-    Raises IntegrityError when the board's keys, or the ones asked for, did not sign the bundle,
-    when no key is known and several signed it, or when the board's rules refuse the release. Raises
-    UsageError when a key is asked for that the board does not accept.
+    Raises IntegrityError when no accepted key signed the bundle, when several did and none is
+    known, or when the board's rules refuse the release; UsageError when a key is asked for that the
+    board does not accept.
     """
     from boardfit.edge.trust.bundle_signature import accepting_key, only_signer
 
-    pinned = pinned_keys(slots.files)
+    pinned = board_trust.pinned_keys(slots.files)
     if strangers := [key for key in policy.keys if pinned and key not in pinned]:
         raise UsageError(
             f"{slots.files.root} has other keys pinned than {strangers[0]}: "
@@ -87,7 +74,7 @@ def admit(bundle: Bundle, slots: Slots, policy: SignaturePolicy) -> SignatureAdm
     if not keys:  # trust on first use, as ssh does with a host
         keys = (only_signer(bundle.texts[MANIFEST], bundle.signature, str(bundle.path)),)
     who = slots.files.root if pinned else "--require-signature"
-    revoked = revoked_keys(slots.files)
+    revoked = board_trust.revoked_keys(slots.files)
     signer = accepting_key(bundle.texts[MANIFEST], bundle.signature, keys, who, revoked)
     rules, lowered, notes = admit_release(bundle.subject, slots, bool(pinned), policy)
     return SignatureAdmission(
@@ -99,11 +86,10 @@ def admit_release(
     subject: Subject, slots: Slots, is_pinned: bool, policy: SignaturePolicy
 ) -> tuple[BoardRules, bool, list[str]]:
     """The board's rules with the exceptions of `policy`, whether the floor is lowered, and notes.
-
     Raises IntegrityError when the rules refuse the release.
     """
     who, notes = slots.files.root, list[str]()
-    rules = board_rules(slots.files)
+    rules = board_trust.board_rules(slots.files)
     rules.with_accepted(subject, ())  # raises now if it could not be recorded later
     if policy.other_board and rules.devices and subject.device not in rules.devices:
         rules = rules.with_device(subject.device)
@@ -150,7 +136,7 @@ def relax_rules(slots: Slots, bundle: Bundle, admission: SignatureAdmission) -> 
     if admission.lowered:
         kept = rules.floor(bundle.name).kept
         rules = rules.with_accepted(bundle.subject, (*kept, *accepted_before(slots)), lower=True)
-    write_rules(slots.files, rules)
+    board_trust.write_rules(slots.files, rules)
 
 
 def accepted_rules(slots: Slots, bundle: Bundle, admission: SignatureAdmission) -> BoardRules:
@@ -172,12 +158,11 @@ def check_on_board(
 ) -> list[str]:
     """Check the release as it lies on the board; notes for the report.
 
-    This machine reads manifest and signature back. Where the board can run programs, one that was
-    there before checks too: the edge of the current release, the board's own edge, or ssh-keygen.
-
-    Raises IntegrityError when one of them refuses, DeviceError when one gives no answer.
+    This machine reads manifest and signature back. Where the board runs programs, one that was
+    there before checks too: the current release's edge, the board's own, or ssh-keygen. Raises
+    IntegrityError when one refuses, DeviceError when one gives no answer.
     """
-    release_signer(board.files, bundle.id, admission.keys)
+    board_trust.release_signer(board.files, bundle.id, admission.keys)
     if not board.is_running:
         return []
     folder = f"{board.files.root}/{layout.bundle_folder(bundle.id)}"
@@ -211,8 +196,8 @@ def checking_scripts(
 
 
 def ssh_keygen_script(folder: str, admission: SignatureAdmission) -> str:
-    """The same question to OpenSSH, which many boards have (8.1 or later, for -Y verify). It looks
-    at the first signature of the file only, so that its "no" is not taken for an answer.
+    """The same question to OpenSSH (8.1 or later, for -Y verify). It looks at the first signature
+    of the file only, so that its "no" is not taken for an answer.
     """
     allowed = "".join(f'builder namespaces="{NAMESPACE}" {key.line}\n' for key in admission.keys)
     return (
@@ -227,16 +212,10 @@ def ssh_keygen_script(folder: str, admission: SignatureAdmission) -> str:
 
 
 def read_verdict(done: Done, place: str) -> str | None:
-    """Return "" if it is accepted, the reason if it is refused, None if the script failed.
-
-    Raises DeviceError for an exit code and an answer that contradict each other.
+    """Return "" if it is accepted, the reason if it is refused, None if the script failed. Raises
+    DeviceError for an exit code and an answer that contradict each other.
     """
-    lines = done.out.decode("utf-8", "replace").strip().splitlines()
-    try:
-        record = json.loads(lines[-1]) if lines else {}
-    except (ValueError, RecursionError):
-        record = {}
-    record = record if isinstance(record, dict) else {}
+    record = done.last_record()
     is_accepted = record.get("kind") == KIND and record.get("ok") is True
     is_refused = record.get("error") == "IntegrityError"
     if is_accepted and done.rc == 0:
@@ -246,7 +225,7 @@ def read_verdict(done: Done, place: str) -> str | None:
     if is_accepted or is_refused or done.rc == 0:
         raise DeviceError(
             f"{place} was asked whether it accepts the signature, left with {done.rc} and answered "
-            f"{printable(lines[-1] if lines else '', 80)!r}",
+            f"{printable(done.text.strip().rpartition(chr(10))[2], 80)!r}",
             next_step="check that its login prints nothing of its own: `ssh … true` must be silent",
         )
     return None
@@ -259,7 +238,7 @@ def explain_refusal(
     if release_id is None:
         return None
     try:
-        release_signer(slots.files, release_id, keys)
+        board_trust.release_signer(slots.files, release_id, keys)
     except EdgeError as error:
         return str(error)
     return None

@@ -10,6 +10,7 @@ It speaks OpenAI's chat completions, completions and Responses, and Ollama's cal
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,7 @@ TOKEN_FILE = "serve.key"
 @budget_options
 @generation_options
 @engine_options
+@click.option("--unit", is_flag=True, help="Print the systemd service for a board, and leave.")
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON line once it is ready.")
 @publish_status("serve")
 def serve(
@@ -83,6 +85,7 @@ def serve(
     budget: Budget | None,
     config: GenerationConfig,
     overrides: dict[str, Any],
+    unit: bool,
     as_json: bool,
 ) -> None:
     """Serve BUNDLE (a bundle directory or a model file) on this machine's loopback.
@@ -93,6 +96,9 @@ def serve(
     from boardfit.edge.serve.ask import Defaults
     from boardfit.edge.serve.server import N_SHELVES, Server
 
+    if unit:
+        print_unit(bundle, port)
+        return
     if no_token and not lan:
         raise UsageError("--no-token is for --lan; on loopback no token is asked for")
     most_s = parse_most(most)
@@ -102,7 +108,7 @@ def serve(
     def load() -> OpenModel:
         return open_model(bundle, n_shelves=N_SHELVES, **overrides)
 
-    token = user_secret(TOKEN_FILE).hex() if lan and not no_token else None
+    token = read_token() if lan and not no_token else None
     server = Server(
         load,
         port=port,
@@ -133,6 +139,25 @@ def serve(
         if lan and token is None:
             echo("note: everybody on this network may ask, without a token", err=True)
     server.run(announce)
+
+
+def read_token() -> str:
+    """The token that clients have to send: a service's credential, else this user's secret."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    if folder and (file := Path(folder, TOKEN_FILE)).is_file():
+        return file.read_text("ascii").strip()
+    return user_secret(TOKEN_FILE).hex()
+
+
+def print_unit(path: str, port: int) -> None:
+    """Print the service that serves the bundle of this name on a board."""
+    from boardfit.edge.bundle.bundle import open_bundle
+    from boardfit.edge.serve.unit import serve_unit
+
+    bundle, root = open_bundle(path, verify=False), "/opt/boardfit"
+    program = f"{root}/current/env/bin/edge"
+    text = serve_unit(bundle.name, bundle.plan, root, program=program, port=port)
+    echo(text.removesuffix("\n"))
 
 
 def parse_most(text: str) -> float:

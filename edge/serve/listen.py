@@ -15,6 +15,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from boardfit.edge.errors import InputError
 from boardfit.edge.serve.app import RECEIPT_S, App
+from boardfit.edge.serve.notify import notify
 from boardfit.edge.serve.refused import not_ready
 from boardfit.edge.serve.wire.base import dump, openai_error
 
@@ -146,6 +147,7 @@ class _Server(uvicorn.Server):
         self._when_started(self._stop)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        notify("STOPPING=1")
         self._when_ending()
         await super().shutdown(sockets)
 

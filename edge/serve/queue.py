@@ -26,6 +26,7 @@ from boardfit.edge.process.live import STATUS
 from boardfit.edge.serve.ask import Ask
 from boardfit.edge.serve.counters import Counters
 from boardfit.edge.serve.job import Begun, Ended, Job, JobCost
+from boardfit.edge.serve.notify import Heartbeat
 from boardfit.edge.serve.refused import RequestRefused, busy, infeasible, not_ready
 from boardfit.edge.serve.scoring import Score, TokenSession, check_scoring, score_answer
 from boardfit.edge.serve.spoilers import PrefixLost, PromptHistory, steady
@@ -59,6 +60,7 @@ class AnswerQueue:
         self._is_closing = False
         self._saved_s = time.monotonic()
         self._monotonic_ns = time.monotonic_ns
+        self._heart = Heartbeat()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.opened: OpenModel | None = None
         self.failure: Exception | None = None
@@ -337,7 +339,8 @@ class AnswerQueue:
                     return self._begin(self._waiting)
                 if self._is_closing:
                     return None
-                self._wake.wait()
+                self._heart.beat()
+                self._wake.wait(self._heart.pause_s)
 
     def _begin(self, jobs: Sequence[Job]) -> Job:
         job = min(jobs, key=lambda each: each.due_ns)
@@ -347,8 +350,12 @@ class AnswerQueue:
         return job
 
     def urgent(self) -> list[Job]:
-        """Requests that wait and do not give way."""
-        return [job for job in tuple(self._waiting) if not (job.gives_way or job.is_given_up())]
+        """Requests that wait and do not give way. Scores take the whole engine: they wait too."""
+        return [
+            job
+            for job in tuple(self._waiting)
+            if not (job.gives_way or job.is_given_up() or job.ask.logprobs is not None)
+        ]
 
     def answer_urgent(self) -> None:
         """Answer them while the running request is paused. On the engine's thread."""
@@ -373,6 +380,8 @@ class AnswerQueue:
         queue_s = (job.started_ns - job.received_ns) / 1e9
 
         def must_stop() -> bool:
+            if threading.current_thread() is self._thread:  # a watcher asks too, all the time
+                self._heart.beat()
             return job.is_given_up() or time.monotonic_ns() > end_ns + job.paused_ns
 
         prompt, events = list[int](), list[TokenEvent]()

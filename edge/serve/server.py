@@ -17,6 +17,7 @@ from boardfit.edge.serve.access import AccessRules, own_names
 from boardfit.edge.serve.app import App
 from boardfit.edge.serve.ask import Defaults
 from boardfit.edge.serve.listen import open_sockets, run_server
+from boardfit.edge.serve.notify import notify
 from boardfit.edge.serve.queue import AnswerQueue
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Server:
         def watch(stop: Callable[[], None]) -> None:
             self._queue.ready.wait()
             if self._queue.failure is None:
+                notify("READY=1")
                 ready()
             else:
                 stop()

@@ -4,9 +4,8 @@
 after a good one, so that a hang, a crash and a power cut count as failures. At the limit `current`
 is switched to the newest release before it that is below the limit.
 
-The service does this in sh: the programs of a release that fails cannot be asked for help. The
-script needs sed, grep, readlink and mv of coreutils. It contains no single quote, backslash or
-percent sign, because systemd would read them.
+The service does this in sh, with sed, grep, readlink and mv of coreutils. The scripts contain no
+single quote, backslash or percent sign, which systemd would read.
 """
 
 from __future__ import annotations

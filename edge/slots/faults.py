@@ -24,5 +24,4 @@ hook = FaultHook()
 
 
 def fault_point() -> None:
-    """Pass one point."""
     hook.pass_point()

@@ -1,10 +1,8 @@
 """The health gate: test that a release works on this machine.
 
-Measured on the board itself, in a process of its own: every byte is hashed, the model is loaded,
-a fixed question is answered. `judge` then compares with what was planned. It is a pure function, so
-that a board can report and a host can decide.
-
-    edge slots check ROOT/releases/ID/bundle --json
+`edge slots check ROOT/releases/ID/bundle --json` runs on the board itself: every byte is hashed,
+the model is loaded, a fixed question is answered. `judge` compares with what was planned. It is
+pure, so that a board can report and a host can decide.
 """
 
 from __future__ import annotations
@@ -148,9 +146,8 @@ def _ask(engine: Engine, load_s: float, reference: Sequence[int], quick: bool) -
 
 
 def _agreement(engine: LogitsEngine, prompt: Sequence[int], reference: Sequence[int]) -> float:
-    """Compute the share of `reference` that this engine would choose too.
-
-    Each choice follows the reference's own earlier tokens, so that one near tie does not carry on.
+    """Compute the share of `reference` that this engine would choose too. Each choice follows the
+    reference's own earlier tokens, so that one near tie does not carry on.
     """
     logits = engine.logits([*prompt, *reference[:-1]])[len(prompt) - 1 :]
     chosen = logits.argmax(axis=1).tolist()

@@ -72,9 +72,8 @@ def parse_pointer(text: str | None) -> str | None:
 
 @dataclass(frozen=True)
 class SlotState:
-    """`history` holds ids in the order in which they were made current, newest last; it is written
-    before the switch. `releases` keeps what is known of each: name, recipe, device, flashed_at,
-    env (True once installed), health. Losing it loses no release.
+    """`history` holds ids in the order in which they were made current, newest last, written before
+    the switch. `releases` keeps what is known of each. Losing it loses no release.
     """
 
     history: tuple[str, ...] = ()
@@ -95,7 +94,6 @@ class SlotState:
         return replace(self, releases={**self.releases, release_id: known})
 
     def drop_releases(self, release_ids: Iterable[str]) -> SlotState:
-        """The same after releases have been removed."""
         gone = set(release_ids)
         return SlotState(
             tuple(i for i in self.history if i not in gone),
@@ -117,10 +115,7 @@ RELEASE_FACTS: Schema = {
 
 
 def parse_state(data: bytes | None) -> SlotState | None:
-    """Parse a state file's content; return None if it is missing or damaged.
-
-    Releases then count as older than anything, in the order of their names.
-    """
+    """Parse a state file; None if it is missing or damaged. Releases then count as the oldest."""
     try:
         document = json.loads(data or b"")
     except (ValueError, RecursionError):
@@ -142,8 +137,8 @@ def parse_state(data: bytes | None) -> SlotState | None:
 def previous_release(
     history: Sequence[str], current: str | None, present: Iterable[str]
 ) -> str | None:
-    """The release to go back to: the newest one that is still there and was current before
-    `current`. An entry after `current` was either never switched to, or rolled back from.
+    """The release to go back to: the newest that is still there and was current before `current`.
+    An entry after `current` was either never switched to, or rolled back from.
     """
     there = set(present)
     if current in history:
@@ -154,8 +149,6 @@ def previous_release(
 def collectable(
     history: Sequence[str], present: Iterable[str], keep: Iterable[str | None]
 ) -> list[str]:
-    """Releases that may go, in the order in which they go: those never current first, then by age.
-    `keep` are never among them.
-    """
+    """Releases that may go, in that order: those never current first, then by age. Never `keep`."""
     age = {release_id: i for i, release_id in enumerate(history)}
     return sorted(set(present) - set(keep), key=lambda i: (age.get(i, -1), i))

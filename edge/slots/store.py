@@ -1,9 +1,5 @@
 """Manage releases over any `BoardFiles`: list, verify, switch, roll back, free space.
 
-    slots = Slots(LocalFiles(Path("/opt/boardfit")))
-    with slots.hold_lock():
-        slots.activate(release_id)
-
 After a power cut at any point `current` names a release that was whole when it was switched to.
 """
 
@@ -21,6 +17,7 @@ from boardfit.edge.errors import (
     DeviceError,
     DoesNotFitError,
     EdgeError,
+    EngineError,
     InputError,
     IntegrityError,
     UsageError,
@@ -28,13 +25,7 @@ from boardfit.edge.errors import (
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.failed_starts import failed_starts, forgive_starts
 from boardfit.edge.slots.files import BoardFiles
-from boardfit.edge.slots.layout import (
-    SlotState,
-    bundle_folder,
-    is_release_id,
-    is_trash,
-    release_folder,
-)
+from boardfit.edge.slots.layout import is_release_id, release_folder
 from boardfit.edge.slots.trust import pinned_keys, refuse_release, release_signer
 from boardfit.edge.terminal.progress import Say
 from boardfit.edge.trust.bundle_signature import SIGNATURE
@@ -57,16 +48,13 @@ class Release:
 
 
 class Slots:
-    """The releases below one root."""
-
     def __init__(self, files: BoardFiles) -> None:
         self.files = files
 
     @contextmanager
     def hold_lock(self, wait_s: float = 0) -> Iterator[None]:
-        """Hold the board's lock; create and check its root folder.
-
-        Raises UsageError when another process holds the lock, or when the root is not a store.
+        """Hold the board's lock; create and check its root folder. Raises UsageError when another
+        process holds the lock, or when the root is not a store.
         """
         self.files.prepare()
         self._refuse_foreign_root()
@@ -85,11 +73,9 @@ class Slots:
                 next_step="choose another folder on the board",
             )
 
-    # ---- looking ------------------------------------------------------------------------------
-
-    def state(self) -> SlotState:
+    def state(self) -> layout.SlotState:
         data = self.files.read(layout.STATE, layout.MAX_STATE_BYTES)
-        return layout.parse_state(data) or SlotState()
+        return layout.parse_state(data) or layout.SlotState()
 
     def present(self) -> list[str]:
         """Ids of the releases that are there, whole or damaged."""
@@ -100,6 +86,12 @@ class Slots:
         """The release that runs; None when nothing was flashed yet, or `current` names nothing."""
         release_id = layout.parse_pointer(self.files.pointer())
         return release_id if release_id in self.present() else None
+
+    def require_current(self, place: str) -> str:
+        """The release that runs. Raises EngineError when there is none at `place`."""
+        if (release_id := self.current()) is None:
+            raise EngineError(f"{place} has no current release", next_step="edge flash")
+        return release_id
 
     def previous(self) -> str | None:
         return layout.previous_release(self.state().history, self.current(), self.present())
@@ -121,21 +113,17 @@ class Slots:
         order = [*([current] if current else []), *reversed(newest_last)]
         return [Release(i, role(i), sizes[release_folder(i)], self._facts(state, i)) for i in order]
 
-    def _facts(self, state: SlotState, release_id: str) -> dict[str, Any]:
+    def _facts(self, state: layout.SlotState, release_id: str) -> dict[str, Any]:
         facts = dict(state.releases.get(release_id, {}))
         if n_failed := failed_starts(self.files, release_id):
             facts["failed_starts"] = n_failed
         return facts
 
     def bundle(self, release_id: str) -> Bundle:
-        """A release's manifest, checked against its id; its files are not looked at.
-
-        Raises IntegrityError when the manifest is not the one that the id stands for.
+        """A release's manifest; its files are not looked at. Raises IntegrityError when it is not
+        the one that the id stands for.
         """
-        folder = bundle_folder(release_id)
-        return self.read_bundle(folder, release_id)
-
-    def read_bundle(self, folder: str, release_id: str) -> Bundle:
+        folder = layout.bundle_folder(release_id)
         text = self.files.read(f"{folder}/{MANIFEST}", MAX_MANIFEST_BYTES)
         if text is None or hashlib.sha256(text).hexdigest() != release_id:
             raise IntegrityError(
@@ -146,8 +134,8 @@ class Slots:
         return parse_manifest(text, Path(folder))
 
     def damage(self, folder: str, bundle: Bundle) -> list[str]:
-        """What is wrong with a bundle's files in `folder`, read from the medium: names of missing,
-        foreign and differing files. Empty when every byte is as in the manifest.
+        """Names of a bundle's missing, foreign and differing files in `folder`, read from the
+        medium.
         """
         expected = {**{file.name: file.sha256 for file in bundle.files}, MANIFEST: bundle.id}
         tree = self.files.tree(folder)
@@ -174,7 +162,7 @@ class Slots:
         release_signer(self.files, release_id, pinned_keys(self.files))
         bundle = self.bundle(release_id)
         refuse_release(self.files, bundle.subject)
-        if wrong := self.damage(bundle_folder(release_id), bundle):
+        if wrong := self.damage(layout.bundle_folder(release_id), bundle):
             raise IntegrityError(
                 f"release {release_id[:12]} on {self.files.root}: {printable(wrong[0])} is not "
                 "as in the manifest" + (f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""),
@@ -182,17 +170,13 @@ class Slots:
             )
         return bundle
 
-    # ---- changing -----------------------------------------------------------------------------
-
     def note(self, release_id: str, **facts: Any) -> None:
-        """Remember something about a release."""
         self.files.write(layout.STATE, self.state().with_release(release_id, **facts).to_bytes())
 
     def activate(self, release_id: str) -> str | None:
-        """Switch to a release, by one rename; returns the one that was current before.
-
-        Raises InputError when it is not there, IntegrityError when keys are pinned and none of them
-        signed it, DeviceError when the board then names another one.
+        """Switch to a release, by one rename; returns the one that was current before. Raises
+        InputError when it is not there, IntegrityError when no pinned key signed it, DeviceError
+        when the board then names another one.
         """
         before = self.current()
         if release_id not in self.present():
@@ -208,16 +192,15 @@ class Slots:
         return before
 
     def switch_back(self, release_id: str) -> None:
-        """Point at an earlier release again; the history stays, so that the one left behind counts
-        as rolled back from.
+        """Point at an earlier release; in the history the one left behind counts as rolled back
+        from.
         """
         self.files.point(release_folder(release_id))
 
     def rollback(self, to: str | None = None) -> tuple[str | None, str]:
         """Switch to the previous release, or to `to` (an id or its beginning), after verifying it.
-        Returns the ids before and after.
-
-        Raises InputError when there is none, IntegrityError when its files are damaged.
+        Returns the ids before and after. Raises InputError when there is none, IntegrityError when
+        its files are damaged.
         """
         current = self.current()
         target = self.find(to) if to else self.previous()
@@ -251,7 +234,7 @@ class Slots:
         """
         self.files.sweep()
         root = self.files.entries("")
-        gone = [name for name, e in root.items() if e.kind == "folder" and is_trash(name)]
+        gone = [name for name, e in root.items() if e.kind == "folder" and layout.is_trash(name)]
         gone += [
             f"{layout.INCOMING}/{name}"
             for name, entry in self.files.entries(layout.INCOMING).items()
@@ -283,10 +266,8 @@ class Slots:
         say: Say | None = None,
     ) -> None:
         """Remove the oldest releases, one by one, until `needed` bytes are free. The current one,
-        the previous one (unless `drop_previous`) and those in `keep` stay.
-
-        Raises DoesNotFitError with what is needed, what is free and what could be freed; nothing
-        is removed when it would not be enough.
+        the previous one (unless `drop_previous`) and those in `keep` stay. Raises DoesNotFitError,
+        and removes nothing, when it would not be enough.
         """
         free = self.files.free_bytes()
         if free >= needed:

@@ -1,7 +1,7 @@
 """Keys pinned on a board, and the releases that they accept, over any `BoardFiles`.
 
-`ROOT/trusted_keys` lies beside the releases. Where it exists nothing else is switched to or rolled
-back to; on the board itself `boardfit.edge.bundle.bundle` reads the same file on every start.
+Where `ROOT/trusted_keys` exists nothing else is switched to or rolled back to; on the board itself
+`boardfit.edge.bundle.bundle` reads the same file on every start.
 """
 
 from __future__ import annotations
@@ -33,9 +33,8 @@ from boardfit.edge.trust.ssh_formats import PublicKey
 
 
 def pinned_keys(files: BoardFiles) -> tuple[PublicKey, ...]:
-    """The keys that this board accepts; empty where none are pinned.
-
-    Raises IntegrityError when the file is there and cannot be used.
+    """The keys that this board accepts; empty where none are pinned. Raises IntegrityError when the
+    file is there and cannot be used.
     """
     return _read_keys(files, TRUSTED_KEYS)
 
@@ -55,18 +54,24 @@ def _read_keys(files: BoardFiles, name: str) -> tuple[PublicKey, ...]:
 
 def revoke_keys(files: BoardFiles, keys: Sequence[PublicKey]) -> None:
     """Revoke exactly these keys."""
-    if keys:
-        files.write(REVOKED_KEYS, format_revoked_keys(keys))
+    _write_keys(files, REVOKED_KEYS, format_revoked_keys(keys) if keys else None)
+
+
+def pin_keys(files: BoardFiles, keys: Sequence[PublicKey]) -> None:
+    """Accept only what these keys sign from now on; without any, everything again."""
+    _write_keys(files, TRUSTED_KEYS, format_trusted_keys(keys) if keys else None)
+
+
+def _write_keys(files: BoardFiles, name: str, data: bytes | None) -> None:
+    if data is not None:
+        files.write(name, data)
     else:
-        files.remove([REVOKED_KEYS])
+        files.remove([name])
         files.sync([""])
 
 
 def board_rules(files: BoardFiles) -> BoardRules:
-    """What this board demands of a release; empty where nothing is recorded.
-
-    Raises IntegrityError when the file is there and cannot be used.
-    """
+    """What this board demands of a release. Raises IntegrityError when the file cannot be used."""
     if BOARD_RULES not in files.entries(""):
         return BoardRules()
     data = files.read(BOARD_RULES, MAX_RULES_BYTES)
@@ -84,22 +89,11 @@ def refuse_release(files: BoardFiles, subject: Subject) -> None:
         board_rules(files).refuse(subject, files.root)
 
 
-def pin_keys(files: BoardFiles, keys: Sequence[PublicKey]) -> None:
-    """Accept only what these keys sign from now on; without any, everything again."""
-    if keys:
-        files.write(TRUSTED_KEYS, format_trusted_keys(keys))
-    else:
-        files.remove([TRUSTED_KEYS])
-        files.sync([""])
-
-
 def release_signer(
     files: BoardFiles, release_id: str, keys: Sequence[PublicKey]
 ) -> PublicKey | None:
     """The one of `keys` that signed a release, read from the board; None when there are no keys.
-
-    Raises IntegrityError when none of them did, or the manifest is not the one that the id stands
-    for.
+    Raises IntegrityError when none did, or the manifest is not the one that the id stands for.
     """
     if not keys:
         return None

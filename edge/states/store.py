@@ -335,7 +335,7 @@ def claim(folder: Path) -> None:
     EdgeError or OSError when that cannot be determined.
     """
     with Root(folder.parent) as root:
-        if root.names(folder.name):
+        if root.entries(folder.name):
             if not is_claimed(folder):
                 raise IntegrityError(f"{folder} was not made by this user")
             return

@@ -16,7 +16,7 @@ from boardfit.edge.bench.store import append_lines, read_file
 from boardfit.edge.cli import describe, describe_error, print_error
 from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.errors import InputError
-from boardfit.edge.flash.inventory import read_inventory
+from boardfit.edge.flash.fleet import read_inventory
 from boardfit.edge.flash.media.source import detect_packing
 from boardfit.edge.flash.ssh_channel import SshChannel
 from boardfit.edge.flash.target import parse_flash_target

@@ -34,8 +34,8 @@ from boardfit.edge.types import Plan
 BOARD_FILES = ("install.sh", "install.py")
 # What add_engine writes; an old one is replaced by the new.
 _OURS = ("wheel", "launcher", "unit", "tool")
-#: Beside the engine and what it requires: logits and speed probes need numpy.
-EXTRA_REQUIREMENTS = ("numpy>=1.26",)
+#: Beside what the engine requires: logits and speed probes need numpy, `edge serve` the rest.
+EXTRA_REQUIREMENTS = ("numpy>=1.26", "uvicorn>=0.54,<1", "h11>=0.16,<1")
 
 
 @dataclass(frozen=True)

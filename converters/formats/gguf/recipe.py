@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from boardfit.device_profiles.toml_parser import TOMLDecodeError, decode_toml
-from boardfit.edge.errors import InputError, UsageError
+from boardfit.converters.formats.base import Format
+from boardfit.converters.formats.recipes import (
+    RecipeFolder,
+    check_keys,
+    check_value,
+    take_id,
+)
+from boardfit.edge.errors import InputError
 from boardfit.edge.files.ggml_types import GGML_TYPES
-from boardfit.edge.units import did_you_mean
 
 # Groups of tensors that rules speak of; upstream's `tensor_category` in src/llama-quant.cpp.
 RULE_TENSORS = ("attn_v", "attn_output", "ffn_down")
@@ -41,9 +44,9 @@ class GgufRule:
     arch: str | None = None
 
     def __post_init__(self) -> None:
-        _one_of("tensors", self.tensors, RULE_TENSORS)
-        _one_of("type", self.type, GGML_TYPES)
-        _one_of("layers", self.layers, RULE_LAYERS)
+        check_value("tensors", self.tensors, RULE_TENSORS)
+        check_value("type", self.type, GGML_TYPES)
+        check_value("layers", self.layers, RULE_LAYERS)
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,9 @@ class GgufRecipe:
     rules: tuple[GgufRule, ...] = ()
 
     def __post_init__(self) -> None:
-        _one_of("type", self.type, GGML_TYPES)
+        check_value("type", self.type, GGML_TYPES)
         if self.output is not None:
-            _one_of("output", self.output, GGML_TYPES)
+            check_value("output", self.output, GGML_TYPES)
         if self.is_quantized and self.output is None:
             raise InputError(f"recipe {self.id}: a quantized recipe must name its output type")
 
@@ -87,74 +90,40 @@ def make_as_is(main: str) -> GgufRecipe:
     )  # fmt: skip
 
 
-@functools.cache
-def load_recipe(recipe_id: str) -> GgufRecipe:
-    """The recipe of that id; `-` and `_`, upper and lower case mean the same.
-
-    Raises UsageError, with the nearest known id, when there is none.
-    """
-    files = _files()
-    wanted = recipe_id.strip().lower().replace("-", "_")
-    if wanted not in files:
-        raise UsageError(
-            f"unknown recipe {recipe_id!r}; known: {', '.join(files)}, and for a .gguf file "
-            f"{AS_IS}.{did_you_mean(wanted, files)}"
-        )
-    return parse_recipe(files[wanted].read_text(encoding="utf-8"), wanted)
+def _parse(data: dict[str, Any], recipe_id: str) -> GgufRecipe:
+    take_id(data, recipe_id)
+    rules = tuple(GgufRule(**_checked(GgufRule, rule)) for rule in data.pop("rules", []))
+    return GgufRecipe(id=recipe_id, rules=rules, **_checked(GgufRecipe, data))
 
 
-def list_recipes() -> tuple[GgufRecipe, ...]:
-    """All recipes, most bits first."""
-    return tuple(load_recipe(name) for name in _files())
-
-
-@functools.cache
-def _files() -> Mapping[str, Path]:
-    found = {path.stem: path for path in Path(__file__).with_name("recipes").glob("*.toml")}
-    return {name: found[name] for name in sorted(found, key=lambda n: (-_bits(found[n]), n))}
-
-
-def _bits(path: Path) -> float:
-    """Bits per weight of the recipe's main type, exceptions not counted: enough to sort by."""
-    data = decode_toml(path.read_text(encoding="utf-8"))
-    entry = GGML_TYPES.get(str(data.get("type")))
-    return entry.bits_per_weight if entry else 0.0
-
-
-def parse_recipe(text: str, recipe_id: str) -> GgufRecipe:
-    """A recipe from the text of its file. Raises InputError naming the file and the key."""
-    try:
-        data = decode_toml(text)
-        rules = data.pop("rules", [])
-        if data.pop("id", None) != recipe_id:
-            raise InputError(f"id must be {recipe_id!r}, the file's name")
-        return GgufRecipe(
-            id=recipe_id,
-            rules=tuple(_build(GgufRule, rule) for rule in rules),
-            **_known(GgufRecipe, data),
-        )
-    except (InputError, TOMLDecodeError, TypeError) as error:
-        raise InputError(f"recipe {recipe_id}.toml: {error}") from None
-
-
-def _build(kind: type[GgufRule], values: Mapping[str, Any]) -> GgufRule:
-    return kind(**_known(kind, values))
-
-
-def _known(kind: type[GgufRule] | type[GgufRecipe], values: Mapping[str, Any]) -> Mapping[str, Any]:
+def _checked(
+    kind: type[GgufRule] | type[GgufRecipe], values: Mapping[str, Any]
+) -> Mapping[str, Any]:
     fields = kind.__dataclass_fields__
+    check_keys(values, fields)
     for key, value in values.items():
-        if key not in fields:
-            raise InputError(f"unknown key {key!r}.{did_you_mean(key, fields)}")
         expected = (str,) if "str" in str(fields[key].type) else (int, bool)
         if not isinstance(value, expected):
             raise InputError(f"{key}: expected {fields[key].type}, got {value!r}")
     return values
 
 
-def _one_of(key: str, value: str, known: Iterable[str]) -> None:
-    if value not in known:
-        raise InputError(
-            f"{key}: unknown value {value!r}; known: {', '.join(known)}."
-            f"{did_you_mean(value, known)}"
-        )
+def _most_bits_first(recipe: GgufRecipe) -> float:
+    """By the main type, exceptions not counted."""
+    return -GGML_TYPES[recipe.type].bits_per_weight
+
+
+RECIPES = RecipeFolder(
+    __file__, "recipe", _parse, _most_bits_first, besides=f", and for a .gguf file {AS_IS}"
+)
+load_recipe, list_recipes, parse_recipe = RECIPES.load, RECIPES.list, RECIPES.read
+
+
+class GgufFormat(Format):
+    """See `Format`."""
+
+    def list_recipes(self) -> tuple[str, ...]:
+        return tuple(recipe.id for recipe in list_recipes())
+
+    def describe_recipe(self, recipe_id: str) -> str:
+        return load_recipe(recipe_id).about

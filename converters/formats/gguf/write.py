@@ -24,9 +24,12 @@ from boardfit.converters.formats.gguf.resume import (
     journal_path,
     partial_path,
 )
-from boardfit.converters.formats.gguf.stream import FilePlan, run_pass
+from boardfit.converters.formats.gguf.stream import FilePlan, check_values, run_pass
 from boardfit.converters.spec import ModelSpec
-from boardfit.edge.errors import DoesNotFitError, UsageError
+from boardfit.edge.disk.atomic import fsync_directory
+from boardfit.edge.errors import DoesNotFitError, InputError, UsageError
+from boardfit.edge.files.gguf import read_header
+from boardfit.edge.files.kind import open_regular
 from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.units import format_bytes
 
@@ -276,3 +279,55 @@ def usable_threads() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+_CHUNK = 4 * 1024 * 1024
+
+
+def write_as_is(
+    spec: ModelSpec,
+    recipe: GgufRecipe,
+    out: Path,
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> GgufArtifact:
+    """Bring the model into the file `out` without converting a weight. Raises InputError for NaN or
+    infinity, or a file that changed since it was opened; else what `write_gguf` raises.
+    """
+    if not is_whole_file(spec):
+        return write_gguf(spec, recipe, out, threads=threads, progress=progress, overwrite=True)
+    started = time.monotonic()
+    check_values(spec.tensors, load_kernels(), threads or usable_threads(), progress)
+    (n_bytes,) = spec.source.files.values()
+    digest = _copy(Path(spec.source.location), out, n_bytes)
+    return describe_artifact(out, recipe, assign_types(spec, recipe), n_bytes, digest, started)
+
+
+def is_whole_file(spec: ModelSpec) -> bool:
+    """Whether one file holds the model's tensors and no other ones."""
+    if len(spec.source.files) != 1:
+        return False
+    return len(read_header(Path(spec.source.location)).tensors) == len(spec.tensors)
+
+
+def _copy(source: Path, out: Path, n_bytes: int) -> str:
+    """Copy a file that is `n_bytes` long, fsynced, and return its sha256."""
+    digest, beside, n_copied = hashlib.sha256(), out.with_name(out.name + ".part"), 0
+    opened, _ = open_regular(source)
+    with opened as file, beside.open("wb") as target:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            target.write(chunk)
+            n_copied += len(chunk)
+        target.flush()
+        os.fsync(target.fileno())
+    if n_copied != n_bytes:
+        beside.unlink()
+        raise InputError(
+            f"{source} has {n_copied} bytes now, and had {n_bytes} when it was opened",
+            next_step="let no other program write to it, and build again",
+        )
+    beside.replace(out)
+    fsync_directory(out.parent)
+    return digest.hexdigest()

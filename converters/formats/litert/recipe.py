@@ -1,32 +1,28 @@
-"""LiteRT recipes: named data in `recipes/litert/*.toml`. Standard library only; also read by the
-worker in its own environment.
+"""LiteRT recipes: named data in `recipes/*.toml`; also read by the worker.
 
-    name = "int4, blocks of 32"
-    flavours = ["litertlm"]        # litertlm, tflite
-    linear = "int4-b32"            # matrices of the layers; weight types are in types.py
-    embedding = "int8"
-    head = "int8"                  # the output matrix; one copy serves both where tied and equal
-    scales = "mse"                 # minmax, mse
-    gptq = true                    # round by calibration text
-    [[rule]]                       # exceptions, the first that holds decides
-    tensors = "ffn_down"
-    layers = "first-1"             # all, first-N, last-N
-    type = "int8"
+name = "int4, blocks of 32"
+flavours = ["litertlm"]        # litertlm, tflite
+linear = "int4-b32"            # matrices of the layers; weight types are in types.py
+embedding = "int8"
+head = "int8"                  # the output matrix; one copy serves both where tied and equal
+scales = "mse"                 # minmax, mse
+gptq = true                    # round by calibration text
+[[rule]]                       # exceptions, the first that holds decides
+tensors = "ffn_down"
+layers = "first-1"             # all, first-N, last-N
+type = "int8"
 """
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, get_args
 
 from boardfit.converters.formats.litert.types import WEIGHT_TYPES, Flavour
-from boardfit.device_profiles.toml_parser import TOMLDecodeError, decode_toml
-from boardfit.edge.errors import InputError, UsageError
-from boardfit.edge.units import did_you_mean
+from boardfit.converters.formats.recipes import RecipeFolder, check_keys, check_value
+from boardfit.edge.errors import InputError
 
 FLAVOURS = get_args(Flavour)
 SCALES = ("minmax", "mse")
@@ -53,8 +49,8 @@ class LitertRule:
     layers: str = "all"
 
     def __post_init__(self) -> None:
-        _check_known("tensors", self.tensors, _GROUPS)
-        _check_known("type", self.type, WEIGHT_TYPES)
+        check_value("tensors", self.tensors, _GROUPS)
+        check_value("type", self.type, WEIGHT_TYPES)
         if not _LAYERS.fullmatch(self.layers):
             raise InputError(f"layers is {self.layers!r}; expected all, first-N or last-N")
 
@@ -85,10 +81,10 @@ class LitertRecipe:
 
     def __post_init__(self) -> None:
         for key in ("linear", "embedding", "head"):
-            _check_known(key, getattr(self, key), WEIGHT_TYPES)
-        _check_known("scales", self.scales, SCALES)
+            check_value(key, getattr(self, key), WEIGHT_TYPES)
+        check_value("scales", self.scales, SCALES)
         for flavour in self.flavours:
-            _check_known("flavours", flavour, FLAVOURS)
+            check_value("flavours", flavour, FLAVOURS)
         if "tflite" in self.flavours:
             for key in ("linear", "head"):
                 _plain(key, getattr(self, key), ("int4", "int8-t"))
@@ -147,45 +143,20 @@ def find_layer(source: str) -> int | None:
     return int(match[1]) if match else None
 
 
-@functools.cache
-def list_recipes() -> tuple[LitertRecipe, ...]:
-    """All recipes. Their ids are the names of their files."""
-    folder = Path(__file__).with_name("recipes")
-    return tuple(parse_recipe(p.read_text("utf-8"), p.stem) for p in sorted(folder.glob("*.toml")))
+def _parse(data: dict[str, Any], recipe_id: str) -> LitertRecipe:
+    check_keys(data, set(LitertRecipe.__dataclass_fields__) - {"id", "rules"} | {"rule"})
+    rules = tuple(LitertRule(**rule) for rule in data.pop("rule", ()))
+    data["flavours"] = tuple(data["flavours"])
+    return LitertRecipe(id=recipe_id, rules=rules, **data)
 
 
-def load_recipe(recipe_id: str) -> LitertRecipe:
-    """One recipe. Raises UsageError with a suggestion for an unknown one."""
-    recipes = {recipe.id: recipe for recipe in list_recipes()}
-    if recipe_id not in recipes:
-        raise UsageError(
-            f"no LiteRT recipe {recipe_id!r}.{did_you_mean(recipe_id, recipes)}",
-            next_step=f"known: {', '.join(recipes)}",
-        )
-    return recipes[recipe_id]
+RECIPES = RecipeFolder(__file__, "LiteRT recipe", _parse, lambda recipe: recipe.id)
+load_recipe, list_recipes, parse_recipe = RECIPES.load, RECIPES.list, RECIPES.read
 
 
 def recipes_for(flavour: str) -> tuple[str, ...]:
     """Ids of the recipes that make this kind of file."""
     return tuple(r.id for r in list_recipes() if flavour in r.flavours)
-
-
-def parse_recipe(text: str, recipe_id: str) -> LitertRecipe:
-    """Raises InputError for syntax, unknown keys and unknown values."""
-    try:
-        data = decode_toml(text)
-    except TOMLDecodeError as error:
-        raise InputError(f"recipe {recipe_id}: {error}") from None
-    known = set(LitertRecipe.__dataclass_fields__) - {"id", "rules"} | {"rule"}
-    for key in data:
-        if key not in known:
-            raise InputError(f"recipe {recipe_id}: unknown key {key!r}.{did_you_mean(key, known)}")
-    try:
-        rules = tuple(LitertRule(**rule) for rule in data.pop("rule", ()))
-        data["flavours"] = tuple(data["flavours"])
-        return LitertRecipe(id=recipe_id, rules=rules, **data)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"recipe {recipe_id}: {error}") from None
 
 
 def _plain(key: str, value: str, possible: tuple[str, ...]) -> None:
@@ -196,8 +167,3 @@ def _plain(key: str, value: str, possible: tuple[str, ...]) -> None:
     """
     if value not in possible:
         raise InputError(f"{key} is {value!r}; tflite-runtime computes {', '.join(possible)} only")
-
-
-def _check_known(key: str, value: str, known: Any) -> None:
-    if value not in known:
-        raise InputError(f"{key} is {value!r}.{did_you_mean(value, known)}")

@@ -1,4 +1,4 @@
-"""How an ONNX artifact is stored: recipes as named data, `converters/formats/onnx/recipes/*.toml`.
+"""How an ONNX artifact is stored: recipes as named data, `recipes/*.toml`.
 
 bits, block      of most matrices; bits 32 leaves everything in floats
 symmetric        zero in the middle, not stored; else a zero point per block
@@ -11,18 +11,14 @@ search           look for the scale with the least square error (`onnx_worker.ro
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
-from boardfit.device_profiles.toml_parser import TOMLDecodeError, decode_toml
-from boardfit.edge.errors import InputError, UsageError
-from boardfit.edge.units import did_you_mean
+from boardfit.converters.formats.recipes import RecipeFolder, check_keys, take_id
+from boardfit.edge.errors import InputError
 
-_FOLDER = Path(__file__).with_name("recipes")
 _SCHEME = {"bits": int, "block": int, "symmetric": bool, "search": bool}
 BLOCKS = (16, 32, 64, 128, 256)
 _LEAST_BLOCK = 32  # what is halved no further: smaller ones cost more than padding does
@@ -113,60 +109,33 @@ def fitting_block(block: int, n_columns: int) -> int:
     return next(fits, block)
 
 
-@functools.cache
-def load_recipe(recipe_id: str) -> OnnxRecipe:
-    """The recipe of that id; `-` and `_`, upper and lower case mean the same, and the prefix
-    `onnx_` may be left out. Raises UsageError, with the nearest known id, when there is none.
-    """
-    wanted = recipe_id.strip().lower().replace("-", "_")
-    files = _files()
-    found = wanted if wanted in files else f"onnx_{wanted}"
-    if found not in files:
-        raise UsageError(
-            f"unknown ONNX recipe {recipe_id!r}; known: {', '.join(files)}."
-            f"{did_you_mean(wanted, files)}"
-        )
-    return parse_recipe(files[found].read_text(encoding="utf-8"), found)
-
-
-def list_recipes() -> tuple[OnnxRecipe, ...]:
-    """All recipes, most bits first."""
-    found = [load_recipe(name) for name in _files()]
-    return tuple(sorted(found, key=lambda r: (-r.default.bpw, -r.head.bpw, r.id)))
-
-
-@functools.cache
-def _files() -> Mapping[str, Path]:
-    return {path.stem: path for path in sorted(_FOLDER.glob("*.toml"))}
-
-
-def parse_recipe(text: str, recipe_id: str) -> OnnxRecipe:
-    """A recipe from the text of its file. Raises InputError naming the file and the key."""
-    try:
-        data = decode_toml(text)
-        if data.pop("id", None) != recipe_id:
-            raise InputError(f"id must be {recipe_id!r}, the file's name")
-        about = str(data.pop("about", ""))
-        rules = data.pop("rules", [])
-        sections = {key: data.pop(key, None) for key in ("head", "embedding")}
-        default = _scheme(data)
-        matches = []
-        for rule in rules:
-            match = rule.pop("match", None)
-            if not isinstance(match, str):
-                raise InputError(f"rules: match must be a pattern, got {match!r}")
-            matches.append((match, _scheme({**vars(default), **rule})))
-        head = _scheme({**vars(default), **(sections["head"] or {})})
-        embedding = _scheme({**vars(head), **(sections["embedding"] or {})})
-        return OnnxRecipe(recipe_id, about, default, head, embedding, tuple(matches))
-    except (InputError, TOMLDecodeError, TypeError) as error:
-        raise InputError(f"recipe onnx/{recipe_id}.toml: {error}") from None
+def _parse(data: dict[str, Any], recipe_id: str) -> OnnxRecipe:
+    take_id(data, recipe_id)
+    about, rules = str(data.pop("about", "")), data.pop("rules", [])
+    sections = {key: data.pop(key, {}) for key in ("head", "embedding")}
+    default = _scheme(data)
+    matches = []
+    for rule in rules:
+        match = rule.pop("match", None)
+        if not isinstance(match, str):
+            raise InputError(f"rules: match must be a pattern, got {match!r}")
+        matches.append((match, _scheme({**vars(default), **rule})))
+    head = _scheme({**vars(default), **sections["head"]})
+    embedding = _scheme({**vars(head), **sections["embedding"]})
+    return OnnxRecipe(recipe_id, about, default, head, embedding, tuple(matches))
 
 
 def _scheme(values: Mapping[str, Any]) -> OnnxScheme:
+    check_keys(values, _SCHEME)
     for key, value in values.items():
-        if key not in _SCHEME:
-            raise InputError(f"unknown key {key!r}.{did_you_mean(key, _SCHEME)}")
         if type(value) is not _SCHEME[key]:
             raise InputError(f"{key}: expected {_SCHEME[key].__name__}, got {value!r}")
     return OnnxScheme(**values)
+
+
+def _most_bits_first(recipe: OnnxRecipe) -> tuple[float, float]:
+    return -recipe.default.bpw, -recipe.head.bpw
+
+
+RECIPES = RecipeFolder(__file__, "ONNX recipe", _parse, _most_bits_first, prefix="onnx_")
+load_recipe, list_recipes, parse_recipe = RECIPES.load, RECIPES.list, RECIPES.read

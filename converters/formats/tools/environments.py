@@ -26,11 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from boardfit.converters.formats.tools.resources import check_disk
 from boardfit.device_profiles.toml_parser import load_toml
 from boardfit.edge.disk.atomic import fsync_directory
 from boardfit.edge.disk.verified import cache_directory
-from boardfit.edge.errors import EngineMissingError, UsageError
+from boardfit.edge.errors import DoesNotFitError, EngineMissingError, UsageError
 from boardfit.edge.process.child import decode_output, python_argv, run_child
 from boardfit.edge.terminal.progress import Say
 from boardfit.edge.units import format_bytes, printable
@@ -185,3 +184,24 @@ def one_maker(lock: Path, say: Say) -> Iterator[None]:
             say("waiting: another boardfit process is making the same")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def check_memory(what: str, needed: int, free: int, *, next_step: str) -> None:
+    """Raise DoesNotFitError, with the shortfall, when `what` takes more bytes than are free."""
+    if needed > free:
+        raise DoesNotFitError(
+            f"{what} takes about {format_bytes(needed)} of memory, {format_bytes(free)} are free",
+            shortfall_bytes=needed - free,
+            next_step=next_step,
+        )
+
+
+def check_disk(what: str, needed: int, folder: Path, *, next_step: str) -> None:
+    """The same for the disk that `folder` is on."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise DoesNotFitError(
+            f"{what} takes about {format_bytes(needed)}, {folder} has {format_bytes(free)} free",
+            shortfall_bytes=needed - free,
+            next_step=next_step,
+        )

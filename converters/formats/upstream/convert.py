@@ -27,8 +27,13 @@ from boardfit.converters.documents import (
     read_json_object,
     read_modules,
 )
-from boardfit.converters.formats.tools.environments import load_environments, one_maker, tool_python
-from boardfit.converters.formats.tools.resources import check_disk, check_memory
+from boardfit.converters.formats.tools.environments import (
+    check_disk,
+    check_memory,
+    load_environments,
+    one_maker,
+    tool_python,
+)
 from boardfit.converters.formats.tools.worker import Cage, run_worker
 from boardfit.converters.formats.upstream.tree import (
     NOT_YET,

@@ -1,7 +1,7 @@
 """`card:/dev/sdX`: write an operating system's image with a bundle in it, and read it back.
 
 Nothing is erased before the user typed the card's size. Nothing in use is erased: lsblk reports
-what is mounted or part of something larger, and the kernel checks again when the card is opened.
+what is mounted or part of something larger, and the kernel checks when the card is opened.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from pathlib import Path
 import click
 
 from boardfit.edge.bundle.bundle import Bundle
-from boardfit.edge.errors import DoesNotFitError, UsageError
-from boardfit.edge.flash.flash import FlashReport
+from boardfit.edge.errors import DoesNotFitError, EngineError, UsageError
+from boardfit.edge.flash.flash import FlashOptions, FlashReport
+from boardfit.edge.flash.gate import GateVerdict, try_here
 from boardfit.edge.flash.media.cards import Disk, find_disk, list_disks, refuse_disk
-from boardfit.edge.flash.media.image import ImageOptions, ImageTarget, flash_image
+from boardfit.edge.flash.media.image import ImageOptions, ImageTarget, check_target, flash_image
 from boardfit.edge.flash.media.options import MediaOptions
 from boardfit.edge.flash.media.writer import (
     DeviceMedium,
@@ -28,18 +29,10 @@ from boardfit.edge.flash.media.writer import (
     verify_image,
     write_image,
 )
+from boardfit.edge.flash.target import FlashTarget
 from boardfit.edge.terminal.output import echo
 from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.units import format_bytes, format_seconds, parse_bytes, printable
-
-
-def list_cards() -> None:
-    """Print the cards and sticks that may be erased, one a line."""
-    cards = [disk for disk in list_disks() if disk.is_candidate]
-    for disk in cards:
-        echo(disk.describe())
-    if not cards:
-        echo("no card or USB stick that is not in use (a mounted one is not shown)", err=True)
 
 
 def flash_card(
@@ -55,16 +48,19 @@ def flash_card(
     """Make an image from `media.base` and the bundle, write it to the card and read it back.
     `partition` is the image's root, if it was named.
 
-    Raises UsageError for a disk that is in use, not removable (unless `force`), or not confirmed;
-    DoesNotFitError when the image is larger than the card; IntegrityError when the card is false
-    or does not keep what is written.
+    Raises UsageError for a disk that is in use, not removable (unless `force`) or not confirmed,
+    DoesNotFitError when the image is larger than the card, IntegrityError when the card is false or
+    does not keep what is written.
     """
     assert media.base is not None
     disk = find_disk(device, list_disks())
     refuse_disk(disk, force=force)
     confirm(disk, media.yes_erase)
     started_s = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix=".boardfit-", dir=_work_folder(media.base)) as folder:
+    # Beside the image, where there is room for its like; else where temporary files go.
+    beside = media.base.absolute().parent
+    where = beside if os.access(beside, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix=".boardfit-", dir=where) as folder:
         image = Path(folder) / "card.img"
         options = dataclasses.replace(options, output=image)
         report = flash_image(bundle, ImageTarget(media.base, partition), options, reporter)
@@ -127,7 +123,37 @@ def is_disk_size(disk: Disk, typed: str) -> bool:
     return n_bytes == disk.n_bytes or format_bytes(n_bytes) == disk.size_text
 
 
-def _work_folder(base: Path) -> Path | None:
-    """Beside the image, where there is room for its like; else where temporary files go."""
-    folder = base.absolute().parent
-    return folder if os.access(folder, os.W_OK) else None
+def flash_media(
+    bundle: Bundle, target: FlashTarget, options: FlashOptions, media: MediaOptions,
+    reporter: Reporter, *, force: bool = False,
+) -> FlashReport:  # fmt: skip
+    """Flash an image or a card. Raises as `flash_image` and `flash_card` do, and EngineError when
+    the bundle does not even answer on this machine.
+    """
+    image_options = ImageOptions(
+        media.output, media.in_place, media.overwrite, media.owner_ids(), media.first_boot,
+        media.boot_files(), signature=options.signature,
+    )  # fmt: skip
+    if target.scheme == "image":
+        check_target(Path(target.folder), image_options)
+    verdict = GateVerdict()
+    if options.gate:
+        reporter.stage("trying it on this machine")
+        verdict = try_here(bundle)
+    if verdict.failures:
+        raise EngineError(
+            f"{bundle.path} failed its health gate on this machine: "
+            + "; ".join(verdict.failures)
+            + f". {target} was not touched",
+            next_step=verdict.next_step,
+        )
+    image_options = dataclasses.replace(image_options, health=verdict.health)
+    if target.scheme == "image":
+        where = ImageTarget(Path(target.folder), target.partition)
+        report = flash_image(bundle, where, image_options, reporter)
+    else:
+        report = flash_card(
+            bundle, target.folder, target.partition, media, image_options, reporter, force=force
+        )
+    report.notes += verdict.notes
+    return report

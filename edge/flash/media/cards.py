@@ -1,8 +1,8 @@
 """Disks of this machine, which of them are cards or sticks, and what uses them. From `lsblk`.
 
-The output of lsblk is taken with care: readers built into laptops report an SD card as neither
-removable nor hot-pluggable (util-linux issue 2379), old versions write numbers as text, and a
-mounted file system may lie several layers above the disk (LUKS, LVM, RAID).
+Its output is taken with care: built-in readers report an SD card as neither removable nor
+hot-pluggable (util-linux issue 2379), old versions write numbers as text, and a mounted file system
+may lie several layers above the disk (LUKS, LVM, RAID).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 from boardfit.edge.errors import EngineMissingError, InputError, UsageError
 from boardfit.edge.process.child import child_environment, decode_output, run_child
+from boardfit.edge.terminal.output import echo
 from boardfit.edge.units import format_bytes, printable
 
 _COLUMNS = "NAME,PATH,TYPE,SIZE,RO,RM,HOTPLUG,TRAN,VENDOR,MODEL,SERIAL,FSTYPE,LABEL"
@@ -95,6 +96,15 @@ def list_disks() -> list[Disk]:
     raise InputError(f"lsblk does not list the disks: {printable(output)}")
 
 
+def list_cards() -> None:
+    """Print the cards and sticks that may be erased, one a line."""
+    cards = [disk for disk in list_disks() if disk.is_candidate]
+    for disk in cards:
+        echo(disk.describe())
+    if not cards:
+        echo("no card or USB stick that is not in use (a mounted one is not shown)", err=True)
+
+
 def card_type(name: str) -> str | None:
     """`SD` for a card in a reader of its own, `MMC` for one that is soldered; None if unknown."""
     try:
@@ -163,9 +173,8 @@ def _is_true(value: Any) -> bool:
 
 
 def find_disk(device: str, disks: list[Disk]) -> Disk:
-    """The disk that a path names, links such as /dev/disk/by-id followed.
-
-    Raises UsageError for a partition, InputError for what is no disk.
+    """The disk that a path names, links such as /dev/disk/by-id followed. Raises UsageError for a
+    partition, InputError for what is no disk.
     """
     real = os.path.realpath(device)
     for disk in disks:
@@ -180,8 +189,8 @@ def find_disk(device: str, disks: list[Disk]) -> Disk:
 
 
 def refuse_disk(disk: Disk, *, force: bool) -> None:
-    """Raise UsageError unless this disk may be erased. `force` lets disks through that are neither
-    removable nor in use; nothing lets through one that is in use.
+    """Raise UsageError unless this disk may be erased. `force` lets through what is not removable;
+    nothing lets through a disk that is in use.
     """
     if disk.is_system:
         raise UsageError(

@@ -24,18 +24,8 @@ from boardfit.edge.errors import EdgeError, EngineError, EngineMissingError, Inp
 from boardfit.edge.flash.media.filesystem import Superblock, read_superblock
 from boardfit.edge.flash.media.partitions import Partition
 from boardfit.edge.flash.media.source import chunks, reader, write_changes, write_sparse
-from boardfit.edge.process.child import (
-    DEVNULL,
-    CompletedProcess,
-    Popen,
-    TimeoutExpired,
-    child_environment,
-    run_child,
-    start_child,
-)
-from boardfit.edge.process.child import find_program as find_on_path
-from boardfit.edge.slots.files import BoardEntry
-from boardfit.edge.slots.layout import CURRENT
+from boardfit.edge.process import child
+from boardfit.edge.slots.files import BoardEntry, BoardFiles
 from boardfit.edge.terminal.progress import Advance
 from boardfit.edge.units import printable
 
@@ -60,11 +50,7 @@ class Node:
 
     @property
     def entry(self) -> BoardEntry:
-        if stat.S_ISREG(self.mode):
-            return BoardEntry("file", self.n_bytes)
-        if stat.S_ISDIR(self.mode):
-            return BoardEntry("folder", 0)
-        return BoardEntry("link" if stat.S_ISLNK(self.mode) else "other", 0)
+        return BoardEntry.from_mode(self.mode, self.n_bytes)
 
 
 # e2fsprogs hide in sbin and, on a Mac, in Homebrew's cellar.
@@ -73,11 +59,8 @@ _MORE_PLACES = ("/usr/sbin", "/sbin", "/opt/homebrew/opt/e2fsprogs/sbin",
 
 
 def find_program(name: str) -> str:
-    """Where one of e2fsprogs is.
-
-    Raises EngineMissingError with how to get them.
-    """
-    found = find_on_path(name, *_MORE_PLACES)
+    """Where one of e2fsprogs is. Raises EngineMissingError with how to get them."""
+    found = child.find_program(name, *_MORE_PLACES)
     if found is None:
         raise EngineMissingError(
             f"{name} is not installed; images are changed with e2fsprogs",
@@ -106,11 +89,9 @@ class Volume:
         with self.path.open("rb") as file:
             return read_superblock(reader(file), self.partition)
 
-    # ---- e2fsck, resize2fs --------------------------------------------------------------------
-
     def repair(self) -> None:
-        """Replay the journal and set right what needs no question. Raises InputError for a file
-        system that is damaged beyond that.
+        """Replay the journal and set right what needs no question. Raises InputError for more
+        damage.
         """
         done = self._run("e2fsck", "-fp", self._spec)
         if done.returncode & ~3:
@@ -158,10 +139,10 @@ class Volume:
             write_changes(alone, image, partition.start, partition.n_bytes)
         self.partition = partition
 
-    def _run(self, program: str, *arguments: str) -> CompletedProcess[bytes]:
-        return run_child([find_program(program), *arguments], cwd=self.work, env=_environment())
-
-    # ---- debugfs ------------------------------------------------------------------------------
+    def _run(self, program: str, *arguments: str) -> child.CompletedProcess[bytes]:
+        return child.run_child(
+            [find_program(program), *arguments], cwd=self.work, env=_environment()
+        )
 
     def ask(self, request: str) -> tuple[bytes, str]:
         """One request that changes nothing: (stdout, what it complained of)."""
@@ -169,15 +150,14 @@ class Volume:
         return done.stdout, _find_errors(done.stderr)
 
     def change(self, requests: Sequence[str], progress: Advance | None = None) -> None:
-        """Requests that change something, in order. `progress` receives the bytes written.
-
-        Raises EngineError for anything that debugfs complains of.
+        """Requests that change something, in order; `progress` receives bytes. Raises EngineError
+        for anything that debugfs complains of.
         """
         (self.work / "requests").write_text("\n".join(requests) + "\n")
         with tempfile.TemporaryFile() as errors:
-            with start_child(
+            with child.start_child(
                 [find_program("debugfs"), "-w", "-f", "requests", self._spec], cwd=self.work,
-                env=_environment(), stdout=DEVNULL, stderr=errors,
+                env=_environment(), stdout=child.DEVNULL, stderr=errors,
             ) as process:  # fmt: skip
                 try:
                     _watch(process, progress or (lambda _: None))
@@ -246,7 +226,7 @@ class Volume:
         if node is None or not stat.S_ISREG(node.mode):
             return None
         digest, n_read = hashlib.sha256(), 0
-        with start_child(
+        with child.start_child(
             [find_program("debugfs"), "-R", f"cat {plain(path)}", self._spec], cwd=self.work,
             env=_environment(),
         ) as process:  # fmt: skip
@@ -267,7 +247,7 @@ def plain(path: str) -> str:
 
 def _environment() -> dict[str, str]:
     # Their messages are read, so they must not be translated; no pager, no questions.
-    return child_environment(LC_ALL="C", DEBUGFS_PAGER="__none__")
+    return child.child_environment(LC_ALL="C", DEBUGFS_PAGER="__none__")
 
 
 def _find_errors(stderr: bytes) -> str:
@@ -275,7 +255,7 @@ def _find_errors(stderr: bytes) -> str:
     return "; ".join(s for line in lines if (s := line.strip()) and not s.startswith("debugfs 1."))
 
 
-def _last_line(done: CompletedProcess[bytes]) -> str:
+def _last_line(done: child.CompletedProcess[bytes]) -> str:
     text = (done.stdout + b"\n" + done.stderr).decode("utf-8", "replace")
     lines = [
         line for line in text.splitlines() if line.strip() and not re.match(r"\w+2\w+ 1\.", line)
@@ -283,14 +263,14 @@ def _last_line(done: CompletedProcess[bytes]) -> str:
     return printable(lines[-1]) if lines else f"exit code {done.returncode}"
 
 
-def _watch(process: Popen[bytes], progress: Advance) -> None:
+def _watch(process: child.Popen[bytes], progress: Advance) -> None:
     """Tell how far a writer is, from what the kernel counts for it (where it does)."""
     seen = 0
     while True:
         try:
             process.wait(_POLL_S)
             return
-        except TimeoutExpired:
+        except child.TimeoutExpired:
             pass
         try:
             counters = psutil.Process(process.pid).io_counters()
@@ -301,17 +281,12 @@ def _watch(process: Popen[bytes], progress: Advance) -> None:
         seen = max(seen, done)
 
 
-class Ext4Files:
-    """`boardfit.edge.slots.files.BoardFiles` over the folder `folder` of a volume, for reading. An
-    image is changed as a whole, by `boardfit.edge.flash.media.image`.
-    """
+class Ext4Files(BoardFiles):
+    """The files below the folder `folder` of a volume, for reading."""
 
     def __init__(self, volume: Volume, folder: str, place: str) -> None:
         self._volume, self._folder, self._place = volume, folder, place
-
-    @property
-    def root(self) -> str:
-        return f"{self._place}:{self._folder}"
+        self.root = f"{place}:{folder}"
 
     def _join(self, path: str) -> str:
         return f"{self._folder}/{path}".rstrip("/")
@@ -321,7 +296,6 @@ class Ext4Files:
         return {name: node.entry for name, node in nodes.items()}
 
     def nodes(self, folder: str, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Node]]:
-        """Every name below a folder, relative to it."""
         for name, node in (self._volume.listing(self._join(folder)) or {}).items():
             yield prefix + name, node
             if stat.S_ISDIR(node.mode) and depth < _MAX_DEPTH and _PLAIN.fullmatch(name):
@@ -342,53 +316,10 @@ class Ext4Files:
     def used_bytes(self, paths: Sequence[str]) -> dict[str, int]:
         return {path: sum(node.n_bytes for _, node in self.nodes(path)) for path in paths}
 
-    def pointer(self) -> str | None:
-        if (target := self._volume.link_target(self._join(CURRENT))) is not None:
-            return target
-        data = self.read(CURRENT, 1024)
-        return None if data is None else data.decode("utf-8", "replace").strip()
+    def link_target(self, path: str) -> str | None:
+        return self._volume.link_target(self._join(path))
 
-    def lock(self, wait_s: float) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
-
-    def prepare(self) -> None:
-        """Nothing to make: reading only."""
-
-    def sync(self, paths: Sequence[str]) -> None:
-        """Nothing was written."""
-
-    def sweep(self) -> None:
-        """Nothing is half written."""
-
-    def settle(self, path: str) -> str | None:
-        return self.digests([path])[path]
-
-    def write(self, path: str, data: bytes) -> None:
-        raise self.reading_only()
-
-    def make_folder(self, path: str) -> None:
-        raise self.reading_only()
-
-    def claim(self, path: str) -> None:
-        raise self.reading_only()
-
-    def rename(self, source: str, target: str) -> None:
-        raise self.reading_only()
-
-    def remove(self, paths: Sequence[str]) -> None:
-        raise self.reading_only()
-
-    def link(self, source: str, target: str) -> None:
-        raise self.reading_only()
-
-    def copy(self, source: str, target: str) -> None:
-        raise self.reading_only()
-
-    def point(self, target: str) -> None:
-        raise self.reading_only()
-
-    def reading_only(self) -> EdgeError:
-        """What is raised by everything that would change something."""
+    def read_only_error(self) -> EdgeError:
         return InputError(
             f"{self._place}: releases in an image are read-only here",
             next_step="edge flash BUNDLE image:… puts another one in; on the running board "

@@ -1,12 +1,10 @@
 """`image:FILE[#PARTITION]`: put a bundle into a disk image, without root and without mounting.
 
-    flash_image(open_bundle("bundle"), ImageTarget(Path("raspios.img.xz")), options, reporter)
-
 Everything happens to a working copy beside the result: unpacked, its root partition and file system
-made larger where the bundle needs it, the release written in the layout of `boardfit.edge.slots`,
-the file system checked, every file read back. Then one rename. A power cut at any moment leaves
-what was there before. All other partitions keep their bytes, which is checked too, and so do the
-table's identifiers, by which a kernel finds its root.
+made larger where needed, the release written in the layout of `boardfit.edge.slots`, the file
+system checked, every file read back. Then one rename. A power cut at any moment leaves what was
+there before. All other partitions keep their bytes, which is checked too, and so do the table's
+identifiers, by which a kernel finds its root.
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -24,32 +21,39 @@ from typing import BinaryIO
 
 from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.disk.rooted import work_beside
-from boardfit.edge.errors import EdgeError, InputError, IntegrityError, UsageError
+from boardfit.edge.errors import DoesNotFitError, InputError, IntegrityError, UsageError
 from boardfit.edge.flash.flash import FlashReport
 from boardfit.edge.flash.gate import has_engine
 from boardfit.edge.flash.media.ext4 import Ext4Files, Volume
 from boardfit.edge.flash.media.first_boot import (
     BootFiles,
+    FirstUser,
     boot_partition,
+    plan_first_user,
     strange_units,
     write_boot_files,
 )
-from boardfit.edge.flash.media.first_user import FirstUser, plan_first_user
-from boardfit.edge.flash.media.growth import make_room
-from boardfit.edge.flash.media.in_use import locked_image, refuse_in_use
-from boardfit.edge.flash.media.partitions import SECTOR, Partition, PartitionTable, read_table
+from boardfit.edge.flash.media.partitions import SECTOR, Partition, PartitionTable, grow, read_table
 from boardfit.edge.flash.media.release import ROOT, ReleaseWriter
 from boardfit.edge.flash.media.root import open_root
-from boardfit.edge.flash.media.source import chunks, detect_packing, materialize, reader
+from boardfit.edge.flash.media.source import (
+    chunks,
+    detect_packing,
+    locked_image,
+    materialize,
+    reader,
+    refuse_in_use,
+    require_room,
+)
 from boardfit.edge.flash.service_units import INSTALL_SCRIPT
 from boardfit.edge.flash.trust import SignaturePolicy
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.faults import fault_point
-from boardfit.edge.slots.files import board_error
+from boardfit.edge.slots.files import explain_errors
 from boardfit.edge.slots.health import Health
 from boardfit.edge.slots.store import Slots
 from boardfit.edge.terminal.progress import Reporter
-from boardfit.edge.units import format_bytes, printable
+from boardfit.edge.units import MIB, format_bytes, printable
 
 #: The working copy, in the folder `OUT.partial/`.
 _WORKING = "image"
@@ -67,7 +71,7 @@ class ImageTarget:
 @dataclass(frozen=True)
 class ImageOptions:
     """`output` None: beside the image. `owner` None: the image's user 1000, else root. `health` is
-    this machine's engine verdict on the bundle, kept with the release.
+    what this machine's engine gave, kept with the release.
     """
 
     output: Path | None = None
@@ -87,13 +91,12 @@ def flash_image(
 
     Raises InputError for what is no image of a system with an ext4 root, DoesNotFitError when this
     disk or the image's table has too little room, UsageError when the image is in use or the result
-    exists. Then nothing has changed; a working copy of a run that was killed is used up by the next
-    one.
+    exists. Then nothing has changed.
     """
     started_s = time.monotonic()
     output = check_target(target.path, options)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_words(str(output.absolute().parent)))
+        stack.enter_context(explain_errors(str(output.absolute().parent)))
         stack.enter_context(locked_image(target.path, writing=options.in_place))
         refuse_in_use(output)
         folder = stack.enter_context(work_beside(output, "flash"))
@@ -158,19 +161,7 @@ def default_output(path: Path) -> Path:
     return path.with_name(f"{stem}-boardfit.img")
 
 
-@contextlib.contextmanager
-def _words(place: str) -> Iterator[None]:
-    """A full or read-only disk as an error with a next step."""
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, EdgeError):
-            raise
-        raise board_error(error, place) from error
-
-
 def _take_mode(file: BinaryIO, like: os.stat_result) -> None:
-    """Give a file the permissions of another one of ours."""
     if like.st_uid == os.geteuid():
         os.fchmod(file.fileno(), like.st_mode & 0o777)
 
@@ -231,10 +222,8 @@ def _change(
 def verify(
     work: BinaryIO, volume: Volume, writer: ReleaseWriter, bundle: Bundle, reporter: Reporter
 ) -> None:
-    """Check the written image, as read from the medium.
-
-    The file system has no fault, and every byte of the release is as built. Owners, modes and
-    `current` are as they should be.
+    """Check the written image, as read from the medium: the file system has no fault, every byte of
+    the release is as built, owners, modes and `current` are as they should be.
     """
     reporter.stage("reading everything back")
     work.flush()
@@ -256,9 +245,7 @@ def verify(
 def other_bytes(
     file: BinaryIO, table: PartitionTable, root: Partition, boot: Partition | None
 ) -> dict[str, str]:
-    """Hash what must not change, with sha256.
-
-    That is the boot code with the disk's identifier, the gap between the table and the first
+    """Hash what must not change: the boot code with the disk's identifier, the gap before the first
     partition, and every partition but the root (and `boot`, which is written to on request).
     """
     first = min(p.start for p in table.partitions)
@@ -303,3 +290,55 @@ def _notes(bundle: Bundle, options: ImageOptions, writer: ReleaseWriter) -> list
             "(or flash with --first-boot)"
         )
     return notes
+
+
+ALIGNMENT = 4 * MIB
+#: Of what a file system is made larger by, this much goes to its own tables and to what only the
+#: administrator may use (5 %, and inode tables of 1.6 % with the usual settings).
+_OVERHEAD = 1.08
+_ROUNDS = 4
+
+
+def make_room(
+    work: BinaryIO, table: PartitionTable, volume: Volume, needed: int, n_inodes: int,
+    reporter: Reporter,
+) -> PartitionTable:  # fmt: skip
+    """Make the file system large enough for `needed` bytes and `n_inodes` files; the table then.
+    Raises DoesNotFitError when the table or this disk has no room for that.
+    """
+    number = volume.partition.number
+    require_room(volume.path.parent, needed)  # the image's own free space is mostly holes
+    for _ in range(_ROUNDS):
+        block = volume.superblock()
+        short = needed - block.n_free_bytes
+        if short <= 0 and block.n_free_inodes >= n_inodes:
+            return table
+        if short <= 0:  # a few more block groups bring more inodes
+            short = block.n_bytes // 8
+        wanted = block.n_bytes + int(short * _OVERHEAD)
+        end = -(-(volume.partition.start + wanted) // ALIGNMENT) * ALIGNMENT
+        n_bytes = max(end - volume.partition.start, volume.partition.n_bytes)
+        reporter.stage(f"growing partition {number} to {format_bytes(n_bytes)}")
+        if n_bytes > volume.partition.n_bytes:
+            table = _grow(work, volume.path.parent, table, number, n_bytes)
+        volume.resize(table.partition(number))
+    raise DoesNotFitError(
+        f"partition {number} has {format_bytes(volume.superblock().n_free_bytes)} free after it "
+        f"was made larger; {format_bytes(needed)} are needed",
+        next_step="resize2fs and the file system's own settings may show why",
+    )
+
+
+def _grow(
+    work: BinaryIO, folder: Path, table: PartitionTable, number: int, n_bytes: int
+) -> PartitionTable:
+    after, writes = grow(reader(work), table, number, n_bytes)
+    # Resizing works on a second copy of the partition's blocks.
+    require_room(folder, os.fstat(work.fileno()).st_blocks * 512)
+    work.truncate(after.n_bytes)
+    for offset, data in writes:
+        work.seek(offset)
+        work.write(data)
+    work.flush()
+    os.fsync(work.fileno())
+    return after

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import click
 
 from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.errors import UsageError
 from boardfit.edge.flash.media.first_boot import BootFiles, check_user, hash_password
+from boardfit.edge.terminal.options import add_options, pass_value
 from boardfit.edge.units import printable
 
 CARD_ONLY = ("--image", "--yes-erase")
@@ -79,7 +82,11 @@ class MediaOptions:
             data = OpenedFile.open(self.password_file).read(MAX_PASSWORD_BYTES)
             password = data.decode("utf-8", "surrogateescape").removesuffix("\n")
         elif sys.stdin.isatty():
-            password = ask_password(self.user)
+            password = str(
+                click.prompt(
+                    f"Password of {self.user}", hide_input=True, confirmation_prompt=True, err=True
+                )
+            )
         else:
             raise UsageError(
                 "--user needs a password, and there is no terminal to ask",
@@ -88,8 +95,61 @@ class MediaOptions:
         return BootFiles(self.user, hash_password(password), self.enable_ssh)
 
 
-def ask_password(user: str) -> str:
-    """Asked twice, not shown."""
-    return str(
-        click.prompt(f"Password of {user}", hide_input=True, confirmation_prompt=True, err=True)
-    )
+_OPTIONS = (
+    click.option(
+        "-o", "--output", type=click.Path(path_type=Path, dir_okay=False),
+        help="Path of the new image (image: targets only). [default: beside the image, "
+             "NAME-boardfit.img]",
+    ),
+    click.option("--in-place", is_flag=True, help="Change the image itself (image: targets only)."),
+    click.option(
+        "--overwrite", is_flag=True, help="Replace an existing --output (image: targets only)."
+    ),
+    click.option(
+        "--owner", metavar="UID:GID",
+        help="User who owns the releases (image:, card:). [default: the image's user 1000, else "
+             "root]",
+    ),
+    click.option(
+        "--first-boot", is_flag=True,
+        help="Install the bundle's engine when the board starts (image:, card:; systemd).",
+    ),
+    click.option(
+        "--user", metavar="NAME", help="Create a first user on Raspberry Pi OS (image:, card:)."
+    ),
+    click.option(
+        "--password-file", type=click.Path(path_type=Path, dir_okay=False, exists=True),
+        help="File with the user's password (image:, card:). [default: ask]",
+    ),
+    click.option(
+        "--enable-ssh", is_flag=True,
+        help="Start the ssh server on Raspberry Pi OS (image:, card:).",
+    ),
+    click.option(
+        "--image", "base", type=click.Path(path_type=Path, dir_okay=False, exists=True),
+        help="Image to write to the card, with the bundle in it (card: targets only).",
+    ),
+    click.option(
+        "--yes-erase", metavar="SIZE",
+        help="Erase the card without a question if it has this size (see --list-cards).",
+    ),
+)  # fmt: skip
+
+
+def _list_cards(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        from boardfit.edge.flash.media.cards import list_cards  # only then needed
+
+        list_cards()
+        context.exit()
+
+
+_LIST_CARDS = click.option(
+    "--list-cards", is_flag=True, is_eager=True, expose_value=False, callback=_list_cards,
+    help="List the cards and USB sticks that card: may erase, and exit.",
+)  # fmt: skip
+
+
+def media_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options to a command, which gets them as the one argument `media`."""
+    return add_options(_LIST_CARDS)(pass_value("media", MediaOptions, *_OPTIONS)(command))

@@ -1,8 +1,8 @@
 """Partition tables of disk images: MBR and GPT, read with suspicion, one partition made larger.
 
-Written from the formats: MBR and its extended chain as Linux reads them (block/partitions/msdos.c),
-GPT as in the UEFI specification 2.10, chapter 5.3. Only sectors of 512 bytes, as every image for an
-SD card has. Nothing here touches a disk: bytes come from a `Read`, changes go out as `Write`s.
+MBR and its extended chain are as Linux reads them (block/partitions/msdos.c), GPT is that of the
+UEFI specification 2.10, chapter 5.3. Only sectors of 512 bytes, as every image for an SD card has.
+Pure: bytes come from a `Read`, changes go out as `Write`s.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ _GPT_MAGIC = b"EFI PART"
 #: LBA, disk GUID, LBA of the entries, their number, bytes of each, their crc.
 _GPT_HEADER = struct.Struct("<8s4sII4xQQQQ16sQIII")
 _GPT_MAX_ENTRIES, _GPT_MAX_ENTRY = 1024, 1024
-_REPAIR = "check the image (was the download cut off?); nothing was changed"
 
 
 @dataclass(frozen=True)
@@ -104,11 +103,16 @@ class _GptHeader:
         return (header[:16] + struct.pack("<I", crc) + header[20:]).ljust(SECTOR, b"\0")
 
 
-def read_table(read: Read, n_bytes: int) -> PartitionTable:
-    """The partition table of a disk of `n_bytes`.
+def _broken(why: str) -> InputError:
+    return InputError(
+        f"its partition table is broken: {why}",
+        next_step="check the image (was the download cut off?); nothing was changed",
+    )
 
-    Raises InputError for a disk without one and for one that is damaged in any way that is seen:
-    checksums, partitions that overlap or end after the disk, an endless chain.
+
+def read_table(read: Read, n_bytes: int) -> PartitionTable:
+    """The partition table of a disk of `n_bytes`. Raises InputError for a disk without one, and for
+    any damage that is seen: checksums, overlaps, an end after the disk, an endless chain.
     """
     sector = read(0, SECTOR)
     if len(sector) < SECTOR or sector[510:] != b"\x55\xaa":
@@ -132,8 +136,8 @@ def grow(
     read: Read, table: PartitionTable, number: int, partition_bytes: int
 ) -> tuple[PartitionTable, list[Write]]:
     """Make one partition `partition_bytes` long. Returns the table afterwards, whose `n_bytes` is
-    the size the disk must have, and what to write once it has it. Identifiers (disk id, GUIDs:
-    PARTUUID on the kernel's command line) stay.
+    the size the disk must have, and what to write once it has it. Identifiers (disk id, GUIDs)
+    stay.
 
     Raises DoesNotFitError when another partition is in the way, InputError for a logical partition
     and for a table that holds both kinds.
@@ -163,9 +167,6 @@ def grow(
     return _grow_gpt(read, replace(table, partitions=others), larger)
 
 
-# ---- MBR ----------------------------------------------------------------------------------------
-
-
 def _mbr_entry(sector: bytes, index: int) -> tuple[int, int, int, int]:
     """(boot flag, type, first sector, number of sectors)"""
     flag, kind, first, count = struct.unpack_from(
@@ -181,14 +182,10 @@ def _mbr_partitions(read: Read, entries: Sequence[tuple[int, int, int, int]]) ->
         if kind == 0 or count == 0:
             continue
         if flag not in (0, 0x80) or first == 0:
-            raise InputError(
-                f"its partition table is broken: entry {number} makes no sense", next_step=_REPAIR
-            )
+            raise _broken(f"entry {number} makes no sense")
         if kind in _EXTENDED:
             if logical:
-                raise InputError(
-                    "its partition table is broken: two extended partitions", next_step=_REPAIR
-                )
+                raise _broken("two extended partitions")
             logical = _logical_partitions(read, first, count)
             continue
         found.append(Partition(number, first * SECTOR, count * SECTOR, f"{kind:02x}"))
@@ -203,16 +200,9 @@ def _logical_partitions(read: Read, base: int, n_sectors: int) -> list[Partition
     while True:
         sector = read(at * SECTOR, SECTOR)
         if at in seen or len(seen) == _MAX_LOGICAL or not base <= at < base + n_sectors:
-            raise InputError(
-                "its partition table is broken: the chain of logical partitions does not end",
-                next_step=_REPAIR,
-            )
+            raise _broken("the chain of logical partitions does not end")
         if len(sector) < SECTOR or sector[510:] != b"\x55\xaa":
-            raise InputError(
-                "its partition table is broken: a link of the chain of logical partitions is "
-                "missing",
-                next_step=_REPAIR,
-            )
+            raise _broken("a link of the chain of logical partitions is missing")
         seen.add(at)
         _, kind, first, count = _mbr_entry(sector, 0)
         if kind and count:
@@ -238,17 +228,12 @@ def _grown_mbr_entry(read: Read, number: int, partition: Partition) -> Write:
 
 
 def _chs(sector: int) -> bytes:
-    """Cylinder, head, sector as 255 heads and 63 sectors count them; the greatest where that ends
-    (at 8 GB).
-    """
+    """Cylinder, head, sector as 255 heads and 63 sectors count them; the greatest beyond 8 GB."""
     cylinder, rest = divmod(sector, 255 * 63)
     head, in_track = divmod(rest, 63)
     if cylinder > 1023:
         return b"\xfe\xff\xff"
     return bytes([head, (in_track + 1) | (cylinder >> 8) << 6, cylinder & 0xFF])
-
-
-# ---- GPT ----------------------------------------------------------------------------------------
 
 
 def _read_gpt(read: Read, n_bytes: int) -> tuple[_GptHeader, _GptHeader]:
@@ -262,34 +247,29 @@ def _read_gpt(read: Read, n_bytes: int) -> tuple[_GptHeader, _GptHeader]:
     backup = _gpt_header(read, primary.other, n_bytes, "backup ")
     entries = [_gpt_entries(read, header) for header in (primary, backup)]
     if backup.other != 1 or entries[0] != entries[1]:
-        raise InputError(
-            "its partition table is broken: the GPT and its backup differ", next_step=_REPAIR
-        )
+        raise _broken("the GPT and its backup differ")
     return primary, backup
 
 
 def _gpt_header(read: Read, lba: int, n_bytes: int, which: str) -> _GptHeader:
-    def broken(why: str) -> InputError:
-        return InputError(f"its partition table is broken: the {which}GPT {why}", next_step=_REPAIR)
-
     sector = read(lba * SECTOR, SECTOR) if lba < n_bytes // SECTOR else b""
     if len(sector) < SECTOR or sector[:8] != _GPT_MAGIC:
-        raise broken("is missing")
+        raise _broken(f"the {which}GPT is missing")
     fields = _GPT_HEADER.unpack_from(sector)
     _, _, header_bytes, crc, own, other, first, last, _, entries, count, size, entries_crc = fields
     if not _GPT_HEADER.size <= header_bytes <= SECTOR:
-        raise broken("has a header of an impossible size")
+        raise _broken(f"the {which}GPT has a header of an impossible size")
     raw = sector[:header_bytes]
     if zlib.crc32(raw[:16] + bytes(4) + raw[20:]) != crc:
-        raise broken("has a wrong checksum")
+        raise _broken(f"the {which}GPT has a wrong checksum")
     if own != lba or not (0 < count <= _GPT_MAX_ENTRIES and 128 <= size <= _GPT_MAX_ENTRY):
-        raise broken("makes no sense")
+        raise _broken(f"the {which}GPT makes no sense")
     header = _GptHeader(raw, own, other, first, last, entries, count, size, entries_crc)
     if (
         entries + header.n_entries_sectors > n_bytes // SECTOR
         or zlib.crc32(_gpt_entries(read, header)) != entries_crc
     ):
-        raise broken("has a list of partitions with a wrong checksum")
+        raise _broken(f"the {which}GPT has a list of partitions with a wrong checksum")
     return header
 
 
@@ -305,10 +285,7 @@ def _gpt_partitions(header: _GptHeader, entries: bytes) -> list[Partition]:
         if kind == bytes(16):
             continue
         if not header.first_usable <= first <= last <= header.last_usable:
-            raise InputError(
-                f"its partition table is broken: partition {index + 1} lies outside the disk",
-                next_step=_REPAIR,
-            )
+            raise _broken(f"partition {index + 1} lies outside the disk")
         found.append(Partition(index + 1, first * SECTOR, (last - first + 1) * SECTOR, kind.hex()))
     return found
 
@@ -364,9 +341,6 @@ def _refuse_nonsense(table: PartitionTable) -> None:
             )
     for one, two in pairwise(ordered):
         if one.end > two.start:
-            raise InputError(
-                f"its partition table is broken: partitions {one.number} and {two.number} overlap",
-                next_step=_REPAIR,
-            )
+            raise _broken(f"partitions {one.number} and {two.number} overlap")
     if not ordered:
         raise InputError("its partition table is empty", next_step="use an image of a system")

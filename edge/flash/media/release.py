@@ -126,11 +126,8 @@ class ReleaseWriter:
                     found.setdefault(file.sha256, path)
         return found
 
-    # ---- what it takes ------------------------------------------------------------------------
-
     @property
     def n_new_bytes(self) -> int:
-        """Bytes that will be written."""
         if self._whole:
             return 0
         return sum(n for n, sha256 in self._wanted.values() if sha256 not in self._links)
@@ -142,7 +139,6 @@ class ReleaseWriter:
 
     @property
     def unit_paths(self) -> list[str]:
-        """Where the services lie that were put into the image."""
         return [f"{UNIT_FOLDER}/{name}" for name in sorted(self._units)]
 
     @property
@@ -151,8 +147,8 @@ class ReleaseWriter:
         return self.volume.superblock().n_bytes - self._first_size
 
     def needed_bytes(self) -> int:
-        """What must be free: the release in whole blocks, and its unpacked engine if the board is
-        to install it.
+        """What must be free: the release in whole blocks, and the engine if the board is to install
+        it.
         """
         block = self.volume.superblock().block_bytes
         total = self.n_new_bytes + block * len(self._wanted) + self.n_new_bytes // 256
@@ -161,15 +157,11 @@ class ReleaseWriter:
         return total + SLACK_BYTES
 
     def choose_mode(self, name: str) -> int:
-        """Permissions of a file of the release (`bundle/…`): those who may run it on the host may
-        run it there.
-        """
+        """Permissions of a file: those who may run it on the host may run it there."""
         if name == MARKER:
             return 0o644
         path = self.bundle.path / name.removeprefix("bundle/")
         return 0o755 if path.stat().st_mode & 0o100 else 0o644
-
-    # ---- writing ------------------------------------------------------------------------------
 
     def write(self, reporter: Reporter, facts: Mapping[str, object]) -> None:
         """Write what `plan` has decided. Raises EngineError when debugfs cannot."""

@@ -1,14 +1,15 @@
-"""Unpack or copy a downloaded disk image into a working file.
+"""Unpack or copy a downloaded disk image into a working file, while no other program uses it.
 
-The first bytes show how it is packed, not the name. Holes and zeros become holes. A packed image
-may claim any size, so unpacking stops where the disk's free space ends. Its dictionary may not take
-more memory than the packers' own greatest settings do.
+The first bytes show how it is packed. Zeros become holes. A packed image may claim any size, so
+unpacking stops where the disk's free space ends, and its dictionary may not take more memory than
+the packers' own greatest settings do.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import gzip
-import importlib.util
 import lzma
 import os
 import shutil
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from boardfit.edge.disk.opened_file import OpenedFile
-from boardfit.edge.errors import DoesNotFitError, EngineMissingError, InputError
+from boardfit.edge.errors import DoesNotFitError, EngineMissingError, InputError, UsageError
 from boardfit.edge.flash.media.partitions import Read
 from boardfit.edge.process.child import find_program, start_child
 from boardfit.edge.terminal.progress import Progress
@@ -30,6 +31,7 @@ Packing = Literal["xz", "gz", "zst"]
 CHUNK = 4 * MIB
 #: Left free on the disk that the image is unpacked onto.
 KEEP_FREE = 64 * MIB
+_MORE_ROOM = "free some space, or write to another disk with --output"
 #: `xz -9` needs 65 MiB to unpack; more than this is meant to hurt.
 XZ_MEMORY = 256 * MIB
 _MAGICS: tuple[tuple[Packing, bytes], ...] = (
@@ -43,9 +45,7 @@ _HOLE = 64 * 1024
 
 
 def detect_packing(path: Path) -> Packing | None:
-    """How a file is packed; None for a plain image. Raises InputError for an archive, a pipe or a
-    device.
-    """
+    """How a file is packed; None for a plain image. Raises InputError for an archive."""
     if os.path.exists(path):
         OpenedFile.open(path)
     with path.open("rb") as file:
@@ -63,16 +63,13 @@ def materialize(source: Path, target: BinaryIO, folder: Path, progress: Progress
     """Write the plain image that `source` stands for into `target`, a fresh file in `folder`.
     Returns its size. `progress(done, total)` counts bytes of `source`.
 
-    Raises InputError when it is damaged or cut off, DoesNotFitError when it is larger than the
-    free space, EngineMissingError when no zstd is there.
+    Raises InputError when it is damaged or cut off, DoesNotFitError when it is larger than the free
+    space, EngineMissingError when no zstd is there.
     """
     packing = detect_packing(source)
-    room = shutil.disk_usage(folder).free - KEEP_FREE
     total = source.stat().st_size
+    room = require_room(folder, 0 if packing else source.stat().st_blocks * 512)
     if packing is None:
-        n_stored = source.stat().st_blocks * 512
-        if n_stored > room:
-            raise _too_large(source, n_stored, room)
         chunks, room = _read_plain(source, progress), total
     else:
         chunks = _read_packed(source, packing, total, progress)
@@ -80,7 +77,11 @@ def materialize(source: Path, target: BinaryIO, folder: Path, progress: Progress
     for offset, chunk in chunks:
         n_bytes = offset + len(chunk)
         if n_bytes > room:
-            raise _too_large(source, None, room)
+            raise DoesNotFitError(
+                f"{source} does not fit on this disk: {format_bytes(max(0, room))} available, it "
+                "unpacks to more than that; nothing was changed",
+                next_step=_MORE_ROOM,
+            )
         write_sparse(target, offset, chunk)
     if packing is None:
         n_bytes = total
@@ -88,13 +89,17 @@ def materialize(source: Path, target: BinaryIO, folder: Path, progress: Progress
     return n_bytes
 
 
-def _too_large(source: Path, n_bytes: int | None, room: int) -> DoesNotFitError:
-    what = "more than that" if n_bytes is None else format_bytes(n_bytes)
-    return DoesNotFitError(
-        f"{source} does not fit on this disk: {format_bytes(max(0, room))} available, it unpacks "
-        f"to {what}; nothing was changed",
-        next_step="free some space, or write to another disk with --output",
-    )
+def require_room(folder: Path, needed: int) -> int:
+    """The bytes that work on an image may take. Raises DoesNotFitError for more than these."""
+    room = shutil.disk_usage(folder).free - KEEP_FREE
+    if needed > max(0, room):
+        raise DoesNotFitError(
+            f"this disk has too little space to work on the image: {format_bytes(needed)} needed, "
+            f"{format_bytes(max(0, room))} available; nothing was changed",
+            shortfall_bytes=needed - room,
+            next_step=_MORE_ROOM,
+        )
+    return room
 
 
 def write_sparse(target: BinaryIO, offset: int, chunk: bytes) -> None:
@@ -109,9 +114,7 @@ def write_sparse(target: BinaryIO, offset: int, chunk: bytes) -> None:
 
 
 def reader(file: BinaryIO) -> Read:
-    """A file's bytes by offset, as they are now: other programs write to it as well, and Python's
-    own buffer would not know.
-    """
+    """A file's bytes by offset, past Python's buffer: other programs write to it as well."""
     return lambda offset, length: os.pread(file.fileno(), length, offset)
 
 
@@ -204,19 +207,6 @@ def _gz_chunks(source: Path) -> Iterator[tuple[bytes, int]]:
 
 
 def _zst_chunks(source: Path) -> Iterator[tuple[bytes, int]]:
-    """With Python's own module (3.14) or else the `zstd` program."""
-    if importlib.util.find_spec("compression") and importlib.util.find_spec("compression.zstd"):
-        from importlib import import_module
-
-        zstd = import_module("compression.zstd")
-        with source.open("rb") as file:
-            try:
-                with zstd.ZstdFile(file) as unpacked:
-                    while chunk := unpacked.read(CHUNK):
-                        yield chunk, file.tell()
-            except zstd.ZstdError as error:
-                raise EOFError(str(error)) from None
-        return
     program = find_program("zstd")
     if program is None:
         raise EngineMissingError(
@@ -239,3 +229,54 @@ def _zst_chunks(source: Path) -> Iterator[tuple[bytes, int]]:
             process.wait()
             process.stdout.close()
             process.stderr.close()
+
+
+SYSFS = Path("/sys/block")
+
+
+def loop_devices(path: Path, sysfs: Path = SYSFS) -> list[str]:
+    """Loop devices that stand for this file and may write to it."""
+    real = os.path.realpath(path)
+    found = []
+    for entry in sorted(sysfs.glob("loop*/loop/backing_file")):
+        with contextlib.suppress(OSError):
+            read_only = (entry.parent.parent / "ro").read_text().strip() == "1"
+            if entry.read_text().rstrip("\n") == real and not read_only:
+                found.append(f"/dev/{entry.parent.parent.name}")
+    return found
+
+
+def refuse_in_use(path: Path) -> None:
+    """Raise UsageError when a writable loop device stands for the file."""
+    if devices := loop_devices(path):
+        raise UsageError(
+            f"{path} is in use as {devices[0]} (mounted?)",
+            next_step=f"umount it, then losetup -d {devices[0]}",
+        )
+
+
+@contextlib.contextmanager
+def locked_image(path: Path, *, writing: bool) -> Iterator[None]:
+    """Hold an image: shared for reading, alone for writing. Raises UsageError when another program
+    holds it or may be writing to it: a loop device, an emulator (qemu's locks), another flash.
+    """
+    refuse_in_use(path)
+    with contextlib.ExitStack() as stack:
+        try:
+            file: BinaryIO = stack.enter_context(path.open("r+b"))
+        except OSError:
+            if writing:
+                raise
+            file = stack.enter_context(path.open("rb"))
+        try:
+            fcntl.flock(file, (fcntl.LOCK_EX if writing else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            if file.writable():
+                # Emulators lock single bytes (qemu: block/file-posix.c); any of them is in the way.
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.lockf(file, fcntl.LOCK_UN)
+        except BlockingIOError:
+            raise UsageError(
+                f"{path} is in use: another program holds a lock on it",
+                next_step="end the emulator or the other flash, then run this again",
+            ) from None
+        yield

@@ -1,9 +1,8 @@
 """Write a card, read it back, and test its real size.
 
-False cards report more bytes than they have. Two kinds are sold: those that begin again at the
-start (address lines are missing, so that the true size is a power of two) and those that drop what
-lies behind. Marks at powers of two and at even distances find both in seconds, before an hour is
-spent on writing (the idea of f3probe, https://fight-flash-fraud.readthedocs.io).
+False cards begin again at the start (address lines are missing, so that the true size is a power of
+two) or drop what lies behind. Marks at powers of two and at even distances find both in seconds
+(the idea of f3probe, https://fight-flash-fraud.readthedocs.io).
 """
 
 from __future__ import annotations
@@ -14,9 +13,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
-from boardfit.edge.errors import DeviceUnreachableError, InputError, IntegrityError, UsageError
+from boardfit.edge.disk.data_files import find_trouble
+from boardfit.edge.errors import IntegrityError
 from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.units import MIB, format_bytes
 
@@ -31,28 +31,9 @@ _BLKFLSBUF, _BLKRRPART = 0x1261, 0x125F
 _FALSE = "the card is false or worn out: do not use it"
 
 
-class Medium(Protocol):
-    """What is written to."""
-
-    @property
-    def n_bytes(self) -> int:
-        """The size that it claims."""
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Exactly `length` bytes."""
-
-    def write(self, offset: int, data: bytes) -> None:
-        """All of `data`."""
-
-    def settle(self) -> None:
-        """Everything written is on the medium, and what is read from now on comes from there."""
-
-
 class DeviceMedium:
-    """A block device, held alone.
-
-    The kernel refuses that for a mounted device or a part of something else. It refuses to mount it
-    meanwhile.
+    """A block device, held alone: the kernel refuses that for what is mounted or part of something
+    else, and mounts nothing of it meanwhile.
     """
 
     def __init__(self, path: str) -> None:
@@ -60,10 +41,14 @@ class DeviceMedium:
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
         except OSError as error:
-            raise _open_error(path, error) from error
+            reason = error.strerror or str(error)
+            trouble = find_trouble(__file__, "card_troubles.toml", reason, path=path, reason=reason)
+            assert trouble is not None  # its last row is for every reason
+            raise trouble from error
         self.n_bytes = os.lseek(self._fd, 0, os.SEEK_END)
 
     def read(self, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes."""
         data = b""
         while len(data) < length:
             piece = os.pread(self._fd, length - len(data), offset + len(data))
@@ -79,6 +64,7 @@ class DeviceMedium:
             view, offset = view[n_bytes:], offset + n_bytes
 
     def settle(self) -> None:
+        """Put everything written on the medium; what is read from now on comes from there."""
         os.fsync(self._fd)
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -101,25 +87,6 @@ class DeviceMedium:
         os.close(self._fd)
 
 
-def _open_error(path: str, error: OSError) -> UsageError | InputError | DeviceUnreachableError:
-    if error.errno == errno.EBUSY:
-        return UsageError(
-            f"{path} is in use (the kernel reports it as busy)",
-            next_step="umount what is on it; lsblk shows what holds it",
-        )
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return InputError(
-            f"{path} cannot be written by this user", next_step="run the same command with sudo"
-        )
-    if error.errno == errno.EROFS:
-        return InputError(
-            f"{path} is write-protected", next_step="move the switch at the card's side"
-        )
-    if error.errno in (errno.ENOMEDIUM, errno.ENXIO):
-        return DeviceUnreachableError(f"there is no card in {path}", next_step="put one in")
-    return InputError(f"{path}: {error.strerror}", next_step="edge flash --list-cards")
-
-
 @contextmanager
 def _explain_card_errors(place: str, at: str) -> Iterator[None]:
     try:
@@ -133,14 +100,9 @@ def _explain_card_errors(place: str, at: str) -> Iterator[None]:
         ) from error
 
 
-# ---- false capacity -----------------------------------------------------------------------------
-
-
 def mark_offsets(n_bytes: int) -> list[int]:
-    """Return where marks are set on a card of `n_bytes`.
-
-    They are at 0, at every power of two from 1 MiB on, at even distances, and at the end.
-    Ascending, block by block.
+    """Return where marks are set on a card of `n_bytes`, ascending, block by block: at 0, at every
+    power of two from 1 MiB on, at even distances, and at the end.
     """
     last = (n_bytes - _MARK) // _MARK * _MARK
     found = {0, last}
@@ -157,10 +119,9 @@ def _mark(nonce: bytes, offset: int) -> bytes:
     return (seed + offset.to_bytes(8, "little")).ljust(64, b"\0") * (_MARK // 64)
 
 
-def refuse_false_capacity(medium: Medium, place: str) -> None:
-    """Set marks all over the medium and read them back. What was there is lost.
-
-    Raises IntegrityError with the size that it has in truth, as far as that shows.
+def refuse_false_capacity(medium: DeviceMedium, place: str) -> None:
+    """Set marks all over the medium and read them back. What was there is lost. Raises
+    IntegrityError with the size that it has in truth, as far as that shows.
     """
     nonce = os.urandom(16)
     offsets = mark_offsets(medium.n_bytes)
@@ -193,15 +154,11 @@ def refuse_false_capacity(medium: Medium, place: str) -> None:
     )
 
 
-# ---- the image ----------------------------------------------------------------------------------
-
-
-def write_image(medium: Medium, image: BinaryIO, n_bytes: int, place: str, tell: Progress) -> None:
-    """Write an image of `n_bytes` to the medium's beginning, its first part last.
-
-    Wipe the medium's end, where an older GPT would have its backup.
-
-    Raises IntegrityError when the card gives up.
+def write_image(
+    medium: DeviceMedium, image: BinaryIO, n_bytes: int, place: str, tell: Progress
+) -> None:
+    """Write an image of `n_bytes` to the medium's beginning, its first part last. Wipe the end,
+    where an older GPT would have its backup. Raises IntegrityError when the card gives up.
     """
     with _explain_card_errors(place, "it is written"):
         medium.write(0, bytes(min(_FIRST, n_bytes)))
@@ -220,10 +177,11 @@ def write_image(medium: Medium, image: BinaryIO, n_bytes: int, place: str, tell:
             medium.settle()
 
 
-def verify_image(medium: Medium, image: BinaryIO, n_bytes: int, place: str, tell: Progress) -> None:
-    """Compare the medium with the image, every byte read from the medium.
-
-    Raises IntegrityError with the first place that differs.
+def verify_image(
+    medium: DeviceMedium, image: BinaryIO, n_bytes: int, place: str, tell: Progress
+) -> None:
+    """Compare the medium with the image, every byte read from the medium. Raises IntegrityError
+    with the first place that differs.
     """
     with _explain_card_errors(place, "it is read back"):
         medium.settle()

@@ -53,7 +53,6 @@ OPERATIONS: dict[str, Callable[[Root, str], object]] = {
     "symlink": lambda root, name: root.symlink("x", name),
     "remove": lambda root, name: root.remove(name),
     "sync": lambda root, name: root.sync(name),
-    "names": lambda root, name: root.names(name),
     "walk": lambda root, name: list(root.walk(name)),
     "below": lambda root, name: root.open_below(name),
 }
@@ -137,7 +136,7 @@ def test_only_marked_folders_are_deleted(root: Root, victim: Path) -> None:
     assert (root.path / "theirs/photo").read_bytes() == SECRET
     root.remove("ours")
     root.remove("ours")
-    assert root.names("") == ["theirs"] and untouched(victim)
+    assert list(root.entries("")) == ["theirs"] and untouched(victim)
 
 
 def test_a_folder_that_was_made_but_not_marked_is_taken_over(root: Root) -> None:
@@ -203,7 +202,11 @@ def test_what_a_killed_run_left_at_the_root_is_swept(root: Root) -> None:
         (root.path / name).write_bytes(b"x")
     (root.path / ".boardfit-new-0123456789abcdee").mkdir()
     root.sweep_fresh()
-    assert root.names("") == [".boardfit-new-0123456789abcdee", ".boardfit-new-short", "photo"]
+    assert list(root.entries("")) == [
+        ".boardfit-new-0123456789abcdee",
+        ".boardfit-new-short",
+        "photo",
+    ]
 
 
 # ---- work folders ----

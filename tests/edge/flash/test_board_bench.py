@@ -10,14 +10,13 @@ import pytest
 
 from boardfit.edge.bench.store import append_results, read_results
 from boardfit.edge.errors import InputError, IntegrityError, UsageError
+from boardfit.edge.flash.board import DirectoryBoard
 from boardfit.edge.flash.board_bench import (
     RESULTS,
-    BenchOptions,
     bench_board,
     keep_results,
     take_results,
 )
-from boardfit.edge.flash.directory import DirectoryBoard
 from tests.edge.flash.boards import SshBoard
 from tests.edge.flash.conftest import need
 from tests.edge.flash.test_boards import edge, flash
@@ -85,7 +84,7 @@ def test_what_a_phones_program_measured_becomes_ours(tmp_path: Path) -> None:
 
 def test_a_mounted_card_measures_nothing(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a mounted card") as caught:
-        bench_board(DirectoryBoard(tmp_path), BenchOptions(), tmp_path / "r.jsonl", Quiet())
+        bench_board(DirectoryBoard(tmp_path), {}, tmp_path / "r.jsonl", Quiet())
     assert "ssh://" in (caught.value.next_step or "")
 
 

@@ -17,7 +17,7 @@ import pytest
 
 import boardfit.edge.slots.files as files_module
 from boardfit.edge.bundle.bundle import open_bundle
-from boardfit.edge.flash.directory import DirectoryBoard
+from boardfit.edge.flash.board import DirectoryBoard
 from boardfit.edge.flash.flash import flash
 from boardfit.edge.slots.files import LocalFiles
 from boardfit.edge.slots.store import Slots

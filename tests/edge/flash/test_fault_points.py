@@ -14,12 +14,10 @@ import pytest
 import boardfit.edge.slots.faults as faults
 from boardfit.edge.bundle.bundle import Bundle, open_bundle
 from boardfit.edge.errors import EdgeError
-from boardfit.edge.flash.board import Board
-from boardfit.edge.flash.directory import DirectoryBoard
+from boardfit.edge.flash.board import Board, DirectoryBoard
 from boardfit.edge.flash.flash import flash
-from boardfit.edge.flash.session import Done, ShellSession
-from boardfit.edge.flash.shell_files import ShellFiles
-from boardfit.edge.flash.stream import BLOCK, send_stream
+from boardfit.edge.flash.shell_files import ShellBoard
+from boardfit.edge.flash.ssh import BLOCK, send_stream
 from boardfit.edge.slots.files import LocalFiles
 from boardfit.edge.slots.layout import release_folder
 from boardfit.edge.slots.store import Slots
@@ -30,15 +28,12 @@ from tests.edge.flash.test_files import PipeChannel
 from tests.edge.flash.test_transfer import QUICK, Quiet
 
 
-class PipeBoard:
+class PipeBoard(ShellBoard):
     """A board that is a shell of this machine: all of ssh but the network."""
-
-    is_running, place = True, "pipe"
 
     def __init__(self, root: Path) -> None:
         self._channel = PipeChannel()
-        self._session = ShellSession(self._channel)
-        self.files = ShellFiles(self._session, str(root))
+        super().__init__(self._channel, str(root))
 
     def resume_from(self, n_there: int) -> int:
         return max(0, n_there - 1) // BLOCK * BLOCK
@@ -46,20 +41,8 @@ class PipeBoard:
     def send(self, source: Path, part: str, offset: int, progress: Advance) -> int:
         return send_stream(self._channel, source, f"{self.files.root}/{part}", offset, progress)
 
-    def can_patch(self) -> bool:
-        return False
-
-    def patch(self, source: Path, part: str, progress: Advance) -> int:
-        raise NotImplementedError
-
-    def execute(self, script: str, *, timeout_s: float) -> Done:
-        return self._session.run(script, timeout_s=timeout_s)
-
-    def capture(self) -> None:
+    def capture(self) -> None:  # type: ignore[override]
         return None
-
-    def close(self) -> None:
-        self._session.close()
 
 
 def make_board(kind: str, root: Path) -> Board:

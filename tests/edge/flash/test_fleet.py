@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boardfit.edge.errors import InputError
-from boardfit.edge.flash.inventory import FleetBoard, Inventory, parse_inventory, read_inventory
+from boardfit.edge.flash.fleet import FleetBoard, Inventory, parse_inventory, read_inventory
 from boardfit.edge.slots.files import LocalFiles
 from boardfit.edge.slots.store import Slots
 from tests.edge.flash.boards import SshBoard, edge_command, ssh_fleet, write_inventory
@@ -127,14 +127,14 @@ def test_an_inventory_as_in_the_manual(tmp_path: Path) -> None:
         ("parallel = '3'\n[boards.a]\ntarget = 'ssh://a'", "must be a whole number"),
         ("parallel = true\n[boards.a]\ntarget = 'ssh://a'", "must be a whole number"),
         ("parallel = 0\n[boards.a]\ntarget = 'ssh://a'", "1 to 256"),
-        ("[boards.a]\n", "there is no target"),
+        ("[boards.a]\n", "'target' is missing"),
         ("[boards.a]\ntarget = 'ssh://-oProxyCommand=x'", "boards.a: not a place"),
         ("[boards.a]\ntarget = 'ssh://a'\ncanari = true", "Did you mean 'canary'"),
         ("[boards.a]\ntarget = 'ssh://a'\ncanary = 1", "must be true or false"),
         ("[boards.'a b']\ntarget = 'ssh://a'", "a name has letters"),
         ("[boards.a]\ntarget = 'ssh://a'\n[boards.b]\ntarget = 'ssh://a'", "two boards"),
-        ("boards = 3", "must be a table"),
-        ("[boards]\na = 3", "expected a table"),
+        ("boards = 3", "must be an object"),
+        ("[boards]\na = 3", "each an object"),
         ("a = ", "boards.toml"),
     ],
 )

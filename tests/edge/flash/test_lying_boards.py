@@ -19,8 +19,8 @@ import pytest
 
 import boardfit.edge.flash.session as session
 import boardfit.edge.flash.shell_files as shell_files
+import boardfit.edge.flash.ssh as stream
 import boardfit.edge.flash.ssh_channel as ssh_channel
-import boardfit.edge.flash.stream as stream
 from boardfit.edge.bench.seal import sealed
 from boardfit.edge.bundle.bundle import open_bundle, seal_bundle
 from boardfit.edge.bundle.sign import sign_bundle
@@ -39,8 +39,7 @@ from boardfit.edge.flash.answers import (
 from boardfit.edge.flash.flash import FlashOptions, flash
 from boardfit.edge.flash.gate import engine_bytes, read_health
 from boardfit.edge.flash.session import Done
-from boardfit.edge.flash.ssh import SshBoard
-from boardfit.edge.flash.stream import StallClock
+from boardfit.edge.flash.ssh import SshBoard, StallClock
 from boardfit.edge.flash.target import parse_flash_target
 from boardfit.edge.flash.trust import SignaturePolicy, read_verdict
 from boardfit.edge.slots.health import Health
@@ -300,7 +299,7 @@ def test_answers() -> None:
     assert parse_folder("/home/pi\n", "b") == "/home/pi"
     found = parse_entries("41ed 2 9 /r\n81a4 2 5 /r/a b\na1ff 1 3 /r/l\n.\n", "/r", "b")
     assert [(n, e.kind, e.n_bytes, e.n_names) for n, e in found.items()] == [
-        ("a b", "file", 5, 2), ("l", "link", 3, 1),
+        ("a b", "file", 5, 2), ("l", "link", 0, 1),
     ]  # fmt: skip
     assert parse_entries(".\n", "/r", "b") == {}
     assert parse_target("releases/x\n.\n", "b") == "releases/x"

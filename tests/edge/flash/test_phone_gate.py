@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from boardfit.edge.bundle.bundle import open_bundle
 from boardfit.edge.errors import InputError
-from boardfit.edge.flash.phone_gate import bench_script, has_tools, read_answer, tool_script
+from boardfit.edge.flash.gate import bench_script, has_tools, read_answer, tool_script
 from boardfit.edge.flash.session import Done
 from tests.edge.flash.cargo import make_bundle
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from boardfit.edge.bundle.bundle import open_bundle
 from boardfit.edge.errors import IntegrityError
-from boardfit.edge.flash.directory import DirectoryBoard
+from boardfit.edge.flash.board import DirectoryBoard
 from boardfit.edge.flash.flash import FlashOptions, flash
 from boardfit.edge.flash.transfer import PATCH_LEAST_BYTES, plan_items
 from boardfit.edge.slots import layout
@@ -47,9 +47,9 @@ names = st.sampled_from(["model.gguf", "a", "b/c"])
 )
 def test_every_file_is_planned_once(wanted, arrived, on_board, basis, parts) -> None:  # type: ignore[no-untyped-def]
     plan = plan_items(wanted, arrived, on_board, basis, parts)
-    assert [item.name for item in plan.items] == list(wanted)
-    assert 0 <= plan.n_new_bytes <= sum(n for n, _ in wanted.values())
-    for item in plan.items:
+    assert [item.name for item in plan] == list(wanted)
+    assert 0 <= sum(item.n_new_bytes for item in plan) <= sum(n for n, _ in wanted.values())
+    for item in plan:
         if item.how == "there":
             assert arrived[item.name] == item.n_bytes
         if item.how in ("link", "patch"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from boardfit.edge.bundle.bundle import open_bundle
-from boardfit.edge.flash.directory import DirectoryBoard
+from boardfit.edge.flash.board import DirectoryBoard
 from boardfit.edge.flash.flash import FlashOptions, flash
 from boardfit.edge.terminal.progress import Reporter
 from tests.edge.flash.cargo import make_bundle

@@ -17,7 +17,7 @@ from boardfit.edge.bundle.bundle import Bundle, open_bundle
 from boardfit.edge.bundle.command import bundle as bundle_command
 from boardfit.edge.bundle.sign import sign_bundle
 from boardfit.edge.errors import EdgeError, InputError, IntegrityError, UsageError
-from boardfit.edge.flash.directory import DirectoryBoard
+from boardfit.edge.flash.board import DirectoryBoard
 from boardfit.edge.flash.flash import FlashOptions, FlashReport, flash
 from boardfit.edge.flash.key_command import key as key_command
 from boardfit.edge.flash.trust import SignaturePolicy

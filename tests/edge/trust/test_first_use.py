@@ -10,7 +10,7 @@ import pytest
 from boardfit.edge.bundle.bundle import MANIFEST, bundle_signers, open_bundle
 from boardfit.edge.bundle.sign import sign_bundle
 from boardfit.edge.errors import IntegrityError
-from boardfit.edge.flash.directory import DirectoryBoard
+from boardfit.edge.flash.board import DirectoryBoard
 from boardfit.edge.flash.flash import FlashOptions, flash
 from boardfit.edge.flash.trust import SignaturePolicy
 from boardfit.edge.trust.bundle_signature import SIGNATURE, accepting_key, only_signer, signers

@@ -17,7 +17,7 @@ import boardfit.edge.slots.faults as faults
 from boardfit.edge.bundle.bundle import open_bundle
 from boardfit.edge.bundle.sign import sign_bundle
 from boardfit.edge.errors import EdgeError, EngineError, IntegrityError, UsageError
-from boardfit.edge.flash.directory import DirectoryBoard
+from boardfit.edge.flash.board import DirectoryBoard
 from boardfit.edge.flash.flash import FlashOptions, FlashReport, flash
 from boardfit.edge.flash.gate import GateVerdict
 from boardfit.edge.flash.trust import SignaturePolicy, admit, check_on_board

@@ -17,19 +17,19 @@ from boardfit.converters.formats.litert.recipe import LitertRecipe
 from boardfit.converters.formats.litert.types import WEIGHT_TYPES
 from boardfit.converters.formats.litert.worker.assemble import (
     Constant,
+    Factors,
     assemble,
+    candidate_factors,
     find_uses,
     own_tensor,
     read_graph,
 )
 from boardfit.converters.formats.litert.worker.calibrate import quantize_by_activations
-from boardfit.converters.formats.litert.worker.factors import Factors, candidate_factors
 from boardfit.converters.formats.litert.worker.graph import export_graph
 from boardfit.converters.formats.litert.worker.package import write_litertlm
 from boardfit.converters.formats.litert.worker.plain import inline_composites, shorten_names
 from boardfit.converters.formats.litert.worker.quantize import Quantized, quantize_matrix
-from boardfit.converters.formats.litert.worker.skeleton import build_skeleton
-from boardfit.converters.formats.litert.worker.weights import CheckpointWeights
+from boardfit.converters.formats.litert.worker.skeleton import CheckpointWeights, build_skeleton
 from boardfit.converters.formats.tools.worker_child import Report
 from boardfit.edge.errors import UnsupportedModelError
 

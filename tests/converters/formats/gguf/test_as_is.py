@@ -8,9 +8,8 @@ import gguf
 import numpy as np
 import pytest
 
-from boardfit.converters.formats.gguf.as_is import write_as_is
 from boardfit.converters.formats.gguf.recipe import load_recipe, make_as_is
-from boardfit.converters.formats.gguf.write import write_gguf
+from boardfit.converters.formats.gguf.write import write_as_is, write_gguf
 from boardfit.converters.source.gguf import open_gguf
 from boardfit.converters.source.resolve import open_model
 from boardfit.edge.bundle.bundle import sha256_file

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from boardfit.converters.formats.litert.types import WEIGHT_TYPES, WeightType
-from boardfit.converters.formats.litert.worker.gptq import gptq
+from boardfit.converters.formats.litert.worker.calibrate import gptq
 from boardfit.converters.formats.litert.worker.quantize import Quantized, pack, quantize_matrix
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from boardfit.converters.formats.tools.resources import check_disk, check_memory
+from boardfit.converters.formats.tools.environments import check_disk, check_memory
 from boardfit.edge.errors import DoesNotFitError
 
 

@@ -9,8 +9,7 @@ import pytest
 from boardfit.edge.bundle.bundle import open_bundle
 from boardfit.edge.errors import InputError
 from boardfit.edge.flash.flash import FlashReport
-from boardfit.edge.flash.media.first_boot import BootFiles
-from boardfit.edge.flash.media.first_user import extend_user_data
+from boardfit.edge.flash.media.first_boot import BootFiles, extend_user_data
 from boardfit.edge.flash.media.image import ImageOptions, ImageTarget, flash_image
 from boardfit.edge.terminal.progress import Reporter
 from tests.edge.flash.cargo import make_bundle
