@@ -13,7 +13,14 @@ from boardfit.device_profiles.profile import DeviceProfile, EngineSupport
 
 #: Engines that the kit runs, as `DeviceProfile.engines` names them.
 ENGINES = ("llama_cpp", "litert_lm", "litert", "onnxruntime_genai")
-_OWN_PYTHON = (3, 10)
+# Engine, what its wheels are, and the least glibc and Python that they, and the kit, run with. PyPI
+# has no cp310 wheel of onnxruntime_genai for aarch64, and x86-64 boards come with 3.11 and later.
+_WHEELS = (
+    ("llama_cpp", "", (2, 17), (3, 10)),
+    ("litert_lm", "manylinux_2_27, any Python 3", (2, 27), (3, 10)),
+    ("litert", "wheels from Python 3.10 on", (2, 27), (3, 10)),
+    ("onnxruntime_genai", "wheels cp311 and later", (2, 28), (3, 11)),
+)
 _RULE = "rule, not tried here"
 
 
@@ -36,35 +43,19 @@ def _by_rule(profile: DeviceProfile) -> Iterator[EngineSupport]:
     glibc, python = _version(software.libc, r"glibc (\d+)\.(\d+)"), _version(software.python)
     if glibc is None or python is None:
         return  # Android, macOS: no wheels to judge by
-    yield _wheel("llama_cpp", "", glibc, python, (2, 17), _OWN_PYTHON)
-    if not is_arm or "lse" in isa:
-        yield _wheel("litert_lm", "manylinux_2_27, any Python 3", glibc, python, (2, 27))
-    yield _wheel("litert", "wheels from Python 3.10 on", glibc, python, (2, 27), (3, 10))
-    # PyPI has no cp310 wheel of it for aarch64, and x86-64 boards come with 3.11 and later.
-    yield _wheel("onnxruntime_genai", "wheels cp311 and later", glibc, python, (2, 28), (3, 11))
-
-
-def _wheel(
-    engine: str,
-    what: str,
-    glibc: tuple[int, int],
-    python: tuple[int, int],
-    least_glibc: tuple[int, int],
-    least_python: tuple[int, int] = _OWN_PYTHON,
-) -> EngineSupport:
-    lacks = [
-        f"{name} {'.'.join(map(str, least))}"
-        for name, has, least in (
-            ("glibc", glibc, least_glibc),
-            ("Python", python, max(least_python, _OWN_PYTHON)),
-        )
-        if has < least
-    ]
-    if lacks:
-        need = f"needs {' and '.join(lacks)}, the stock system has less"
-        return EngineSupport(engine, False, _RULE, f"{what}: {need}" if what else need)
-    note = what or "compiled for the board's instructions, or dispatching at run time"
-    return EngineSupport(engine, True, _RULE, note)
+    for engine, what, *least in _WHEELS:
+        if engine == "litert_lm" and is_arm and "lse" not in isa:
+            continue
+        lacks = [
+            f"{name} {'.'.join(map(str, need))}"
+            for name, has, need in zip(("glibc", "Python"), (glibc, python), least, strict=True)
+            if has < need
+        ]
+        note = what or "compiled for the board's instructions, or dispatching at run time"
+        if lacks:
+            need = f"needs {' and '.join(lacks)}, the stock system has less"
+            note = f"{what}: {need}" if what else need
+        yield EngineSupport(engine, not lacks, _RULE, note)
 
 
 def _version(text: str | None, pattern: str = r"(\d+)\.(\d+)") -> tuple[int, int] | None:

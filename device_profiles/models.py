@@ -6,11 +6,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from boardfit.device_profiles.shape import LayerShape, ModelShape
-from boardfit.device_profiles.toml_parser import decode_toml
+from boardfit.device_profiles.toml_parser import load_toml
 
 
 @dataclass(frozen=True)
@@ -153,9 +152,8 @@ class KnownModel:
         )
 
 
-@lru_cache(maxsize=1)
 def _data() -> dict[str, Any]:
-    return decode_toml((Path(__file__).parent / "models.toml").read_text("utf-8"))
+    return load_toml(__package__, "models.toml")
 
 
 @lru_cache(maxsize=1)

@@ -6,11 +6,9 @@ import re
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from pathlib import Path
 
-from boardfit.device_profiles.toml_parser import decode_toml
+from boardfit.device_profiles.toml_parser import load_toml
 
-_FILE = Path(__file__).parent / "spellings.toml"
 # `Rev 1.1`, `v2.1`, `Rev1.5`: two boards that differ only in this have one profile.
 _REVISION = re.compile(r"\s+(?:rev|v)\s*\d[\d.]*[a-z]?\s*\Z", re.IGNORECASE)
 
@@ -41,7 +39,7 @@ class Spelling:
 @lru_cache(maxsize=1)
 def spellings() -> tuple[Spelling, ...]:
     """The table in its order. Raises TypeError for an unknown key, ValueError for a broken file."""
-    entries = decode_toml(_FILE.read_text("utf-8"))["boards"]
+    entries = load_toml(__package__, "spellings.toml")["boards"]
     found = [Spelling(**{key: tuple(texts) for key, texts in e.items()}) for e in entries]
     return tuple(
         replace(

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 
-from boardfit.device_profiles.profile import MIB, CpuCluster, DeviceProfile
+from boardfit.device_profiles.profile import MIB, DeviceProfile
 
 Value = str | int | float | bool | Iterable[str]
 
@@ -42,7 +42,9 @@ def profile_text(
     )
     lines += [known, *rates] if rates else []
     for cluster in profile.clusters:
-        lines += ["", "[[cpu]]", comment, *_cluster(cluster)]
+        clock = None if cluster.clock_hz is None else round(cluster.clock_hz / 1e6, 1)
+        lines += ["", "[[cpu]]", comment, *_table(core=cluster.core, count=cluster.count)]
+        lines += _table(clock_mhz=clock, isa=sorted(cluster.isa))
     if profile.accelerator is not None:
         a = profile.accelerator
         lines += ["", "[accelerator]", known]
@@ -68,11 +70,6 @@ def profile_text(
     for engine in profile.engines:
         lines += ["", "[[engines]]", *_table(**{**vars(engine), "note": engine.note or None})]
     return "\n".join(lines) + "\n"
-
-
-def _cluster(cluster: CpuCluster) -> list[str]:
-    clock = None if cluster.clock_hz is None else round(cluster.clock_hz / 1e6, 1)
-    return _table(core=cluster.core, count=cluster.count, clock_mhz=clock, isa=sorted(cluster.isa))
 
 
 def _group(name: str, comment: str | None, **values: Value | None) -> list[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from boardfit.device_profiles.profile import (
     ISA_FLAGS,
-    MIB,
     Accelerator,
     BoardMemory,
     CpuCluster,
@@ -21,7 +21,7 @@ from boardfit.device_profiles.profile import (
     Storage,
     suggest,
 )
-from boardfit.device_profiles.toml_parser import TOMLDecodeError, decode_toml
+from boardfit.device_profiles.toml_parser import TOMLDecodeError, decode_toml, load_toml
 
 #: What an id looks like.
 BOARD_ID = re.compile(r"^[a-z0-9]+(-[a-z0-9]+)*\Z")
@@ -31,93 +31,54 @@ _SOURCE = re.compile(r"^\s*#\s*Source:\s*(.+?)\s*$")
 
 
 @dataclass(frozen=True)
-class _Kind:
-    """What a key may hold, and the field `name` (default: the key) that it becomes."""
+class _Key:
+    """One key of a table in `keys.toml`, which explains the fields."""
 
-    expected: str
-    accepts: Callable[[Any], bool]
-    convert: Callable[[Any], Any] = lambda value: value
+    kind: str
+    low: float = 0
+    high: float = 0
+    scale: float = 1
     name: str = ""
+    needed: bool = False
 
+    @property
+    def expected(self) -> str:
+        words = {"text": "a text", "bool": "true or false", "whole": "a whole number"}
+        if self.kind in ("texts", "flags"):
+            return "a list of texts"
+        what = words.get(self.kind, "a number")
+        return f"{what} from {self.low:g} to {self.high:g}" if self.high else what
 
-def _figure(
-    low: float, high: float, scale: float = 1, *, name: str = "", whole: bool = False
-) -> _Kind:
-    """A number with its range in the file's unit, and the factor to base units."""
-    kinds = (int,) if whole else (int, float)
-    return _Kind(
-        f"{'a whole number' if whole else 'a number'} from {low:g} to {high:g}",
-        lambda value: type(value) in kinds and low <= value <= high,
-        lambda value: int(value * scale) if whole else value * scale,
-        name,
-    )
+    def accepts(self, value: Any) -> bool:
+        if self.kind == "text":
+            return isinstance(value, str) and bool(value.strip())
+        if self.kind == "bool":
+            return isinstance(value, bool)
+        if self.kind in ("texts", "flags"):
+            return isinstance(value, list) and all(isinstance(item, str) for item in value)
+        is_figure = type(value) is int or (type(value) is float and self.kind == "number")
+        return is_figure and self.low <= value <= self.high
 
+    def convert(self, value: Any) -> Any:
+        """The value in base units."""
+        if self.kind in ("number", "whole"):
+            return int(value * self.scale) if self.kind == "whole" else value * self.scale
+        return {"texts": tuple, "flags": frozenset}.get(self.kind, lambda same: same)(value)
 
-_TEXT = _Kind("a text", lambda value: isinstance(value, str) and bool(value.strip()))
-_TEXTS = _Kind(
-    "a list of texts",
-    lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
-    tuple,
-)
-_FLAGS = replace(_TEXTS, convert=frozenset)
-_BOOL = _Kind("true or false", lambda value: isinstance(value, bool))
 
 # What a prediction for a board rests on, in the words that are printed beside it.
 _HERE, _MEASURED, _SPECIFIED = "measured here", "measured on this SoC", "from specifications"
 
-# table → key → what it holds. Ranges refuse slips of the unit (a Pi with 8 MiB or 8 TiB of RAM).
-_SCHEMA: dict[str, dict[str, _Kind]] = {
-    "": {"id": _TEXT, "name": _TEXT, "aliases": _TEXTS, "extends": _TEXT, "soc": _TEXT},
-    "memory": {
-        "ram_mib": _figure(16, 1024 * 1024, MIB, name="ram_bytes", whole=True),
-        "reserved_mib": _figure(0, 1024 * 1024, MIB, name="reserved_bytes", whole=True),
-        "theoretical_gb_per_s": _figure(0.5, 2000, 1e9, name="bandwidth_theoretical"),
-        "sustained_gb_per_s": _figure(0.2, 2000, 1e9, name="bandwidth_sustained"),
-        "sustained_is_measured": _BOOL,
-    },
-    "cpu": {
-        "core": _TEXT,
-        "count": _figure(1, 256, whole=True),
-        "clock_mhz": _figure(100, 8000, 1e6, name="clock_hz"),
-        "isa": _FLAGS,
-    },
-    "accelerator": {
-        "kind": _TEXT,
-        "name": _TEXT,
-        "cores": _figure(1, 100_000, whole=True),
-        "compute_capability": _TEXT,
-        "memory_mib": _figure(64, 1024 * 1024, MIB, name="memory_bytes", whole=True),
-    },
-    "storage": {
-        "medium": _TEXT,
-        "read_mb_per_s": _figure(1, 50_000, 1e6, name="read"),
-        "write_mb_per_s": _figure(1, 50_000, 1e6, name="write"),
-    },
-    "software": {"os": _TEXT, "libc": _TEXT, "python": _TEXT, "wheel_tags": _TEXTS},
-    "heat": {"sustained_share": _figure(0.05, 1.0)},
-    "power": {"idle_w": _figure(0.05, 500), "load_w": _figure(0.1, 1000)},
-    "engines": {"engine": _TEXT, "runs": _BOOL, "source": _TEXT, "note": _TEXT},
-    # What `edge probe` writes: measured on this very board, on that day.
-    "measured": {"date": _TEXT, "tool": _TEXT},
-    "bandwidth": {"threads": _figure(1, 1024, whole=True), "gb_per_s": _figure(0.05, 5000, 1e9)},
-    "kernels": {
-        "type": replace(_TEXT, name="ggml_type"),
-        "repacked": _BOOL,
-        "threads": _figure(1, 1024, whole=True),
-        "gmacs_per_s": _figure(0.01, 1e6, 1e9, name="macs_per_s"),
-    },
-}
 _LISTS = ("cpu", "engines", "bandwidth", "kernels")
-# What each entry of a table must have.
-_NEEDED = {
-    "": "id name",
-    "memory": "ram_mib reserved_mib",
-    "cpu": "core count isa",
-    "accelerator": "kind name",
-    "engines": "engine runs source",
-    "bandwidth": "threads gb_per_s",
-    "kernels": "type repacked threads gmacs_per_s",
-}
+
+
+@lru_cache(maxsize=1)
+def _schema() -> dict[str, dict[str, _Key]]:
+    """Table → key → what it holds; the top of a file is the table ""."""
+    return {
+        "" if table == "top" else table: {key: _Key(**row) for key, row in keys.items()}
+        for table, keys in load_toml(__package__, "keys.toml").items()
+    }
 
 
 def parse_toml(text: str, origin: str) -> dict[str, Any]:
@@ -127,7 +88,7 @@ def parse_toml(text: str, origin: str) -> dict[str, Any]:
     except TOMLDecodeError as error:
         raise ProfileError(f"{origin}: not valid TOML: {error}") from None
     for key, value in data.items():
-        if key not in _SCHEMA or not key:
+        if key not in _schema() or not key:
             _check_value(origin, "", key, value)
             continue
         if (key in _LISTS) is not isinstance(value, list):
@@ -146,15 +107,15 @@ def parse_toml(text: str, origin: str) -> dict[str, Any]:
 
 def _check_value(origin: str, table: str, key: str, value: Any) -> None:
     where = f"{origin}: {f'[{table}] ' if table else ''}{key}"
-    known = _SCHEMA[table]
+    known = _schema()[table]
     if key not in known:
-        names = list(known) + ([] if table else [name for name in _SCHEMA if name])
+        names = list(known) + ([] if table else [name for name in _schema() if name])
         raise ProfileError(f"{where}: unknown key; known: {', '.join(names)}.{suggest(key, names)}")
     kind = known[key]
     if not kind.accepts(value):
         unit = " (the unit is part of the key's name)" if "number" in kind.expected else ""
         raise ProfileError(f"{where}: expected {kind.expected}, got {value!r}{unit}")
-    if kind is _FLAGS:
+    if kind.kind == "flags":
         for flag in value:
             if flag not in ISA_FLAGS:
                 raise ProfileError(f"{where}: unknown ISA flag {flag!r}.{suggest(flag, ISA_FLAGS)}")
@@ -210,7 +171,7 @@ def build_profile(
 ) -> DeviceProfile:
     """A `DeviceProfile` in base units from checked data. Raises ProfileError for a missing part."""
     _require_keys(data, origin)
-    top = {name: value for name, value in data.items() if name in _SCHEMA[""]}
+    top = {name: value for name, value in data.items() if name in _schema()[""]}
     if not BOARD_ID.match(top["id"]):
         raise ProfileError(f"{origin}: id {top['id']!r} must be lower-case words with hyphens")
     rates = ((row["threads"], row["gb_per_s"]) for row in _rows(data, "bandwidth"))
@@ -242,14 +203,14 @@ def build_profile(
 
 
 def _require_keys(data: Mapping[str, Any], origin: str) -> None:
-    for table, keys in _NEEDED.items():
+    for table, keys in _schema().items():
         given = data.get(table, {} if table == "memory" else []) if table else data
         shown = (f"[[{table}]] " if table in _LISTS else f"[{table}] ") if table else ""
         if table == "cpu" and not given:
             raise ProfileError(f"{origin}: at least one [[cpu]] cluster is needed")
         for row in given if isinstance(given, list) else [given]:
-            for key in keys.split():
-                if key not in row:
+            for key in keys:
+                if keys[key].needed and key not in row:
                     raise ProfileError(f"{origin}: {shown}{key} is missing")
 
 
@@ -260,7 +221,7 @@ def _rows(data: Mapping[str, Any], table: str) -> list[dict[str, Any]]:
 
 
 def _convert(table: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    kinds = _SCHEMA[table]
+    kinds = _schema()[table]
     return {kinds[key].name or key: kinds[key].convert(value) for key, value in row.items()}
 
 

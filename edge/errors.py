@@ -22,9 +22,7 @@ from __future__ import annotations
 
 
 class EdgeError(Exception):
-    """Base of all errors that boardfit raises on purpose. `next_step` is one sentence or command
-    that gets the user further.
-    """
+    """Base of all errors raised on purpose. `next_step` is a sentence or command that helps."""
 
     exit_code = 1
 

@@ -40,8 +40,7 @@ class Candidate(RunSettings):
         kinds["engine_and_interpreter"] += kinds.pop("program_files")
         loading = ("weights_mapped",) if self.use_mmap else ("weights_copied", "load_staging")
         unused = {"weights_mapped", "weights_copied", "load_staging"} - set(loading)
-        if not kinds["table_rows"]:
-            unused.add("table_rows")
+        unused |= {kind for kind in ("table_rows", "server") if not kinds[kind]}
         return {kind: n_bytes for kind, n_bytes in kinds.items() if kind not in unused}
 
     @property

@@ -104,6 +104,13 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
     help="Number of concurrent users. [default: 1]",
 )
 @click.option(
+    "--serve",
+    "n_clients",
+    type=click.IntRange(min=1),
+    metavar="CLIENTS",
+    help="Plan for `edge serve` and this many clients: their contexts and the server.",
+)
+@click.option(
     "--workload",
     help="Plan for the requests of this task (see `edge tasks`), or mix for all tasks.",
 )
@@ -143,6 +150,7 @@ def plan_command(
     max_ttft: float | None,
     n_prompt: int,
     n_users: int,
+    n_clients: int | None,
     workload: str | None,
     within: float | None,
     first_within: float | None,
@@ -159,10 +167,13 @@ def plan_command(
     """
     if as_is and recipe and not is_as_is(recipe):
         raise UsageError("--as-is converts nothing, so --recipe cannot be used with it")
+    if n_clients and n_users > 1:
+        raise UsageError("--serve counts its clients itself, so --for cannot be used with it")
     options = PlanOptions(
         recipe=AS_IS if as_is else recipe, n_ctx=n_ctx, kv_type=kv_type, n_threads=n_threads,
         n_ubatch=n_ubatch, prefer=prefer, min_tps=min_tps, max_ttft_s=max_ttft, n_prompt=n_prompt,
-        n_users=n_users, needs=parse_needs(workload, within, first_within),
+        n_users=n_clients or n_users, is_served=n_clients is not None,
+        needs=parse_needs(workload, within, first_within),
     )  # fmt: skip
     if any_device and devices:
         raise UsageError("--any-device covers all boards, so --device cannot be used with it")

@@ -47,7 +47,8 @@ class PlanOptions:
     `has_imatrix` is whether the build will weigh activations, which changes some recipes' types.
     `min_tps` and `max_ttft_s` are promises that every user must get: tokens per second while
     answering, and seconds from a question of `n_prompt` tokens to the first token. With `n_users`
-    above one, each has a context of `n_ctx` of its own, and they are served in turns. `needs` are a
+    above one, each has a context of `n_ctx` of its own, and they are served in turns. `is_served`
+    counts the memory of `edge serve` too. `needs` are a
     workload's requests and their time (`make_needs`); without `n_ctx`, the context holds them all.
     """
 
@@ -62,6 +63,7 @@ class PlanOptions:
     max_ttft_s: float | None = None
     n_prompt: int = 256
     n_users: int = 1
+    is_served: bool = False
     needs: tuple[Need, ...] = ()
 
     def __post_init__(self) -> None:

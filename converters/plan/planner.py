@@ -26,7 +26,9 @@ from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.cost.memory import KV_BLOCK, embedding_rows
 from boardfit.device_profiles.cost.model import CostModel, RunSettings
 from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.edge.engines.llama.ready import SHELF_BYTES
 from boardfit.edge.errors import EngineError, InputError, UsageError
+from boardfit.edge.serve.unit import SERVER_BYTES
 
 #: The engine that GGUF artifacts are planned for.
 ENGINE = "llama_cpp"
@@ -249,11 +251,17 @@ class Planner:
             use_mmap=way.use_mmap,
             repack=way.repack,
             n_users=self.options.n_users,
+            server_bytes=SERVER_BYTES + self._count_kept() if self.options.is_served else 0,
             n_embedded=self._count_embedded(n_ctx, way.n_ubatch),
         )
         cost = self._costs.cost(weights, run)
         speed = cost.speed if measured is None else measured.replace_estimate(cost.speed)
         return Candidate(**vars(run), weights=weights, cost=cost, speed=speed, measured=measured)
+
+    def _count_kept(self) -> int:
+        """Most bytes of states that a server keeps of a memory that cannot go back."""
+        layers = self.spec.shape.layers
+        return SHELF_BYTES if any(each.window or each.state_values for each in layers) else 0
 
     def _count_embedded(self, n_ctx: int, n_ubatch: int) -> int:
         """Tokens that an embedding model takes in one step; 0 for a model that generates."""

@@ -16,7 +16,7 @@ from boardfit.edge.types import Plan
 from boardfit.edge.units import format_bytes, format_seconds, printable
 
 if TYPE_CHECKING:
-    from boardfit.device_profiles.cost.accelerators import AcceleratorSpeed
+    from boardfit.device_profiles.cost.model import AcceleratorSpeed
 
 _BAR_WIDTH = 24
 #: Prompts from here on are an agent's: worth keeping.
@@ -31,6 +31,7 @@ _KINDS = {
     "compute_buffers": "scratch of the largest batch",
     "output_buffer": "logits and sampler",
     "engine_and_interpreter": "engine and Python",
+    "server": "HTTP server and its answers",
     "margin": "page tables and margin",
 }
 
@@ -45,6 +46,7 @@ _FORMULAS = {
     "kv_cache": "cells x heads x head size x 2, for each layer (cost/memory.py, kv_bytes)",
     "compute_buffers": "the engine's graph laid out (cost/compute_buffer.py, cost/arena.py)",
     "output_buffer": "vocabulary x (4 bytes of logits + 12 of the sampler), for each user",
+    "server": "measured, and the states it keeps (edge/serve/unit.py)",
     "engine_and_interpreter": "measured, plus the vocabulary's strings and ranks",
     "margin": "1/128 of the larger phase (cost/memory.py, margin_bytes)",
 }
@@ -107,7 +109,11 @@ def answer_lines(planner: Planner, chosen: Candidate) -> list[str]:
     if options.n_users > 1:
         rate = _rate(chosen.user_tps)
         text += f", then {rate} tokens/s for each of {options.n_users} users, at the least"
-    return [text, *prompt_lines(planner, chosen)]
+    lines = [text, *prompt_lines(planner, chosen)]
+    if options.is_served:
+        pool = options.n_users * chosen.n_ctx
+        lines.append(f"  start it with: edge serve BUNDLE --ctx {pool}")
+    return lines
 
 
 def prompt_lines(planner: Planner, chosen: Candidate) -> list[str]:
@@ -161,7 +167,7 @@ def accelerator_lines(planner: Planner, chosen: Candidate) -> list[str]:
 def _estimate_accelerator(planner: Planner, chosen: Candidate) -> AcceleratorSpeed | None:
     if planner.profile.accelerator is None:
         return None
-    from boardfit.device_profiles.cost.accelerators import estimate_accelerator  # few boards do
+    from boardfit.device_profiles.cost.model import estimate_accelerator  # few boards do
 
     return estimate_accelerator(chosen.weights, planner.spec.shape, planner.profile, chosen)
 
@@ -306,6 +312,7 @@ def plan_record(planner: Planner, chosen: Candidate) -> dict[str, Any]:
         "device": planner.profile.id,
         "plan": {**made.to_dict(), "peak_bytes": made.peak_bytes},
         "n_users": options.n_users,
+        "served_ctx": options.n_users * chosen.n_ctx if options.is_served else None,
         "user_tps": chosen.user_tps,
         "n_prompt": options.n_prompt,
         "ttft_s": planner.first_token_s(chosen),

@@ -92,13 +92,8 @@ def read_features(tensors: Iterable[StoredTensor]) -> Features:
 _STREAM_FIRST = {"phi3": (False, True), "lfm2": (True, True), "lfm2moe": (True, True)}
 # Families that leave out the rows without wanted logits behind the last norm only.
 _ROWS_LAST = (
-    "gemma4",
-    "gpt-oss",
-    "nemotron_h",
-    "nemotron_h_moe",
-    "qwen35",
-    "qwen35moe",
-    "qwen3next",
+    *("gemma4", "gpt-oss", "nemotron_h", "nemotron_h_moe"),
+    *("qwen35", "qwen35moe", "qwen3next"),
 )
 _SCALED_EMBEDDINGS = ("gemma", "granite", "minicpm")
 _FLOAT_KV = ("f32", "f16", "bf16")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from boardfit.device_profiles.profile import CpuCluster
@@ -38,11 +36,10 @@ _DERIVED = {"i8mm": ("dotprod", 1.5), "avx512": ("avx2", 1.8)}
 _CORE_READ_UNKNOWN = 10e9
 
 
-@lru_cache(maxsize=1)
-def _measured() -> dict[str, dict[str, Any]]:
-    from boardfit.device_profiles.toml_parser import decode_toml  # a probe on a board has none
+def _measured() -> dict[str, Any]:
+    from boardfit.device_profiles.toml_parser import load_toml  # a probe on a board has none
 
-    return decode_toml((Path(__file__).parent / "kernels.toml").read_text("utf-8"))
+    return load_toml(__package__, "kernels.toml")
 
 
 def _core_scale(core: str) -> float:

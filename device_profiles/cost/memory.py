@@ -130,17 +130,9 @@ def is_matmul_weight(name: str) -> bool:
     if not name.endswith(".weight") or "norm" in name:
         return False
     base = name.split(".")[-2]
-    return base not in (
-        "token_embd",
-        "position_embd",
-        "token_types",
-        "rope_freqs",
-        "shortconv_conv",
-        "rope_factors_long",
-        "rope_factors_short",
-        "ssm_conv1d",
-        "per_layer_token_embd",
-    )
+    tables = ("token_embd", "position_embd", "token_types", "per_layer_token_embd")
+    factors = ("rope_freqs", "rope_factors_long", "rope_factors_short")
+    return base not in (*tables, *factors, "shortconv_conv", "ssm_conv1d")
 
 
 def weight_bytes(
@@ -221,6 +213,7 @@ def memory_phases(
     output: int,
     engine: int,
     n_tokens: int = 0,
+    server: int = 0,
 ) -> MemoryPhases:
     """The two phases of a run, `n_tokens` of which touch rows of a lazily read table.
 
@@ -231,7 +224,7 @@ def memory_phases(
     copied = 0 if use_mmap else weights.tensors - weights.repacked_source
     staging = 0 if use_mmap else weights.largest_repacked
     context = kv_cache + compute + output
-    anonymous = engine + copied + weights.repacked
+    anonymous = engine + server + copied + weights.repacked
     mapped = weights.mapped if use_mmap else 0
     kept = weights.kept_mapped if use_mmap else 0
     rows = weights.touched(n_tokens)
@@ -256,6 +249,7 @@ def memory_phases(
             "compute_buffers": compute,
             "output_buffer": output,
             "engine_and_interpreter": engine,
+            "server": server,
             "program_files": PROGRAM_FILE_BYTES,
         },
     )

@@ -1,12 +1,16 @@
-"""What a run of a model costs on a board: memory and speed in one answer."""
+"""What a run of a model costs on a board: memory and speed in one answer.
+
+The kit plans for the CPU; a GPU's or NPU's figures say whether another road is worth the walk.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from boardfit.device_profiles.cost.compute_buffer import Features, compute_bytes, read_features
+from boardfit.device_profiles.cost.engine_classes import CUDA, OLD_CUDA, QNN, RKLLM, EngineClass
 from boardfit.device_profiles.cost.graph_table import can_hold_graph, metadata_bytes
 from boardfit.device_profiles.cost.memory import (
     KV_BLOCK,
@@ -21,7 +25,7 @@ from boardfit.device_profiles.cost.memory import (
     split_weights,
 )
 from boardfit.device_profiles.cost.speed import SpeedEstimate, default_threads, estimate_speed
-from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.device_profiles.profile import Accelerator, DeviceProfile
 from boardfit.device_profiles.shape import ModelShape
 
 
@@ -47,6 +51,7 @@ class RunSettings:
     repack: bool
     n_users: int = 1
     n_embedded: int = 0
+    server_bytes: int = 0  # what a server takes beside its model
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,7 @@ class CostModel:
             engine=self._engine_bytes
             + metadata_bytes(shape.arch, len(weights.tensors), run.n_ubatch),
             n_tokens=run.n_users * run.n_ctx,
+            server=run.server_bytes,
         ).with_margin()
 
     def _split_weights(self, weights: StoredWeights, repack: bool) -> WeightBytes:
@@ -148,3 +154,50 @@ class CostModel:
             weights.tensors, self._shape, self._profile, n_threads=n_threads, kv_type=kv_type,
             repack=repack, n_prompt=n_prompt, depth=depth,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class AcceleratorSpeed:
+    """`what` names the runtime and its weights; a figure without a basis in `speed` is None."""
+
+    engine: EngineClass
+    what: str
+    speed: SpeedEstimate
+
+
+def estimate_accelerator(
+    weights: StoredWeights, shape: ModelShape, profile: DeviceProfile, run: RunSettings
+) -> AcceleratorSpeed | None:
+    """Estimate a run on the board's accelerator; None without one that has an engine class."""
+    found = _find_engine(profile.accelerator) if profile.accelerator else None
+    if found is None:
+        return None
+    engine, what, bits = found
+    speed = estimate_speed(
+        [
+            tensor
+            if bits is None or tensor.ggml_type == "F32"
+            else replace(tensor, n_bytes=round(tensor.n_elements * bits / 8))
+            for tensor in weights.tensors
+        ],
+        shape,
+        profile,
+        n_threads=run.n_threads,
+        kv_type=run.kv_type,
+        repack=False,
+        engine=engine,
+    )
+    return AcceleratorSpeed(engine, what, speed)
+
+
+def _find_engine(accelerator: Accelerator) -> tuple[EngineClass, str, float | None] | None:
+    """(engine class, its name for people, the bits of its weights, None for the recipe's)."""
+    if accelerator.kind == "cuda":
+        old = float(accelerator.compute_capability or 7) < 7
+        return OLD_CUDA if old else CUDA, "GPU (llama.cpp built with CUDA)", None
+    # With their scales: 8 bits per channel, 4 bits in groups with 16-bit scales.
+    if accelerator.kind == "npu" and "RKNPU" in accelerator.name:
+        return RKLLM, "NPU (RKLLM, w8a8)", 8.05
+    if accelerator.kind == "npu" and "Hexagon" in accelerator.name:
+        return QNN, "NPU (QNN, w4a16)", 4.25
+    return None

@@ -157,12 +157,6 @@ class Bundle:
 
         return opened.replace(beside=beside)
 
-    def _is_known(self, file: BundleFile, remembered: VerifiedFiles | None) -> bool:
-        assert self._folder is not None
-        return remembered is not None and remembered.is_known(
-            self._folder.open(file.name), file.sha256
-        )
-
     def _open_verified(
         self, file: BundleFile, remembered: VerifiedFiles | None, progress: Advance | None
     ) -> OpenedFile:
@@ -247,7 +241,7 @@ def open_bundle(
     when a size or hash differs, or when no accepted key signed it.
     """
     root = Path(path)
-    if root.is_file() and _is_packed(root):
+    if root.is_file() and is_tar(OpenedFile.open(root).reader().read(BLOCK)):
         raise InputError(
             f"{root} is a packed bundle; it has to be unpacked before use",
             next_step=f"edge bundle unpack {root} -o {root.with_suffix('')}",
@@ -277,11 +271,6 @@ def open_bundle(
     if verify is not False:
         verify_files(bundle, VerifiedFiles() if verify is None and not keys else None, progress)
     return bundle
-
-
-def _is_packed(path: Path) -> bool:
-    with OpenedFile.open(path).reader() as file:
-        return is_tar(file.read(BLOCK))
 
 
 def read_texts(folder: OpenedFolder) -> dict[str, bytes]:
@@ -403,8 +392,13 @@ def verify_files(
     bundle: Bundle, remembered: VerifiedFiles | None, progress: Progress | None
 ) -> None:
     """Hash every file (but those that `remembered` knows unchanged) against the manifest."""
-    total = sum(f.n_bytes for f in bundle.files if not bundle._is_known(f, remembered))
-    done = 0
+    folder, done = bundle._folder, 0
+    assert folder is not None
+    total = sum(
+        file.n_bytes
+        for file in bundle.files
+        if remembered is None or not remembered.is_known(folder.open(file.name), file.sha256)
+    )
 
     def count(n_bytes: int) -> None:
         nonlocal done

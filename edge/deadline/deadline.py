@@ -32,12 +32,6 @@ _TRIAL_PROMPT, _TRIAL_LONG, _TRIAL_TOKENS = 16, 96, 8
 _TRIAL_S = 3.0
 
 
-def state_directory() -> Path:
-    """Where boardfit keeps what it learned: XDG_STATE_HOME or the user's state folder."""
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
-    return Path(base) / "boardfit"
-
-
 class TimeStore:
     """The file of one board, model and way to run it. Losing it costs accuracy, nothing else."""
 
@@ -49,7 +43,8 @@ class TimeStore:
             "engine": [info.name, info.build, info.n_ctx, info.n_threads, info.kv_type],
         }
         name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
-        self.path = (folder or state_directory() / "time") / f"{name}.json"
+        state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state")
+        self.path = (folder or state / "boardfit/time") / f"{name}.json"
 
     def load(self, prior: Prior) -> TimeModel:
         """The stored model, or a new one from `prior` where there is none that can be read."""

@@ -110,7 +110,9 @@ class Shaper:
         return min(candidates, key=self._misses_by, default=None)
 
     def ask_for_brevity(self, version: Version, n_tokens: int) -> Version:
-        words = words_for(n_tokens)
+        # English takes about 4 tokens for 3 words.
+        fitting = [n for n in _ROUND_WORDS if n <= 0.6 * n_tokens]
+        words = max(fitting, default=_ROUND_WORDS[0])
         last = version.messages[-1]
         text = f"{last.content}\n\n(Answer in at most {words} words.)"
         found = self.make_version((*version.messages[:-1], dataclasses.replace(last, content=text)))
@@ -134,9 +136,3 @@ class Shaper:
         found = self.make_version(messages)
         change = Adjustment(kind, cost, full.prefill.mid - found.prefill.mid)
         return dataclasses.replace(found, adjustments=(*full.adjustments, change))
-
-
-def words_for(n_tokens: int) -> int:
-    """A round number of words in `n_tokens`: English takes about 4 tokens for 3 words."""
-    words = n_tokens * 0.6
-    return max((n for n in _ROUND_WORDS if n <= words), default=_ROUND_WORDS[0])

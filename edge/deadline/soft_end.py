@@ -61,26 +61,15 @@ class SentenceHold:
     """
 
     def __init__(self) -> None:
-        self._shown: list[str] = []
-        self._tail: str | None = None  # of what was shown; None: look when it is needed
+        self.text = ""  # what was released
         self._held = ""
         self._holding = False
         self._has_sentence = False
 
     @property
-    def text(self) -> str:
-        return "".join(self._shown)
-
-    @property
     def is_whole(self) -> bool:
-        tail = self._near().rstrip()
+        tail = self.text[-_TAIL:].rstrip()
         return is_whole(self.text if tail and tail[-1] in _CLOSERS else tail)
-
-    def _near(self) -> str:
-        """The end of what was shown, long enough to see where its last sentence ends."""
-        if self._tail is None:
-            self._tail = self.text[-_TAIL:]
-        return self._tail
 
     def close(self) -> None:
         """Begin to hold back; at once only if what is shown is whole, else from the next end on."""
@@ -89,13 +78,11 @@ class SentenceHold:
     def push(self, piece: str) -> str:
         """Take the next piece of the answer; returns what may be shown now."""
         if not self._holding:  # nothing is held either: every token of an answer comes this way
-            self._shown.append(piece)
-            self._tail = None
+            self.text += piece
             return piece
         self._held += piece
-        tail = self._near()
-        near = tail + self._held
-        ends = sentence_ends(near)
+        tail = self.text[-_TAIL:]
+        ends = sentence_ends(tail + self._held)
         self._has_sentence = self._has_sentence or bool(ends)
         if not self._has_sentence:
             return self._release(len(self._held))
@@ -114,7 +101,5 @@ class SentenceHold:
 
     def _release(self, n: int) -> str:
         out, self._held = self._held[:n], self._held[n:]
-        if out:
-            self._tail = (self._near() + out)[-_TAIL:]
-            self._shown.append(out)
+        self.text += out
         return out

@@ -4,6 +4,8 @@ go wrong in a few known ways (a log-in page, a Git-LFS pointer, an archive).
 
 from __future__ import annotations
 
+import json
+import pkgutil
 import re
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -38,28 +40,13 @@ class FileKind(NamedTuple):
     next_step: str
 
 
-_LFS = FileKind("a Git-LFS pointer, not the file it points to", "Run: git lfs pull")
-_PICKLE = FileKind("a Python pickle (PyTorch checkpoint)", UNPICKLE_ADVICE)
-_ZIP = FileKind("a zip archive (most PyTorch checkpoints are one)", UNPICKLE_ADVICE)
-_OLD_GGML = FileKind(
-    "a ggml file of the kind before GGUF (2023), which whisper.cpp still uses",
-    "For a language model: convert the original checkpoint again.",
-)
 _GIVE_OTHER = "Give a GGUF or safetensors model."
-_MAGICS: tuple[tuple[bytes, FileKind], ...] = (
-    (b"version https://git-lfs", _LFS),
-    (b"\x1f\x8b", FileKind("a gzip archive", _UNPACK)),
-    (b"\x28\xb5\x2f\xfd", FileKind("a zstd archive", _UNPACK)),
-    (b"\xfd7zXZ\x00", FileKind("an xz archive", _UNPACK)),
-    (b"BZh", FileKind("a bzip2 archive", _UNPACK)),
-    (b"7z\xbc\xaf\x27\x1c", FileKind("a 7z archive", _UNPACK)),
-    *((bytes([0x80, n]), _PICKLE) for n in range(2, 6)),
-    (b"PK\x03\x04", _ZIP),
-    (b"GGUF", FileKind("a GGUF file", "Pass it as the model itself.")),
-    (b"LITERTLM", FileKind("a LiteRT-LM file", _GIVE_OTHER)),
-    (b"\x89HDF", FileKind("an HDF5 file", _GIVE_OTHER)),
-    *((magic, _OLD_GGML) for magic in (b"lmgg", b"tjgg", b"fmgg", b"algg")),
-)
+# First bytes and the kind that they mean; without a next step in `magics.json`, a pickle's.
+_MAGICS = [
+    (magic.encode("latin-1"), FileKind(row["name"], row["next_step"] or UNPICKLE_ADVICE))
+    for row in json.loads(pkgutil.get_data(__package__, "magics.json") or "")
+    for magic in row["magics"]
+]
 
 
 def foreign(head: bytes) -> FileKind | None:

@@ -2,9 +2,6 @@
 
 Only what a reader of models needs is taken (`onnx.proto3` of onnx/onnx). Data outside the file must
 be a regular file in the same folder, no link, long enough for its declared size.
-
-    model = read_onnx(Path("model.onnx"))
-    model.inputs[0].shape        # (1, 3, "height", "width")
 """
 
 from __future__ import annotations

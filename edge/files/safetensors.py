@@ -2,12 +2,7 @@
 
 A file is: eight bytes N (little-endian), N bytes of JSON, then the tensors' bytes, back to back.
 The JSON is read by a parser of exactly this shape (an object of flat entries): nesting, duplicate
-keys and memory are bounded.
-
-    header = read_header(Path("model.safetensors"))
-    header.tensors["model.norm.weight"].shape, header.metadata.get("format")
-
-Rules: https://github.com/huggingface/safetensors, "Format" and `safetensors/src/tensor.rs`.
+keys and memory are bounded. Rules: https://github.com/huggingface/safetensors, "Format".
 """
 
 from __future__ import annotations

@@ -1,13 +1,9 @@
 """Start child processes. No other file of edge may start one (tests/edge/process/test_child.py).
 
-A child never runs or reads what happens to lie in the folder that the user works in:
-
-- its working folder is fixed: `/`, or one that the caller names;
-- its program is looked up on PATH without relative entries, and gets that PATH;
-- PYTHON* of our environment never reaches it;
-- a Python child imports from its own installation and from one folder that the caller names.
-
-So paths in arguments must be absolute. Relative paths in known variables are made absolute here.
+A child never runs or reads what happens to lie in the folder that the user works in: its folder is
+fixed, its program is looked up on a PATH without relative entries, PYTHON* of our environment never
+reaches it, and a Python child imports from its own installation and one folder that is named. So
+paths in arguments must be absolute; those in known variables are made absolute here.
 """
 
 from __future__ import annotations

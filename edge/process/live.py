@@ -1,11 +1,5 @@
 """Publish the state of a running process for `edge watch`: one small page in shared memory.
 
-    @publish_status("chat")                       # the page is there while the command runs
-    def chat(bundle, ...):
-        ...
-        STATUS.publish_model(opened.name, engine.describe())
-        for event in STATUS.follow(engine.stream(tokens, config, stop), len(tokens)): ...
-
 A page is a file of fixed size, readable by its user alone, overwritten in place at a request's ends
 and at most ten times a second between. A checksum shows a half-written one. It is removed when the
 process ends, or by the next process, which knows the killed one by id and start time. Publishing

@@ -67,13 +67,6 @@ class BoardRules:
         self, subject: Subject, who: str, *, allow_older: bool = False, step: str = _ROLLBACK_STEP
     ) -> None:
         """Raise IntegrityError unless the board starts this release. `who` names the board."""
-        self.refuse_other_board(subject, who)
-        self.refuse_expired(subject, who)
-        floor = self.floor(subject.name)
-        if subject.release.number < floor.number and not (allow_older or subject.id in floor.kept):
-            raise older_error(subject, floor, who, step)
-
-    def refuse_other_board(self, subject: Subject, who: str) -> None:
         if self.devices and subject.device not in self.devices:
             raise IntegrityError(
                 f"the bundle was signed for a {printable(subject.device, 60)}; {who} is a "
@@ -81,8 +74,6 @@ class BoardRules:
                 next_step=f"edge build MODEL --device {self.devices[0]} --sign KEY, or edge flash "
                 "--force if the record is wrong",
             )
-
-    def refuse_expired(self, subject: Subject, who: str) -> None:
         end = subject.release.expires_at
         known = (datetime.now(timezone.utc), subject.release.released_at, self.latest)
         if end is not None and max(when for when in known if when is not None) > end:
@@ -91,6 +82,9 @@ class BoardRules:
                 f"{format_time(end)}; {who} does not accept it any more",
                 next_step="get a newer release, signed with a later --expires",
             )
+        floor = self.floor(subject.name)
+        if subject.release.number < floor.number and not (allow_older or subject.id in floor.kept):
+            raise older_error(subject, floor, who, step)
 
     def with_accepted(
         self, subject: Subject, kept: Sequence[str], *, lower: bool = False

@@ -1,9 +1,8 @@
 r"""Read and write `manifest.json.sig`, the signatures of a bundle.
 
-The manifest holds the size and hash of every other file, and the bundle's id is the manifest's own
-hash: a signature over the manifest covers every byte, and adding one changes no id. Several signers
-may stand in one file, one block after another. The file itself is not signed: any user can add
-a block, or put one first. So the order of blocks decides nothing. Without boardfit:
+The manifest holds the hash of every other file: a signature over it covers every byte, and adding
+one changes no id. The file itself is not signed, so the order of its blocks decides nothing.
+Without boardfit:
 
     echo "builder $(cat key.pub)" > allowed
     ssh-keygen -Y verify -f allowed -I builder -n boardfit-bundle -s manifest.json.sig \

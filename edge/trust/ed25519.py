@@ -1,14 +1,12 @@
 """Ed25519 verification in pure Python (RFC 8032, section 5.1.7).
 
-Pure Python alone, though `cryptography` or an `openssl` may be there: a board has neither for sure,
-and three ways to answer one question are three answers to "is this signature good?". Ours takes 4
-ms on a laptop and is meant for public data, so that its timing gives nothing away; signing, which
-handles a secret, is left to `cryptography` (`boardfit.edge.trust.signing`).
+A board has neither `cryptography` nor `openssl` for sure, and three ways to answer one question are
+three answers. It takes 4 ms on a laptop and is meant for public data: its timing gives nothing
+away. Signing, which handles a secret, is left to `cryptography` (`boardfit.edge.trust.signing`).
 
 Where implementations differ this one is strict: S must be below the group order, points must be
-encoded canonically, keys of small order are refused (with such a key, any signature holds),
-and the equation is checked without the cofactor, as OpenSSL does. Everything that it accepts,
-OpenSSL accepts.
+encoded canonically, keys of small order are refused, and the equation is checked without the
+cofactor, as OpenSSL does. Everything that it accepts, OpenSSL accepts.
 """
 
 from __future__ import annotations

@@ -5,12 +5,10 @@
     /etc/boardfit/trusted_keys       the whole machine; only its administrator can change it
     $BOARDFIT_TRUSTED_KEYS            one more, for a service or a shell
 
-Beside each of them may lie `revoked_keys`, in the same format, with keys that are never accepted,
-and `board.json`, with what is demanded of a release (`boardfit.edge.trust.board_rules`).
-
-Every one of these files that exists must accept a bundle before it is opened. One that cannot be
-read, is damaged or is empty accepts nothing: a lock that fails stays shut. A user who may write
-ROOT may remove its file; the machine's own file is for boards where that matters.
+Beside each may lie `revoked_keys`, with keys that are never accepted, and `board.json`
+(`boardfit.edge.trust.board_rules`). Every file that exists must accept a bundle before it is
+opened. One that cannot be read, is damaged or is empty accepts nothing. A user who may write ROOT
+may remove its file; the machine's own file is for boards where that matters.
 """
 
 from __future__ import annotations

@@ -49,17 +49,14 @@ def new_release(number: int | None = None, expires: str | None = None) -> Releas
     20261130161500; now is SOURCE_DATE_EPOCH where that is set. Raises UsageError for a bad
     number or expiry.
     """
-    now = datetime.fromtimestamp(_now_s(), timezone.utc).replace(microsecond=0)
+    text = os.environ.get("SOURCE_DATE_EPOCH", "")
+    now_s = float(text) if re.fullmatch(r"[0-9]{1,11}", text) else time.time()
+    now = datetime.fromtimestamp(now_s, timezone.utc).replace(microsecond=0)
     if number is None:
         number = int(now.strftime("%Y%m%d%H%M%S"))
     if not 0 < number <= MAX_NUMBER:
         raise UsageError(f"the release number is {number}, expected 1 to {MAX_NUMBER}")
     return ReleaseTerms(number, now, None if expires is None else _parse_expiry(expires, now))
-
-
-def _now_s() -> float:
-    text = os.environ.get("SOURCE_DATE_EPOCH", "")
-    return float(text) if re.fullmatch(r"[0-9]{1,11}", text) else time.time()
 
 
 def _parse_expiry(text: str, now: datetime) -> datetime:

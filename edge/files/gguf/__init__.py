@@ -1,13 +1,8 @@
 """Read and check a GGUF header before any native loader, or the `gguf` package, sees the file.
 
 Tensor data is never touched. Every number is bounded by the file's size and by limits far above any
-real file: a tiny file that promises 2^60 strings is refused as fast as any other.
-
-    header = read_header(Path("model.gguf"))
-    header.arch, header.get("llama.context_length"), header.tensors[0].type_name
-
-The rules are those of upstream's loader (`ggml/src/gguf.cpp`) and of the format's description
-(`ggml/docs/gguf.md`), or stricter: what passes here is a header that the loader accepts.
+real file: a tiny file that promises 2^60 strings is refused as fast as any other. The rules are
+those of upstream's loader (`ggml/src/gguf.cpp`) and of `ggml/docs/gguf.md`, or stricter.
 """
 
 from __future__ import annotations
@@ -18,25 +13,13 @@ from typing import Literal
 
 from boardfit.edge.disk.opened_file import Source
 from boardfit.edge.errors import InputError
-from boardfit.edge.files.ggml_types import GGML_TYPES, GgmlType, row_bytes
-from boardfit.edge.files.gguf.header import GgufArray, GgufHeader, GgufTensor, GgufValue, KvType
+from boardfit.edge.files.gguf.header import GgufArray, GgufHeader, GgufTensor
 from boardfit.edge.files.gguf.metadata import check_alignment, check_vocabulary, read_metadata
 from boardfit.edge.files.gguf.reader import MAX_HEADER_BYTES, Reader, read_counts, read_preamble
 from boardfit.edge.files.gguf.tensors import align, check_extents, read_tensors
 from boardfit.edge.files.kind import open_regular
 
-__all__ = [
-    "GGML_TYPES",
-    "GgmlType",
-    "GgufArray",
-    "GgufHeader",
-    "GgufTensor",
-    "GgufValue",
-    "KvType",
-    "parse_header",
-    "read_header",
-    "row_bytes",
-]
+__all__ = ["GgufArray", "GgufHeader", "GgufTensor", "parse_header", "read_header"]
 
 ArrayMode = Literal["summary", "full"]
 

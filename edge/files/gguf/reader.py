@@ -52,14 +52,12 @@ class Reader:
         """Step over `n_bytes`; returns where they began."""
         start = self.pos
         if n_bytes > self.end - start:
-            self.refuse(f"{what} takes {n_bytes} bytes, {self._describe_left()}")
+            left = f"only {self.n_bytes_left} are left in the file (truncated or damaged)"
+            if self.end < self.file_size:
+                left = f"a header may have at most {MAX_HEADER_BYTES} bytes"
+            self.refuse(f"{what} takes {n_bytes} bytes, but {left}")
         self.pos = start + n_bytes
         return start
-
-    def _describe_left(self) -> str:
-        if self.end < self.file_size:
-            return f"but a header may have at most {MAX_HEADER_BYTES} bytes"
-        return f"but only {self.n_bytes_left} are left in the file (truncated or damaged)"
 
     def u32(self, what: str) -> int:
         return int(_U32.unpack_from(self.data, self.skip(4, what))[0])

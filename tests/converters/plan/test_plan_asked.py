@@ -26,8 +26,10 @@ from boardfit.converters.plan.planner import Planner
 from boardfit.converters.plan.text import (
     accelerator_lines,
     accelerator_record,
+    answer_lines,
     board_lines,
     bound_text,
+    plan_record,
     prompt_lines,
     prompt_record,
     speed_text,
@@ -39,8 +41,10 @@ from boardfit.device_profiles.models import known_models
 from boardfit.device_profiles.profile import Storage
 from boardfit.edge.bench.conditions import machine_facts
 from boardfit.edge.bench.store import append_results, data_directory
+from boardfit.edge.engines.llama.ready import SHELF_BYTES
 from boardfit.edge.errors import DeadlineError, DoesNotFitError, InputError, UsageError
 from boardfit.edge.probe.machine import probe_this_machine
+from boardfit.edge.serve.unit import SERVER_BYTES
 from boardfit.edge.units import format_seconds
 from tests.device_profiles.cost.models import Dims, make_spec, write_hollow_gguf
 
@@ -375,6 +379,30 @@ def test_contradictions_are_usage_errors(args: list[str], message: str) -> None:
     assert message in outcome.output + str(outcome.exception) + str(
         getattr(outcome.exception, "next_step", "")
     )
+
+
+def test_a_server_and_its_clients_are_counted() -> None:
+    options = PlanOptions(recipe="q4_0", n_ctx=2048, kv_type="f16", n_threads=4, n_users=3)
+    alone = choose_candidate(Planner(SMALL, PI5, options))
+    planner = Planner(SMALL, PI5, replace(options, is_served=True))
+    served = choose_candidate(planner)
+    assert "server" not in alone.memory and served.memory["server"] == SERVER_BYTES
+    assert served.peak_bytes >= alone.peak_bytes + SERVER_BYTES
+    assert any("--ctx 6144" in line for line in answer_lines(planner, served))
+    assert plan_record(planner, served)["served_ctx"] == 6144
+
+
+def test_states_that_a_server_keeps_are_counted() -> None:
+    layers = tuple(replace(layer, state_values=1000) for layer in SMALL.shape.layers)
+    hybrid = replace(SMALL, shape=replace(SMALL.shape, layers=layers))
+    planner = Planner(hybrid, PI5, PlanOptions(recipe="q4_0", is_served=True))
+    assert choose_candidate(planner).memory["server"] == SERVER_BYTES + SHELF_BYTES
+
+
+def test_serve_and_for_exclude_each_other() -> None:
+    command = ["sample", "--device", "raspberry-pi-5-8gb", "--serve", "2", "--for", "3"]
+    done = CliRunner().invoke(plan_command, command)
+    assert isinstance(done.exception, UsageError) and "--for" in str(done.exception)
 
 
 # -- an agent's prompt -----------------------------------------------------------------------------

@@ -14,16 +14,8 @@ from typing import Any
 import pytest
 
 from boardfit.edge.errors import InputError, UnsafeInputError, UnsupportedModelError
-from boardfit.edge.files.ggml_types import REMOVED_TYPES
-from boardfit.edge.files.gguf import (
-    GGML_TYPES,
-    GgufArray,
-    GgufHeader,
-    parse_header,
-    read_header,
-    reader,
-    row_bytes,
-)  # fmt: skip
+from boardfit.edge.files.ggml_types import GGML_TYPES, REMOVED_TYPES, row_bytes
+from boardfit.edge.files.gguf import GgufArray, GgufHeader, parse_header, read_header, reader
 from tests.edge.files import seeds
 from tests.edge.files.seeds import (
     ARR,
