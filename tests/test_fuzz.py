@@ -51,7 +51,7 @@ from boardfit.edge.flash.target import parse_flash_target
 from boardfit.edge.probe import machine
 from boardfit.edge.probe.system import parse_dump
 from boardfit.edge.report.figures import group_runs
-from boardfit.edge.report.terminal import run_lines
+from boardfit.edge.report.kinds import run_lines
 from boardfit.edge.report.verify import verify_run
 from boardfit.edge.slots.health import Health
 from boardfit.edge.slots.layout import SlotState, parse_pointer, parse_state

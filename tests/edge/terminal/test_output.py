@@ -31,7 +31,7 @@ EXCEPTIONS = {
     "edge/terminal/output.py": "the door itself",
     "edge/terminal/progress.py": "moves the cursor, around text that is made safe",
     "edge/cli.py": "colours the word error, in front of text that is made printable",
-    "edge/probe/measure_here.py": "answers its parent through a pipe",
+    "edge/probe/measure.py": "answers its parent through a pipe",
     "edge/probe/proof.py": "answers its parent through a pipe",
     "edge/probe/kernels.py": "answers its parent through a pipe",
     "edge/probe/proof_kernels.py": "answers its parent through a pipe",
