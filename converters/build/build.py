@@ -153,7 +153,8 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
             manifest = make_manifest(
                 request.spec, plan, artifact, checked, used, loss=losses.get(plan.recipe)
             )
-            warm = make_warm(prompts, job, plan, artifact, folder / f"warm-{job.name}")
+            model = built_file(artifact.path).replace(sha256=artifact.sha256)
+            warm = make_warm(prompts, job, plan, model, folder / f"warm-{job.name}")
             seal(
                 request.spec,
                 plan,

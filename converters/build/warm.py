@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from boardfit.converters.build.jobs import BuildJob
-from boardfit.converters.build.seal import AnyArtifact
 from boardfit.converters.documents import read_text
 from boardfit.converters.spec import ModelSpec
+from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.engines import ENGINES, EngineSettings, is_installed, open_engine
 from boardfit.edge.engines.kv_state import remove_mac
-from boardfit.edge.engines.model_file import built_file
 from boardfit.edge.engines.settings import usable_cpus
 from boardfit.edge.errors import EngineMissingError, InputError, UnsupportedModelError, UsageError
 from boardfit.edge.states.store import MIN_TOKENS, file_label, system_prefix
@@ -68,9 +67,10 @@ def check_warm(spec: ModelSpec, jobs: Sequence[BuildJob]) -> None:
 
 
 def make_warm(
-    prompts: dict[str, str], job: BuildJob, plan: Plan, artifact: AnyArtifact, folder: Path
+    prompts: dict[str, str], job: BuildJob, plan: Plan, model: OpenedFile, folder: Path
 ) -> list[WarmState]:
     """Compute the states of all prompts with the engine and the settings that the board will use.
+    `model` is the artifact, its hash known: that is what the states belong to.
 
     Raises UnsupportedModelError for an engine that saves no states, InputError for a prompt that is
     too short to be worth a file, or too long for the context.
@@ -82,7 +82,6 @@ def make_warm(
     )
     if "neon" in job.device.isa:  # there the library chooses how attention is computed
         settings = settings.replace(flash_attn="auto")
-    model = built_file(artifact.path).replace(sha256=artifact.sha256)
     with closing(open_engine(plan.engine, model, settings)) as engine:
         if not engine.describe().details.get("can_save_prefix"):
             raise UnsupportedModelError(

@@ -327,7 +327,6 @@ BUILDERS = {
     "converters/quality/reference.py",
     "converters/quality/vectors.py",
     "converters/build/verify.py",
-    "converters/build/warm.py",
 }
 
 
