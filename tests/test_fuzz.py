@@ -25,8 +25,8 @@ import pytest
 
 from boardfit.converters.imatrix.files import read_imatrix
 from boardfit.converters.oci.artifact import parse_artifact
-from boardfit.converters.oci.reference import parse_reference
-from boardfit.converters.source.names import parse_name
+from boardfit.converters.oci.registry import parse_reference
+from boardfit.converters.source.resolve import parse_name
 from boardfit.device_profiles.profile import ProfileError
 from boardfit.device_profiles.toml import build_profile, parse_sources, parse_toml
 from boardfit.edge.bench.importers import read_any

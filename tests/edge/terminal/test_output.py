@@ -37,7 +37,6 @@ EXCEPTIONS = {
     "edge/probe/proof_kernels.py": "answers its parent through a pipe",
     "edge/race/child.py": "answers its parent through a pipe",
     "converters/board/rehearse/guest.py": "answers its parent through a pipe",
-    "converters/board/engine/compiler.py": "a compiler's wrapper, of which make reads the output",
     "converters/board/offline/board/install.py": "runs on a board that has no boardfit yet",
 }
 _PRINTS = {"print", "click.echo", "click.secho", "sys.stdout.write", "sys.stderr.write"}
