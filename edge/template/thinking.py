@@ -131,7 +131,7 @@ class ThinkingFilter(AnswerFilter):
             if self._open is not None:
                 before, end = _split_first(self._held, self._open.ends)
                 if end is None:
-                    keep = 0 if ends else _partial(self._held, self._open.ends)
+                    keep = 0 if ends else count_begun(self._held, self._open.ends)
                     cut = len(self._held) - keep
                     thought, self._held = thought + self._held[:cut], self._held[cut:]
                     return shown, self._strip_controls(thought)
@@ -197,7 +197,7 @@ def _split_first(text: str, marks: Sequence[str]) -> tuple[str, str | None]:
     return text[:at], mark
 
 
-def _partial(text: str, marks: Sequence[str]) -> int:
+def count_begun(text: str, marks: Sequence[str]) -> int:
     """How many characters at the end of `text` may be the beginning of one of `marks`."""
     longest = max(map(len, marks)) - 1
     for n in range(min(longest, len(text)), 0, -1):
