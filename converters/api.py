@@ -13,7 +13,8 @@ from boardfit.converters.formats.upstream.convert import open_any_model
 from boardfit.converters.plan.catalogue import open_to_plan
 from boardfit.converters.plan.command import load_devices
 from boardfit.converters.plan.learned import read_learned
-from boardfit.converters.plan.make import PlanOptions, plan_any
+from boardfit.converters.plan.make import plan_any
+from boardfit.converters.plan.options import PlanOptions
 from boardfit.converters.quality.building import QualityOptions
 from boardfit.converters.source.resolve import Mtp
 from boardfit.device_profiles.catalog import THIS_MACHINE
@@ -32,10 +33,9 @@ def plan(
     format: str = GGUF,
     options: PlanOptions | None = None,
 ) -> Plan:
-    """What of a model fits a board: recipe, context, memory, speed, and why.
-
-    `model` is a Hugging Face directory, a hub id (owner/name), a .gguf file, or "sample". Of a
-    model on the hub, no weights are downloaded. Raises DoesNotFitError when nothing fits.
+    """What of a model fits a board: recipe, context, memory, speed, and why. `model` is a Hugging
+    Face directory, a hub id (owner/name), a .gguf file, or "sample". Of a model on the hub, no
+    weights are downloaded. Raises DoesNotFitError when nothing fits.
     """
     (profile,) = load_devices([device])
     planned = open_to_plan(str(model))
@@ -58,11 +58,9 @@ def build(
     template_variables: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """Make a 4-bit artifact of a model sized to a board, in a verified bundle at `output`.
-
     `with_engine` adds the engine, compiled for the board, and all it needs to run there offline.
-    `mtp` keeps or drops a checkpoint's head that guesses tokens ahead; unasked, it is dropped.
-    `thinking` and `template_variables` are how its chat template is rendered, unless a user
-    overrides them.
+    `mtp` keeps or drops a checkpoint's head that guesses tokens ahead. `thinking` and
+    `template_variables` are how its chat template is rendered, unless a user overrides them.
     """
     request = BuildRequest(
         spec=open_any_model(str(model), mtp=mtp),

@@ -44,9 +44,8 @@ class TensorEntry:
 
 
 def pack_infos(infos: Iterable[TensorEntry], alignment: int) -> tuple[bytes, list[int]]:
-    """The tensor table, and each tensor's offset within the data section.
-
-    Raises InputError for a name that appears twice.
+    """The tensor table, and each tensor's offset within the data section. Raises InputError for a
+    name that appears twice.
     """
     parts, offsets, offset, names = [], [], 0, set[str]()
     for info in infos:

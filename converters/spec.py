@@ -6,8 +6,10 @@ the recipe decides (the quantized types, `general.file_type`) is not in it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ import numpy as np
 from gguf import GGUFValueType
 
 from boardfit.device_profiles.shape import ModelShape
+from boardfit.edge import __version__
 from boardfit.edge.files.gguf.purpose import ENCODERS, POOLING
 
+PACKAGES = ("llama-cpp-python", "gguf", "numpy", "tokenizers", "sentencepiece")
 RowReader = Callable[[int, int], np.ndarray]
 
 
@@ -32,16 +36,12 @@ class KeyValue:
 
 @dataclass(frozen=True)
 class TargetTensor:
-    """One tensor of the artifact-to-be.
-
-    `name` is the GGUF name (`blk.0.attn_q.weight`); `shape` is row-major, so its last entry is the
-    row length (ggml's ne[0]) and the product of the others is the number of rows. `source_type` is
-    the ggml type name of what `read` returns: `F32`, `F16`, `BF16` (as uint16), or any ggml type
-    name for a GGUF source (rows as raw uint8 blocks). `read(start, stop)` returns those rows as a
-    2-D array, copying no more than it must; permutations, stacking of experts and small arithmetic
-    (Gemma's norm + 1) are inside it. `keep` names a type that every recipe must leave this tensor
-    in (`F32` for norms, biases and routers, as upstream's converter stores them), or is None.
-    `origin` names the source tensors, for error messages.
+    """One tensor of the artifact-to-be. `shape` is row-major: its last entry is the row length
+    (ggml's ne[0]). `source_type` is the ggml type of what `read` returns: `F32`, `F16`, `BF16` (as
+    uint16), or of a GGUF source any type (rows as raw uint8 blocks). `read(start, stop)` returns
+    those rows as a 2-D array, copying no more than it must; permutations, stacking of experts and
+    small arithmetic (Gemma's norm + 1) are inside it. `keep` names a type that every recipe must
+    leave this tensor in. `origin` names the source tensors, for messages.
     """
 
     name: str
@@ -57,10 +57,7 @@ class TargetTensor:
 
     @property
     def n_rows(self) -> int:
-        rows = 1
-        for extent in self.shape[:-1]:
-            rows *= extent
-        return rows
+        return math.prod(self.shape[:-1])
 
     @property
     def n_elements(self) -> int:
@@ -69,12 +66,10 @@ class TargetTensor:
 
 @dataclass(frozen=True)
 class SourceIdentity:
-    """Where a model came from: for the manifest, the bundle's card and resuming.
-
-    `files` maps each source file's name to its size in bytes. `fingerprint` is the sha256 over
-    names, sizes and headers (not over all the weights: that would double the reading).
-    `quantized` states what the weights were stored as where they are no floats, and `adapter` which
-    adapter is merged into them.
+    """Where a model came from: for the manifest, the bundle's card and resuming. `files` are the
+    source files' sizes in bytes. `fingerprint` is the sha256 over names, sizes, headers and
+    samples. `quantized` states what the weights were stored as where they are no floats, and
+    `adapter` which adapter is merged into them.
     """
 
     kind: str  # "hf-directory", "hub", "gguf"
@@ -94,13 +89,11 @@ class SourceIdentity:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """One model, ready to be planned for and converted.
-
-    `metadata` is in writing order, tokenizer and chat template included, without
-    `general.file_type` and `general.quantization_version`, which the writer adds.
-    `tokenizer_dir` is the directory with the source's own tokenizer files, when there is one: what
-    the written vocabulary is verified against. `converter` holds the versions of foreign tools that
-    made the tensors, where a family of ours did not.
+    """One model, ready to be planned for and converted. `metadata` is in writing order, without
+    `general.file_type` and `general.quantization_version`, which the writer adds. `tokenizer_dir`
+    has the source's own tokenizer files, which the written vocabulary is verified against.
+    `converter` holds the versions of foreign tools that made the tensors, where a family of ours
+    did not.
     """
 
     name: str
@@ -137,3 +130,14 @@ class ModelSpec:
     def get(self, key: str, default: Any = None) -> Any:
         """The value of one metadata key."""
         return next((kv.value for kv in self.metadata if kv.key == key), default)
+
+
+def tool_versions() -> dict[str, str | None]:
+    """boardfit's version and those of the packages that convert; None for one that is absent."""
+    found: dict[str, str | None] = {"boardfit": __version__}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found

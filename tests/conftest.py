@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -14,6 +15,10 @@ from hypothesis import settings
 
 from tests.programs import skip_or_fail
 from tests.real.weights import GEMMA3, SMOLLM2, cache_folder, fetch
+
+# It reads HF_HUB_OFFLINE once, when it is imported: not while a test has set it.
+with contextlib.suppress(ImportError):
+    import huggingface_hub.constants  # noqa: F401
 
 # A busy machine is no failure; `derandomize` in CI makes a failure there repeatable here.
 settings.register_profile("boardfit", deadline=None, derandomize=bool(os.environ.get("CI")))

@@ -25,8 +25,8 @@ import pytest
 
 from boardfit.converters.imatrix.files import read_imatrix
 from boardfit.converters.oci.artifact import parse_artifact
-from boardfit.converters.oci.reference import parse_reference
-from boardfit.converters.source.names import parse_name
+from boardfit.converters.oci.registry import parse_reference
+from boardfit.converters.source.resolve import parse_name
 from boardfit.device_profiles.profile import ProfileError
 from boardfit.device_profiles.toml import build_profile, parse_sources, parse_toml
 from boardfit.edge.bench.importers import read_any
@@ -51,7 +51,7 @@ from boardfit.edge.flash.target import parse_flash_target
 from boardfit.edge.probe import machine
 from boardfit.edge.probe.system import parse_dump
 from boardfit.edge.report.figures import group_runs
-from boardfit.edge.report.terminal import run_lines
+from boardfit.edge.report.kinds import run_lines
 from boardfit.edge.report.verify import verify_run
 from boardfit.edge.slots.health import Health
 from boardfit.edge.slots.layout import SlotState, parse_pointer, parse_state

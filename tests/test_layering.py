@@ -55,7 +55,7 @@ ORDER = {
         "api",
     ),
     "converters": (
-        "board documents oci sample spec tool_versions",
+        "board documents oci sample spec",
         "families gguf_packing",
         "tokenizers",
         "source",

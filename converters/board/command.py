@@ -1,9 +1,8 @@
-"""`edge engine`: compile engines for boards, list them, copy them, add them to a bundle."""
+"""`edge engine`: compile engines for boards, list them, add them to a bundle."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import click
@@ -11,9 +10,10 @@ import click
 from boardfit.converters.board.engine.build import build_tools, build_wheel
 from boardfit.converters.board.engine.store import BuiltEngine, find_engines
 from boardfit.converters.board.engine.variants import ALL_VARIANTS, SINGLE_VARIANTS
-from boardfit.edge.disk.atomic import new_file
-from boardfit.edge.disk.rooted import check_free
-from boardfit.edge.errors import EngineMissingError, UsageError
+from boardfit.converters.board.offline.parts import bundle_with_engine
+from boardfit.device_profiles.catalog import find_profile
+from boardfit.edge.bundle.bundle import open_bundle
+from boardfit.edge.errors import UsageError
 from boardfit.edge.terminal.output import echo
 from boardfit.edge.terminal.progress import TerminalReporter
 from boardfit.edge.units import format_bytes, format_seconds
@@ -23,9 +23,7 @@ VARIANT = click.option(
     help=f"{ALL_VARIANTS}: the board chooses at run time. Or one of {', '.join(SINGLE_VARIANTS)}.",
 )  # fmt: skip
 TOOLS = click.option(
-    "--tools",
-    is_flag=True,
-    help="Use static llama-bench and llama-completion instead, for phones.",
+    "--tools", is_flag=True, help="Use static llama-bench and llama-completion instead, for phones."
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON line on stdout.")
 
@@ -70,33 +68,6 @@ def list_engines(as_json: bool) -> None:
 
 
 @engine.command()
-@VARIANT
-@TOOLS
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path, file_okay=False), default=Path(),
-    help="Folder to copy the engine into.  [default: current folder]",
-)  # fmt: skip
-@JSON
-def get(variant: str, tools: bool, output: Path, as_json: bool) -> None:
-    """Copy a compiled engine out of the cache folder."""
-    kind = "tools" if tools else "wheel"
-    found = [e for e in find_engines() if (e.kind, e.variant) == (kind, variant)]
-    if not found:
-        raise EngineMissingError(
-            f"no {kind} of the variant {variant!r} is compiled yet",
-            next_step=f"edge engine build --variant {variant}{' --tools' if tools else ''}",
-        )
-    output.mkdir(parents=True, exist_ok=True)
-    for path in found[-1].paths:
-        target = output / path.name
-        check_free(target)
-        mode = path.stat().st_mode & 0o777
-        with path.open("rb") as source, new_file(target, mode=mode) as file:
-            shutil.copyfileobj(source, file)
-        echo(json.dumps({"path": str(target)}) if as_json else str(target))
-
-
-@engine.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="Bundle to write."
@@ -111,10 +82,6 @@ def add(
     bundle: Path, output: Path, device: str | None, python: str | None, variant: str, as_json: bool
 ) -> None:
     """Write a copy of BUNDLE with the wheels, installer and service unit for its board."""
-    from boardfit.converters.board.offline.parts import bundle_with_engine
-    from boardfit.device_profiles.catalog import find_profile
-    from boardfit.edge.bundle.bundle import open_bundle
-
     with TerminalReporter(quiet=as_json) as reporter:
         reporter.stage("checking the bundle")
         profile = find_profile(device or open_bundle(bundle).plan.device)

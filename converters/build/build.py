@@ -16,28 +16,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from boardfit.converters.build import outputs
-from boardfit.converters.build.jobs import BuildJob, make_jobs
-from boardfit.converters.build.seal import AnyArtifact, imatrix_identity, make_manifest, seal
-from boardfit.converters.build.verify import (
-    check_artifact,
-    check_in_engine,
-    check_template,
-    check_vocabulary,
+from boardfit.converters.build import verify
+from boardfit.converters.build.jobs import (
+    BuildJob,
+    check_devices,
+    check_output,
+    is_output,
+    make_jobs,
 )
+from boardfit.converters.build.seal import AnyArtifact, imatrix_identity, make_manifest, seal
 from boardfit.converters.formats.base import Conversion, FormatArtifact
 from boardfit.converters.formats.converted import ConvertedFormat
 from boardfit.converters.formats.gguf.assign import assign_types
+from boardfit.converters.formats.gguf.imatrix import Imatrix
 from boardfit.converters.formats.gguf.recipe import AS_IS, GgufRecipe, load_recipe, make_as_is
 from boardfit.converters.formats.gguf.write import GgufArtifact, write_as_is, write_many
 from boardfit.converters.formats.table import GGUF
-from boardfit.converters.imatrix import Imatrix, read_imatrix
+from boardfit.converters.imatrix.files import read_imatrix
 from boardfit.converters.plan.learned import read_learned
-from boardfit.converters.plan.make import PlanOptions
-from boardfit.converters.plan.weights import (
-    describe_requantizing,
-    find_main_type,
-)
+from boardfit.converters.plan.options import PlanOptions
+from boardfit.converters.plan.weights import describe_requantizing, find_main_type
 from boardfit.converters.quality.building import QualityOptions, measure_cards
 from boardfit.converters.quality.card import Card
 from boardfit.converters.spec import ModelSpec
@@ -60,9 +58,8 @@ if TYPE_CHECKING:
 class BuildRequest:
     """What to build. `imatrix` is upstream's imatrix file, or a text to compute one from.
     `with_engine` adds what each board needs to run its bundle offline; `python` is the board's
-    Python where it is not the profile's. `formats` are of `boardfit.converters.formats.table`.
-    `sign` puts a signature beside every manifest. `accept_tokenizer` goes on where the engine does
-    not normalize text as the checkpoint does.
+    Python where it is not the profile's. `sign` puts a signature beside every manifest.
+    `accept_tokenizer` goes on where the engine does not normalize text as the checkpoint does.
     """
 
     spec: ModelSpec
@@ -91,16 +88,13 @@ class Built:
 
 
 def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
-    """Build one bundle per device and format. A single one is at `output`, several are below it
-    (`boardfit.converters.build.jobs.job_name`).
-
+    """Build one bundle per device and format: at `output`, or several below it (`jobs.job_name`).
     Raises UsageError when the output exists, DoesNotFitError when a board, the host's memory or the
     disk is too small (before the first byte), UnsupportedModelError for a family that a format
-    cannot hold, IntegrityError when a result fails its checks or is too far from its source;
-    nothing is left at `output` then.
+    cannot hold, IntegrityError when a result fails its checks; nothing is left at `output` then.
     """
-    outputs.check_devices(request.devices)
-    outputs.check_output(request.output, request.overwrite)
+    check_devices(request.devices)
+    check_output(request.output, request.overwrite)
     reporter.stage("planning")
     jobs = make_jobs(
         request.spec, request.devices, request.formats, request.options, read_learned()
@@ -110,8 +104,8 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
         reporter.say(text)
     adders = {job.name: adding_engine(request, job.device, reporter) for job in jobs}
     reporter.stage("checking the tokenizer")
-    template = check_template(request.spec, request.thinking, request.template_variables)
-    vocabulary = template | check_vocabulary(
+    template = verify.check_template(request.spec, request.thinking, request.template_variables)
+    vocabulary = template | verify.check_vocabulary(
         request.spec, accept_normalization=request.accept_tokenizer
     )
     with work_beside(request.output, "build", resume=True, stale=["bundles"]) as work:
@@ -127,8 +121,7 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
             request.quality,
             folder,
             threads=request.threads,
-            stage=reporter.stage,
-            progress=reporter.progress,
+            reporter=reporter,
         )
         reporter.stage("sealing")
         bundles = work.path / "bundles"
@@ -158,7 +151,7 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
             )
         fsync_directory(bundles)
         made = "bundles/bundle" if len(jobs) == 1 else "bundles"
-        work.publish(made, outputs.is_output if request.overwrite else None)
+        work.publish(made, is_output if request.overwrite else None)
     return [
         Built(open_bundle(request.output / job.name, verify=False), artifacts[job.name])
         for job in jobs
@@ -180,15 +173,12 @@ def check_artifacts(
     for job in jobs:
         artifact = artifacts[job.name]
         if artifact.path not in checks:
-            checks[artifact.path] = check_job(artifact, job, spec)
+            checks[artifact.path] = (
+                verify.check_in_engine(artifact.path, job.plan, spec)
+                if job.is_converted
+                else verify.check_artifact(artifact.path, spec)
+            )
     return checks
-
-
-def check_job(artifact: AnyArtifact, job: BuildJob, spec: ModelSpec) -> dict[str, Any]:
-    """The checks of a written artifact in the engine that will run it."""
-    if job.is_converted:
-        return check_in_engine(artifact.path, job.plan, spec)
-    return check_artifact(artifact.path, spec)
 
 
 def make_all_artifacts(
@@ -198,13 +188,10 @@ def make_all_artifacts(
     folder: Path,
     reporter: Reporter,
 ) -> dict[str, AnyArtifact]:
-    """The artifact of every job, by the job's name: all GGUFs in one pass over the source, other
-    formats one by one in their converters' environments.
-    """
+    """The artifact of every job by its name: all GGUFs in one pass over the source."""
     recipes = {
-        job.plan.recipe: find_recipe(request.spec, job.plan.recipe)
-        for job in jobs
-        if not job.is_converted
+        name: make_as_is(find_main_type(request.spec)) if name == AS_IS else load_recipe(name)
+        for name in (job.plan.recipe for job in jobs if not job.is_converted)
     }
     made = make_artifacts(request, recipes, imatrix, folder, reporter)
     converted: dict[str, FormatArtifact] = {}
@@ -226,11 +213,6 @@ def make_all_artifacts(
     return found
 
 
-def find_recipe(spec: ModelSpec, recipe_id: str) -> GgufRecipe:
-    """Find a plan's recipe, or what stands for it where the file is taken as it stands."""
-    return make_as_is(find_main_type(spec)) if recipe_id == AS_IS else load_recipe(recipe_id)
-
-
 def describe_losses(spec: ModelSpec, jobs: Sequence[BuildJob]) -> dict[str, str]:
     """State what is lost by quantizing a quantized file again, by recipe."""
     recipes = {job.plan.recipe for job in jobs if not job.is_converted} - {AS_IS}
@@ -244,7 +226,7 @@ def obtain_imatrix(request: BuildRequest, folder: Path, reporter: Reporter) -> I
         return None
     if not looks_like_text(request.imatrix):
         return read_imatrix(request.imatrix)
-    from boardfit.converters.imatrix import compute
+    from boardfit.converters.imatrix.collect import compute
 
     folder.mkdir(exist_ok=True)
     # Activations come from the unquantized model: an F16 file that is removed afterwards.
@@ -339,9 +321,8 @@ def finished(path: Path, identity: str) -> GgufArtifact | None:
 def adding_engine(
     request: BuildRequest, device: DeviceProfile, reporter: Reporter
 ) -> Callable[[Path, Plan], OfflineParts] | None:
-    """What puts the board's engine into a bundle folder; None when none was asked for.
-
-    Raises UsageError now, before anything is quantized, for a board that no engine is built for.
+    """What puts the board's engine into a bundle folder; None when none was asked for. Raises
+    UsageError now, before anything is quantized, for a board that no engine is built for.
     """
     if not request.with_engine:
         return None

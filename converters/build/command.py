@@ -9,21 +9,14 @@ from typing import Any
 
 import click
 
+from boardfit.converters.build import network
 from boardfit.converters.build.build import BuildRequest, Built, build
-from boardfit.converters.build.network import (
-    build_network,
-    check_format,
-    network_record,
-    network_summary,
-    refuse_language_options,
-)
 from boardfit.converters.formats.gguf.recipe import AS_IS, list_recipes
 from boardfit.converters.formats.network.quantize import is_network_file
 from boardfit.converters.formats.table import FORMATS, GGUF, parse_formats
 from boardfit.converters.formats.upstream.convert import open_any_model
 from boardfit.converters.plan.command import load_devices
-from boardfit.converters.plan.make import PREFERENCES, PlanOptions
-from boardfit.converters.plan.options import Prefer
+from boardfit.converters.plan.options import PREFERENCES, PlanOptions, Prefer
 from boardfit.converters.quality.building import QualityOptions
 from boardfit.converters.source.checkpoint import AdapterRequest
 from boardfit.converters.source.resolve import Mtp
@@ -183,11 +176,7 @@ def build_language_model(typed: BuildOptions) -> list[tuple[dict[str, object], s
         devices = tuple(load_devices(typed.devices))
         request = BuildRequest(
             spec=open_any_model(
-                typed.model,
-                progress=reporter.progress,
-                say=reporter.say,
-                lora=lora,
-                mtp=typed.mtp,
+                typed.model, progress=reporter.progress, say=reporter.say, lora=lora, mtp=typed.mtp
             ),
             devices=devices,
             output=typed.output,
@@ -218,7 +207,7 @@ def adapter_request(typed: BuildOptions) -> AdapterRequest | None:
 
 def build_networks(typed: BuildOptions) -> list[tuple[dict[str, object], str]]:
     """Quantize the network for every board. Returns a record and a text for each."""
-    refuse_language_options({
+    network.refuse_language_options({
         "--ctx": typed.n_ctx, "--kv-type": typed.kv_type, "--imatrix": typed.imatrix,
         "--python": typed.python, "--with-engine": typed.with_engine,
         "--mtp": typed.mtp, "--thinking": typed.thinking, "--template-var": typed.template_vars,
@@ -226,9 +215,9 @@ def build_networks(typed: BuildOptions) -> list[tuple[dict[str, object], str]]:
         "--lora": typed.lora, "--lora-scale": typed.lora_scale,
     })  # fmt: skip
     source = Path(typed.model)
-    check_format(source, typed.formats)
+    network.check_format(source, typed.formats)
     with TerminalReporter(quiet=typed.as_json) as reporter:
-        built = build_network(
+        built = network.build_network(
             source,
             tuple(load_devices(typed.devices)),
             typed.output,
@@ -239,7 +228,7 @@ def build_networks(typed: BuildOptions) -> list[tuple[dict[str, object], str]]:
             threads=typed.threads,
             reporter=reporter,
         )
-    return [(network_record(done), network_summary(done)) for done in built]
+    return [(network.network_record(done), network.network_summary(done)) for done in built]
 
 
 def as_record(done: Built) -> dict[str, object]:

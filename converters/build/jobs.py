@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from boardfit.converters.formats.base import FormatRow
 from boardfit.converters.formats.table import AUTO, format_of_engine
 from boardfit.converters.plan.learned import Learned
-from boardfit.converters.plan.make import PlanOptions, plan_any
+from boardfit.converters.plan.make import plan_any
+from boardfit.converters.plan.options import PlanOptions
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.profile import DeviceProfile
-from boardfit.edge.errors import UsageError
+from boardfit.edge.bench.network_folder import open_network_folder
+from boardfit.edge.bundle.bundle import is_bundle
+from boardfit.edge.disk.rooted import check_free, check_parent
+from boardfit.edge.errors import EdgeError, UsageError
 from boardfit.edge.types import Plan
 
 
@@ -43,7 +49,6 @@ def make_jobs(
     learned: Learned,
 ) -> list[BuildJob]:
     """Plans for every board and format. With several of both, folders are called board-format.
-
     Raises what planning raises, UsageError for a recipe beside several formats.
     """
     if options.recipe and (len(formats) > 1 or AUTO in formats):
@@ -63,3 +68,37 @@ def make_jobs(
 def job_name(device: str, format_id: str, n_devices: int, n_formats: int) -> str:
     parts = ([device] if n_devices > 1 else []) + ([format_id] if n_formats > 1 else [])
     return "-".join(parts)
+
+
+def check_devices(devices: Sequence[DeviceProfile]) -> None:
+    """Raise UsageError for a device that is named twice."""
+    ids = [device.id for device in devices]
+    if len(set(ids)) != len(ids):
+        raise UsageError(f"a device is named twice: {', '.join(ids)}")
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Raise UsageError for an output that exists, or that a file above it makes impossible. With
+    `overwrite` an earlier output of a build may be replaced.
+    """
+    if os.path.lexists(output) and not overwrite:
+        raise UsageError(
+            f"{output} exists", next_step="choose another -o, or replace it with --force"
+        )
+    check_free(output, is_output)
+    check_parent(output)
+
+
+def is_output(path: Path) -> bool:
+    """Whether a folder is what a build makes: one result, or nothing but results."""
+    inside = list(path.iterdir())
+    return _is_result(path) or (bool(inside) and all(map(_is_result, inside)))
+
+
+def _is_result(path: Path) -> bool:
+    if path.is_symlink() or not path.is_dir():
+        return False
+    try:
+        return is_bundle(path) or bool(open_network_folder(path))
+    except (OSError, EdgeError):
+        return False

@@ -16,8 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from boardfit.converters.build.jobs import job_name
-from boardfit.converters.build.outputs import check_devices, check_output, is_output
+from boardfit.converters.build.jobs import check_devices, check_output, is_output, job_name
 from boardfit.converters.formats.network.quantize import RECIPES, NetworkReport, quantize_network
 from boardfit.converters.formats.onnx.convert import accuracy_level
 from boardfit.converters.formats.table import GGUF
@@ -64,11 +63,10 @@ def build_network(
     threads: int | None = None,
     reporter: Reporter,
 ) -> list[BuiltNetwork]:
-    """Quantize `source` for every board: at `output`, or below it where there are several.
-
-    Raises UsageError when the output exists, EngineError for a board on which the file's runtime is
-    known not to run, DoesNotFitError for one too small, IntegrityError when an output is further
-    from the source's than `BOUNDS`, and what `quantize_network` raises; nothing is left then.
+    """Quantize `source` for every board: at `output`, or below it where there are several. Raises
+    UsageError when the output exists, EngineError for a board on which the file's runtime is known
+    not to run, DoesNotFitError for one too small, IntegrityError when an output is further from the
+    source's than `BOUNDS`, and what `quantize_network` raises; nothing is left then.
     """
     check_devices(devices)
     check_output(output, overwrite)

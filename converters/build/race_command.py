@@ -12,7 +12,8 @@ from boardfit.converters.formats.table import AUTO, FORMATS, GGUF, parse_formats
 from boardfit.converters.formats.upstream.convert import open_any_model
 from boardfit.converters.plan.command import load_devices
 from boardfit.converters.plan.learned import Learned
-from boardfit.converters.plan.make import PlanOptions, plan_any
+from boardfit.converters.plan.make import plan_any
+from boardfit.converters.plan.options import PlanOptions
 from boardfit.converters.quality.building import QualityOptions
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.catalog import THIS_MACHINE

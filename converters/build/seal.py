@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from boardfit.converters.documents import companions, copy_document
 from boardfit.converters.formats.base import FormatArtifact
+from boardfit.converters.formats.gguf.imatrix import Imatrix
 from boardfit.converters.formats.gguf.write import GgufArtifact
-from boardfit.converters.imatrix import Imatrix
 from boardfit.converters.spec import ModelSpec
 from boardfit.edge.bundle.bundle import MANIFEST, seal_bundle
 from boardfit.edge.disk.atomic import link_or_copy
@@ -32,10 +32,8 @@ def make_manifest(
     *,
     loss: str | None = None,
 ) -> dict[str, Any]:
-    """The manifest's entries but for the files, which `seal_bundle` adds. No times, no paths of
-    this machine: the same inputs give the same bundle id.
-    """
-    from boardfit.converters.tool_versions import tool_versions
+    """The manifest but for the files. No times, no paths: the same inputs give the same id."""
+    from boardfit.converters.spec import tool_versions
 
     location = spec.source.location
     return {

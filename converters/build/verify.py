@@ -32,11 +32,9 @@ _TRIAL_TEXTS = ("Hello world", " 12 345,6 \n\n\tif x:", "naïve café – 東京
 
 
 def check_vocabulary(spec: ModelSpec, *, accept_normalization: bool = False) -> dict[str, Any]:
-    """Write the vocabulary alone to a temporary GGUF, load it in the engine and compare it with the
-    source's tokenizer. A GGUF source has none to compare with: its vocabulary is copied.
-
-    Raises IntegrityError that shows the first string that differs. `accept_normalization` goes on
-    where only the checkpoint's normalizer explains the differences.
+    """Load the vocabulary alone in the engine and compare it with the source's tokenizer; a GGUF
+    source has none. Raises IntegrityError that shows the first string that differs.
+    `accept_normalization` goes on where only the checkpoint's normalizer explains the differences.
     """
     if spec.tokenizer_dir is None:
         return {"vocabulary": "copied from the source GGUF"}
@@ -55,9 +53,8 @@ def check_vocabulary(spec: ModelSpec, *, accept_normalization: bool = False) -> 
 def check_template(
     spec: ModelSpec, thinking: Thinking, variables: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Put marker words through the source's chat template, for a GGUF source too.
-
-    Raises InputError or UnsafeInputError for one that would fail, or lose words, on the board.
+    """Put marker words through the source's chat template, for a GGUF source too. Raises InputError
+    or UnsafeInputError for one that would fail, or lose words, on the board.
     """
     if spec.chat_template is None:
         if thinking != "auto" or variables:
@@ -70,11 +67,9 @@ def check_template(
 
 
 def check_artifact(path: Path, spec: ModelSpec) -> dict[str, Any]:
-    """Lint a written file, load it, and generate a few tokens from it.
-
-    Raises IntegrityError when the file is not what was planned or generates nothing; EngineError
-    when the engine refuses it. A model too large for this host's memory is not test-run; the
-    result states it.
+    """Lint a written file, load it, and generate a few tokens from it. Raises IntegrityError when
+    the file is not what was planned or generates nothing; EngineError when the engine refuses it. A
+    model too large for this host's memory is not test-run; the result states it.
     """
     header = read_header(path)
     if len(header.tensors) != len(spec.tensors):
@@ -108,12 +103,9 @@ def try_vectors(path: Path, spec: ModelSpec) -> dict[str, Any]:
 
 
 def check_in_engine(path: Path, plan: Plan, spec: ModelSpec) -> dict[str, Any]:
-    """Try a converted artifact in the engine of its plan.
-
-    Compare what its tokenizer makes of some texts with the source's, and generate from it.
-
-    Raises IntegrityError when it generates nothing or reads otherwise, EngineError when the engine
-    refuses it. The result names a missing engine, or a model too large for the host.
+    """Try a converted artifact in the engine of its plan: read some texts as the source's tokenizer
+    does, and generate. Raises IntegrityError when it does not, EngineError when the engine refuses
+    it.
     """
     if not is_installed(plan.engine):
         return {"engine": f"not test-run: {plan.engine} is not installed on the host"}

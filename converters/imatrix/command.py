@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from boardfit.converters.imatrix import compute
+from boardfit.converters.imatrix.collect import compute
 from boardfit.edge.errors import UsageError
 from boardfit.edge.terminal.output import echo
 from boardfit.edge.terminal.progress import TerminalReporter

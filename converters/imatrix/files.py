@@ -17,12 +17,7 @@ import numpy as np
 from gguf import GGUFValueType
 
 from boardfit.converters.formats.gguf.imatrix import Imatrix, Sums
-from boardfit.converters.gguf_packing import (
-    DEFAULT_ALIGNMENT,
-    TensorEntry,
-    pack_header,
-    pack_infos,
-)
+from boardfit.converters.gguf_packing import DEFAULT_ALIGNMENT, TensorEntry, pack_header, pack_infos
 from boardfit.converters.gguf_packing import pack_metadata as _pack_metadata
 from boardfit.converters.spec import KeyValue
 from boardfit.edge.disk.atomic import write_atomic
@@ -40,10 +35,8 @@ _MAX_ENTRIES = 65_536
 
 
 def read_imatrix(path: Path) -> Imatrix:
-    """An imatrix in either format, ready for the quantizers.
-
-    Raises InputError for a file that is neither, is cut short, or holds NaN, infinity or negative
-    sums.
+    """An imatrix in either format, ready for the quantizers. Raises InputError for a file that is
+    neither, is cut short, or holds NaN, infinity or negative sums.
     """
     file, size = open_regular(path)
     with file:

@@ -53,6 +53,8 @@ MAX_CONFIG_BYTES = 1024 * 1024
 MAX_LAYERS = MAX_FILES + 3
 #: No board holds more; a size beyond is a lie.
 MAX_TOTAL_BYTES = 1 << 40
+#: What describes the bundle, and is no file of it.
+_OWN = (MANIFEST, SUMS, SIGNATURE)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -76,12 +78,11 @@ class OciLayer:
 
 @dataclass(frozen=True)
 class OciArtifact:
-    """A checked manifest: its files and its description of itself."""
+    """A checked manifest."""
 
     config_sha256: str
     config_n_bytes: int
     layers: tuple[OciLayer, ...]
-    annotations: Mapping[str, str]
 
     @property
     def n_bytes(self) -> int:
@@ -95,19 +96,15 @@ class OciArtifact:
 
 
 def bundle_layers(bundle: Bundle) -> list[OciLayer]:
-    """Every file of an opened bundle, those that describe it first: a pull looks at them before it
-    takes the rest.
-    """
-    layers = []
-    for name in (MANIFEST, SUMS, SIGNATURE):
-        if (data := bundle.texts.get(name)) is not None:
-            layers.append(
-                OciLayer(name, hashlib.sha256(data).hexdigest(), len(data), WEIGHT_CONFIG)
-            )
-    for file in bundle.files:
-        kind = _TYPE_OF_ROLE.get(file.role, WEIGHT_CONFIG)
-        layers.append(OciLayer(file.name, file.sha256, file.n_bytes, kind))
-    return layers
+    """Every file of an opened bundle, those that describe it first: a pull reads them first."""
+    own = [(name, bundle.texts[name]) for name in _OWN if name in bundle.texts]
+    return [
+        *(OciLayer(n, hashlib.sha256(d).hexdigest(), len(d), WEIGHT_CONFIG) for n, d in own),
+        *(
+            OciLayer(f.name, f.sha256, f.n_bytes, _TYPE_OF_ROLE.get(f.role, WEIGHT_CONFIG))
+            for f in bundle.files
+        ),
+    ]
 
 
 def make_config(bundle: Bundle, layers: list[OciLayer]) -> bytes:
@@ -190,10 +187,9 @@ def _canonical(document: Mapping[str, Any]) -> bytes:
 
 
 def parse_artifact(data: bytes, place: str) -> OciArtifact:
-    """Read a manifest. `place` names it in messages.
-
-    Raises InputError when it is no model artifact or no bundle, UnsafeInputError for paths that
-    leave the folder, meet each other, for too many layers and impossible sizes.
+    """Read a manifest. `place` names it in messages. Raises InputError when it is no model artifact
+    or no bundle, UnsafeInputError for paths that leave the folder, meet each other, for too many
+    layers and impossible sizes.
     """
     document = _parse_json(data, place)
     kind = document.get("mediaType")
@@ -228,11 +224,7 @@ def parse_artifact(data: bytes, place: str) -> OciArtifact:
         raise UnsafeInputError(
             f"{place}: its layers claim more than {format_bytes(MAX_TOTAL_BYTES)} together"
         )
-    notes = document.get("annotations")
-    annotations = {k: v for k, v in (notes or {}).items() if isinstance(v, str)} if isinstance(
-        notes, dict
-    ) else {}  # fmt: skip
-    artifact = OciArtifact(config_sha, config_bytes, found, annotations)
+    artifact = OciArtifact(config_sha, config_bytes, found)
     if artifact.layer(MANIFEST) is None or artifact.layer(SUMS) is None:
         raise InputError(
             f"{place} is a model artifact, but no boardfit bundle: it has no {MANIFEST}",
@@ -281,7 +273,7 @@ def _layer(entry: Any, place: str) -> OciLayer:
         raise UnsafeInputError(
             f"{place}: one layer with two names: {printable(path, 80)!r}, {printable(title, 80)!r}"
         )
-    if path not in (MANIFEST, SUMS, SIGNATURE):
+    if path not in _OWN:
         check_name(path)
     if n_bytes == 0 and sha256 != hashlib.sha256(b"").hexdigest():
         raise IntegrityError(f"{place}: {path} is empty by its size and not by its digest")
@@ -320,13 +312,11 @@ def check_config(artifact: OciArtifact, data: bytes, place: str) -> None:
 
 
 def check_against_bundle(artifact: OciArtifact, bundle: Bundle, place: str) -> None:
-    """The layers are the bundle's files, with its sizes and hashes, and nothing else.
-
-    Raises IntegrityError before anything large is fetched.
+    """The layers are the bundle's files, with its sizes and hashes, and nothing else. Raises
+    IntegrityError before anything large is fetched.
     """
     files = {file.name: (file.sha256, file.n_bytes) for file in bundle.files}
-    own = (MANIFEST, SUMS, SIGNATURE)
-    layers = {x.path: (x.sha256, x.n_bytes) for x in artifact.layers if x.path not in own}
+    layers = {x.path: (x.sha256, x.n_bytes) for x in artifact.layers if x.path not in _OWN}
     if different := sorted(set(files.items()) ^ set(layers.items())):
         raise IntegrityError(
             f"{place}: {different[0][0]} is not the same in the artifact and in the bundle's own "

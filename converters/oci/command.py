@@ -9,8 +9,7 @@ import click
 
 from boardfit.converters.oci.pull import pull
 from boardfit.converters.oci.push import push
-from boardfit.converters.oci.reference import parse_reference
-from boardfit.converters.oci.registry import Registry
+from boardfit.converters.oci.registry import Registry, parse_reference
 from boardfit.edge.bundle.bundle import open_bundle
 from boardfit.edge.terminal.output import echo, shell_line
 from boardfit.edge.terminal.progress import TerminalReporter

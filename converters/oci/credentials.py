@@ -39,9 +39,8 @@ class Credentials:
 
 
 def find_credentials(registry: str) -> Credentials | None:
-    """What is stored for a registry; None when nothing is: it is asked anonymously then.
-
-    Raises InputError when a file that is there cannot be used.
+    """What is stored for a registry; None when nothing is: it is asked anonymously then. Raises
+    InputError when a file that is there cannot be used.
     """
     names = (registry, f"https://{registry}", *_ALIASES.get(registry, ()))
     for path in config_files():

@@ -28,13 +28,7 @@ from boardfit.converters.oci.artifact import (
     check_config,
     parse_artifact,
 )
-from boardfit.converters.oci.registry import (
-    LEAST_BYTES_S,
-    TOO_SLOW,
-    TRIES,
-    Registry,
-    read_body,
-)
+from boardfit.converters.oci.registry import LEAST_BYTES_S, TOO_SLOW, TRIES, Registry, read_body
 from boardfit.edge.bundle.bundle import (
     MANIFEST,
     MAX_MANIFEST_BYTES,
@@ -98,12 +92,10 @@ def pull(
 ) -> Pulled:
     """Bring the reference's bundle to `output`. With `keys` it must be signed by one of them, not
     expired, and no older than what was pulled before (but for `allow_older`), which is checked
-    before anything large is fetched.
-
-    Raises UsageError when something else is at `output`, InputError when there is no such artifact
-    or it is no bundle, UnsafeInputError when it breaks a rule, DoesNotFitError when the disk is too
-    small, IntegrityError when bytes or signatures are wrong, DeviceUnreachableError when the
-    connection breaks again and again.
+    first. Raises UsageError when something else is at `output`, InputError when there is no such
+    bundle, UnsafeInputError when it breaks a rule, DoesNotFitError when the disk is too small,
+    IntegrityError when bytes or signatures are wrong, DeviceUnreachableError when the connection
+    keeps breaking.
     """
     began_s, place = time.monotonic(), str(registry.reference)
     reporter.stage(f"asking {registry.reference.registry}")
@@ -145,9 +137,7 @@ def pull(
 
 @dataclass(frozen=True)
 class Described:
-    """Content of the small layers: what the bundle is, which of the requested keys signed it, and
-    the bytes of both.
-    """
+    """What the small layers hold; `signer` is which of the requested keys signed the bundle."""
 
     subject: Subject
     signer: PublicKey | None
@@ -166,17 +156,15 @@ def check_description(
     manifest = small_layer(registry, manifest_layer, MAX_MANIFEST_BYTES)
     bundle: Bundle = parse_manifest(manifest, Path(registry.reference.repository))
     check_against_bundle(artifact, bundle, place)
-    signature = small_layer(registry, signature_layer, MAX_SIGNATURE_BYTES) if (
-        signature_layer
-    ) else None  # fmt: skip
+    signature = (
+        small_layer(registry, signature_layer, MAX_SIGNATURE_BYTES) if signature_layer else None
+    )
     signer = accepting_key(manifest, signature, keys, "--key") if keys else None
     return Described(bundle.subject, signer, manifest, signature)
 
 
 def bring_signature(output: Path, own: Described, keys: Sequence[PublicKey]) -> None:
-    """Make a bundle that is here already as signed as the registry's. A signature here that one of
-    `keys` made stays.
-    """
+    """Sign a bundle that is here as the registry's is, unless one of `keys` signed it already."""
     path = output / SIGNATURE
     try:
         here = OpenedFile.open(path).read(MAX_SIGNATURE_BYTES) if os.path.lexists(path) else None
@@ -233,23 +221,24 @@ class Receiver:
     ) -> None:
         self._registry, self._artifact, self._reporter = registry, artifact, reporter
         self._root, self._result = root, done
-        self._n_done = self._kept = 0
+        # Bytes of whole layers, and of the one under way what an earlier pull has left.
+        self._n_done = self._n_kept = 0
 
     def receive_all(self) -> None:
-        layers = self._artifact.layers
         for folder in (_BUNDLE, _PARTS):
             self._root.make_folder(folder)
         self._drop_strangers()
         self._check_space()
         self._reporter.stage(f"receiving {format_bytes(self._artifact.n_bytes)}")
-        for layer in layers:
+        for layer in self._artifact.layers:
             target = f"{_BUNDLE}/{layer.path}"
             self._root.make_folder(target.rpartition("/")[0])
             if self._is_whole(target, layer):
                 self._result.n_there += layer.n_bytes
             else:
                 self._receive(layer, target)
-            self._advance(0, self._n_done)  # a retry may have moved it back
+            self._n_done += layer.n_bytes
+            self._show(0)
         for name, info in self._root.walk(_BUNDLE):
             if stat.S_ISDIR(info.st_mode):
                 self._root.sync(f"{_BUNDLE}/{name}")
@@ -284,21 +273,23 @@ class Receiver:
         return info.st_size if info is not None and stat.S_ISREG(info.st_mode) else None
 
     def _is_whole(self, target: str, layer: OciLayer) -> bool:
-        return (
-            self._size(target) == layer.n_bytes
-            and self._root.sha256(target, self._count) == layer.sha256
-        )
+        n_read = 0
 
-    def _count(self, n_bytes: int) -> None:
-        self._advance(n_bytes)
+        def count(n_bytes: int) -> None:
+            nonlocal n_read
+            n_read += n_bytes
+            self._show(n_read)
 
-    def _advance(self, n_bytes: int, at: int | None = None) -> None:
-        self._n_done = at if at is not None else self._n_done + n_bytes
+        is_sized = self._size(target) == layer.n_bytes
+        return is_sized and self._root.sha256(target, count) == layer.sha256
+
+    def _show(self, n_bytes: int) -> None:
+        """Report the whole layers, and `n_bytes` of the next."""
         total = self._artifact.n_bytes
-        self._reporter.progress(min(self._n_done, total), total)
+        self._reporter.progress(min(self._n_done + n_bytes, total), total)
 
     def _receive(self, layer: OciLayer, target: str) -> None:
-        part, start = f"{_PARTS}/{layer.sha256}", self._n_done
+        part = f"{_PARTS}/{layer.sha256}"
         twin = next(
             (x for x in self._artifact.layers if x.sha256 == layer.sha256 and x.path != layer.path
              and self._size(f"{_BUNDLE}/{x.path}") is not None), None,
@@ -306,33 +297,26 @@ class Receiver:
         if twin is not None and self._size(part) is None:
             with self._root.open(f"{_BUNDLE}/{twin.path}") as old, self._root.create(part) as new:
                 shutil.copyfileobj(old, new)
-        for attempt in (1, 2):
-            resumed = self._fill(layer, part)
+        for _ in range(2):
+            self._fill(layer, part)
             if self._root.sha256(part) == layer.sha256:
                 self._root.sync(part)
                 self._root.rename(part, target)
-                self._advance(0, start + layer.n_bytes)
+                self._result.n_there += self._n_kept
                 return
             self._root.remove(part)
-            self._advance(0, start)
-            if not resumed or attempt == 2:
+            if not self._n_kept:
                 break  # it all came from the registry: once more would give the same
         raise wrong_bytes(f"{self._registry.reference}: {layer.path}")
 
-    def _fill(self, layer: OciLayer, part: str) -> bool:
-        """Fetch until the part has all its bytes; whether some were there before. A connection that
-        breaks is opened again, as long as each time brings something.
-        """
-        had = have = self._size(part) or 0
-        if have > layer.n_bytes:
+    def _fill(self, layer: OciLayer, part: str) -> None:
+        """Fetch until the part is whole. A broken connection is opened again while it helps."""
+        if (have := self._size(part) or 0) > layer.n_bytes:
             self._root.remove(part)
-            had = have = 0
-        self._kept = have
-        self._result.n_there += have
-        self._advance(have)
+            have = 0
+        self._n_kept, failures = have, 0
         if layer.n_bytes == 0:
             self._root.resume(part).close()
-        failures = 0
         while have < layer.n_bytes:
             before = have
             problem = self._fetch(layer, part, have)
@@ -346,25 +330,18 @@ class Receiver:
                 )
             if have < layer.n_bytes and failures:
                 time.sleep(_PAUSE_S * failures)
-        return had > 0
-
-    def _start_over(self, have: int) -> None:
-        """Nothing of the `have` bytes is of use; those from before count as here no longer."""
-        self._result.n_there -= self._kept
-        self._kept = 0
-        self._advance(-have)
 
     def _fetch(self, layer: OciLayer, part: str, have: int) -> str | None:
         """One request for the rest; what broke it, or None when the server closed it in order."""
+        place = self._registry.reference
         with self._registry.blob(layer.sha256, have) as response:
             if response.status_code == 404:
                 raise InputError(
-                    f"{self._registry.reference}: the registry names {layer.path} and does not "
-                    "have it",
+                    f"{place}: the registry names {layer.path} and does not have it",
                     next_step="push the bundle again",
                 )
             if response.status_code == 416:
-                self._start_over(have)
+                self._n_kept = 0
                 self._root.remove(part)
                 return "the registry refuses the range"
             self._registry.expect(response, 200, 206)
@@ -372,13 +349,11 @@ class Receiver:
                 content_range = response.headers.get("Content-Range", "")
                 if not content_range.startswith(f"bytes {have}-"):
                     raise InputError(
-                        f"{self._registry.reference.registry} was asked for bytes from {have} of "
-                        f"{layer.path} and sends {content_range!r:.60}"
+                        f"{place.registry} was asked for bytes from {have} of {layer.path} and "
+                        f"sends {content_range!r:.60}"
                     )
-            elif have:
-                # It knows no ranges: everything comes again.
-                self._start_over(have)
-                have = 0
+            else:  # it knows no ranges: everything comes, or comes again
+                self._n_kept = have = 0
             with self._root.resume(part) as file:
                 file.truncate(have)
                 file.seek(have)
@@ -389,12 +364,12 @@ class Receiver:
                         have += len(chunk)
                         if have > layer.n_bytes:
                             raise UnsafeInputError(
-                                f"{self._registry.reference}: more bytes of {layer.path} come than "
-                                f"the {layer.n_bytes} it should have"
+                                f"{place}: more bytes of {layer.path} come than the "
+                                f"{layer.n_bytes} it should have"
                             )
                         file.write(chunk)
                         self._result.n_received += len(chunk)
-                        self._advance(len(chunk))
+                        self._show(have)
                         if not speed.add(len(chunk)):
                             return TOO_SLOW
                 except httpx.HTTPError as error:

@@ -8,9 +8,12 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import httpx
 
 from boardfit.converters.oci.artifact import bundle_layers, make_config, make_manifest
 from boardfit.converters.oci.registry import TRIES, Registry, redirect_target
@@ -129,22 +132,27 @@ def begin(registry: Registry) -> str:
         return next_location(registry, response.headers.get("Location"), registry.url(""))
 
 
-def patch(registry: Registry, location: str, file: BinaryIO, start: int, n_bytes: int) -> str:
-    headers = {
-        "Content-Type": "application/octet-stream",
-        "Content-Length": str(n_bytes),
-        "Content-Range": f"{start}-{start + n_bytes - 1}",
-    }
+@contextmanager
+def send_piece(
+    registry: Registry, method: str, url: str, file: BinaryIO, start: int, n_bytes: int
+) -> Iterator[httpx.Response]:
+    """The answer to `n_bytes` of a file from `start`."""
+    headers = {"Content-Type": "application/octet-stream", "Content-Length": str(n_bytes)}
+    if start or method == "PATCH":
+        headers["Content-Range"] = f"{start}-{start + n_bytes - 1}"
     content = lambda: piece(file, start, n_bytes)  # noqa: E731  # read anew after a 401
-    with registry.request("PATCH", location, headers=headers, content=content, retry=False) as got:
-        registry.expect(got, 202)
-        return next_location(registry, got.headers.get("Location"), location)
+    with registry.request(method, url, headers=headers, content=content, retry=False) as got:
+        yield got
+
+
+def patch(registry: Registry, location: str, file: BinaryIO, start: int, n_bytes: int) -> str:
+    with send_piece(registry, "PATCH", location, file, start, n_bytes) as response:
+        registry.expect(response, 202)
+        return next_location(registry, response.headers.get("Location"), location)
 
 
 def find_upload(registry: Registry, location: str) -> tuple[str, int]:
-    """How far an upload is: its address now, and the bytes that the registry keeps of it. One that
-    the registry has forgotten begins anew.
-    """
+    """An upload's address now, and the bytes kept of it. A forgotten one begins anew."""
     with registry.request("GET", location) as response:
         if response.status_code == 404:
             return begin(registry), 0
@@ -162,11 +170,7 @@ def finish(
     """The last piece, with the digest that the whole must have."""
     separator = "&" if "?" in location else "?"
     url = f"{location}{separator}digest=sha256:{sha256}"
-    headers = {"Content-Type": "application/octet-stream", "Content-Length": str(n_bytes)}
-    if start:
-        headers["Content-Range"] = f"{start}-{start + n_bytes - 1}"
-    content = lambda: piece(file, start, n_bytes)  # noqa: E731
-    with registry.request("PUT", url, headers=headers, content=content, retry=False) as response:
+    with send_piece(registry, "PUT", url, file, start, n_bytes) as response:
         registry.expect(response, 201)
         stored = response.headers.get("Docker-Content-Digest", f"sha256:{sha256}")
         if stored != f"sha256:{sha256}":
@@ -180,9 +184,8 @@ def next_location(registry: Registry, location: str | None, url: str) -> str:
 
 
 def piece(file: BinaryIO, start: int, n_bytes: int) -> Iterator[bytes]:
-    """`n_bytes` of a file from `start`. Raises IntegrityError when it has become shorter.
-
-    The file's own position is left alone: a request that was given up may still read.
+    """`n_bytes` of a file from `start`. Raises IntegrityError when it has become shorter. The
+    file's own position is left alone: a request that was given up may still read.
     """
     while n_bytes > 0:
         size = min(_READ, n_bytes)

@@ -6,11 +6,13 @@ our credentials, and what they ask for is not answered. https is never left for 
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
@@ -18,17 +20,24 @@ import httpx
 
 from boardfit.converters.oci.artifact import INDEX_TYPES, MANIFEST_TYPE, MAX_MANIFEST_BYTES
 from boardfit.converters.oci.credentials import Credentials, find_credentials
-from boardfit.converters.oci.reference import OciReference
 from boardfit.edge import __version__
 from boardfit.edge.errors import (
     DeviceUnreachableError,
     EdgeError,
     InputError,
     UnsafeInputError,
+    UsageError,
 )
 from boardfit.edge.process.patience import LeastSpeed, call_within
 from boardfit.edge.units import did_you_mean, printable
 
+SHAPE = "registry[:port]/repository[:tag][@sha256:…]"
+_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+# Distribution spec 1.1, "Pulling manifests": names, tags and digests.
+_REPOSITORY = re.compile(rf"{_PART}(?:/{_PART})*")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(?::\d{1,5})?")
 Content = bytes | Callable[[], Iterator[bytes]]
 TRIES = 5
 _MAX_REDIRECTS = 5
@@ -133,9 +142,7 @@ class Registry:
 
     @contextmanager
     def blob(self, sha256: str, start: int = 0) -> Iterator[httpx.Response]:
-        """A blob's bytes as they come, from `start`: 206 when the registry knows ranges, 200 with
-        everything when it does not.
-        """
+        """A blob's bytes from `start`: 206 where the registry knows ranges, else 200 with all."""
         headers = {"Range": f"bytes={start}-"} if start else {}
         with self.request("GET", self.url(f"blobs/sha256:{sha256}"), headers=headers) as response:
             yield response
@@ -178,7 +185,12 @@ class Registry:
                 continue
             if response.status_code == 401 and not response.extensions[_OWN]:
                 response.close()
-                raise self._foreign(response)
+                host = printable(response.request.url.host, 100)
+                raise UnsafeInputError(
+                    f"{self.reference.registry} leads to {host}, which asks for credentials; they "
+                    "are for the registry only",
+                    next_step="ask the registry's operator: its redirects must need no credentials",
+                )
             if response.status_code == 401 and not signed_in:
                 response.close()
                 self._authorization = self._sign_in(response)
@@ -236,9 +248,7 @@ class Registry:
     # ---- signing in ---------------------------------------------------------------------------
 
     def _sign_in(self, response: httpx.Response) -> str:
-        """The Authorization header that a 401 of the registry itself asks for (distribution:
-        docs/spec/auth/token.md).
-        """
+        """The Authorization header that a 401 asks for (docs/spec/auth/token.md)."""
         challenge = response.headers.get("WWW-Authenticate", "")
         if len(challenge) > _MAX_CHALLENGE:
             raise UnsafeInputError(
@@ -277,9 +287,7 @@ class Registry:
         return f"Bearer {token}"
 
     def _check_realm(self, realm: str) -> None:
-        """Refuse a token service that is not encrypted; on the host of a registry that is not
-        either, the user has chosen so.
-        """
+        """Refuse an unencrypted token service, but on the host of an unencrypted registry."""
         scheme, host, _ = origin(realm)
         is_as_ours = scheme == "http" and (scheme, host) == origin(self._base)[:2]
         if not host or (scheme != "https" and not is_as_ours):
@@ -296,13 +304,6 @@ class Registry:
             return self._client.build_request("POST", realm, data=form)
         headers = {"Authorization": known.basic} if known is not None and known.user else {}
         return self._client.build_request("GET", realm, params=wanted, headers=headers)
-
-    def _foreign(self, response: httpx.Response) -> EdgeError:
-        return UnsafeInputError(
-            f"{self.reference.registry} leads to {printable(response.request.url.host, 100)}, "
-            "which asks for credentials; they are for the registry only",
-            next_step="ask the registry's operator: its redirects must need no credentials",
-        )
 
     def _denied_error(self, response: httpx.Response) -> EdgeError:
         who = "these credentials" if self._credentials else "users without credentials"
@@ -325,9 +326,8 @@ class Registry:
 
 
 def origin(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port of an address, as the client that connects there reads it.
-
-    Raises UnsafeInputError for what is no address, or one with a user in it.
+    """Scheme, host and port of an address, as the client that connects there reads it. Raises
+    UnsafeInputError for what is no address, or one with a user in it.
     """
     try:
         parts = httpx.URL(url)
@@ -391,3 +391,70 @@ def _error_text(response: httpx.Response) -> str:
     except (EdgeError, LookupError, ValueError, TypeError, AttributeError, RecursionError):
         pass
     return response.reason_phrase or "no message"
+
+
+@dataclass(frozen=True)
+class OciReference:
+    """Where an artifact lies. `digest` pins it, even if the tag moved."""
+
+    registry: str
+    repository: str
+    tag: str | None = "latest"
+    digest: str | None = None
+
+    @property
+    def host(self) -> str:
+        """The registry without its port."""
+        return self.registry.rpartition("]")[0].lstrip("[") or self.registry.partition(":")[0]
+
+    @property
+    def is_loopback(self) -> bool:
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def name(self) -> str:
+        """What is asked for in a manifest's address."""
+        return self.digest or self.tag or "latest"
+
+    def __str__(self) -> str:
+        tag = f":{self.tag}" if self.tag else ""
+        return f"{self.registry}/{self.repository}{tag}" + (
+            f"@{self.digest}" if self.digest else ""
+        )
+
+
+def parse_reference(text: str) -> OciReference:
+    """Take a reference apart; without tag and digest the tag is `latest`. Raises UsageError."""
+    registry, slash, rest = text.partition("/")
+    if "://" in text or not slash or not _is_registry(registry):
+        raise _wrong(text, f"expected {SHAPE}, for example ghcr.io/me/assistant:pi5")
+    rest, at, digest = rest.partition("@")
+    if at and not _DIGEST.fullmatch(digest):
+        raise _wrong(text, "a digest is sha256: and 64 hex digits")
+    repository, colon, tag = rest.partition(":")
+    if not _REPOSITORY.fullmatch(repository) or len(repository) > 255:
+        raise _wrong(
+            text,
+            f"{printable(repository, 80)!r} is not a repository: "
+            "lower-case letters, digits, . _ - /",
+        )
+    if colon and not _TAG.fullmatch(tag):
+        raise _wrong(
+            text, f"{printable(tag, 80)!r} is not a tag: letters, digits, . _ -, at most 128"
+        )
+    return OciReference(registry, repository, tag or (None if digest else "latest"), digest or None)
+
+
+def _is_registry(text: str) -> bool:
+    """Only what cannot be a repository's first part, so that nothing is guessed."""
+    known = "." in text or ":" in text or text == "localhost"
+    return known and _HOST.fullmatch(text) is not None
+
+
+def _wrong(text: str, why: str) -> UsageError:
+    return UsageError(f"not a reference: {printable(text, 120)!r}; {why}")

@@ -40,8 +40,7 @@ class Candidate(RunSettings):
         kinds["engine_and_interpreter"] += kinds.pop("program_files")
         loading = ("weights_mapped",) if self.use_mmap else ("weights_copied", "load_staging")
         unused = {"weights_mapped", "weights_copied", "load_staging"} - set(loading)
-        if not kinds["table_rows"]:
-            unused.add("table_rows")
+        unused |= {kind for kind in ("table_rows", "server") if not kinds[kind]}
         return {kind: n_bytes for kind, n_bytes in kinds.items() if kind not in unused}
 
     @property
@@ -51,9 +50,7 @@ class Candidate(RunSettings):
 
     @property
     def user_tps(self) -> float | None:
-        """Tokens per second that each user gets at the least, all of them answering: served in
-        turns. Decoding them in one batch reads the weights once, and can only be faster.
-        """
+        """Tokens per second that each user gets at the least: all of them, served in turns."""
         return None if self.speed.decode_tps is None else self.speed.decode_tps / self.n_users
 
     def describe_basis(self, profile: DeviceProfile) -> str:
@@ -65,10 +62,9 @@ class Candidate(RunSettings):
         return self.speed.answer_s(self.n_users * n_prompt, 1)
 
     def carry_speed(self, there: SpeedEstimate) -> SpeedEstimate:
-        """Each user's speed at the lengths that `there` is an estimate for.
-
-        `speed` is that of 512 prompt tokens and a depth of 256. The ratio of the two estimates
-        carries it to other lengths.
+        """Each user's speed at the lengths that `there` is an estimate for. `speed` is that of 512
+        prompt tokens and a depth of 256. The ratio of the two estimates carries it to other
+        lengths.
         """
         speed, base = self.speed, self.cost.speed
         return SpeedEstimate(
@@ -92,9 +88,8 @@ def _carry(
 
 @dataclass(frozen=True)
 class AnswerTime:
-    """Seconds to the first token and to the last of an answer to `need`.
-
-    It is in time when the likely seconds are; `reach` also states whether the high bound is.
+    """Seconds to the first token and to the last of an answer to `need`. It is in time when the
+    likely seconds are; `reach` also states whether the high bound is.
     """
 
     need: Need

@@ -13,7 +13,8 @@ from boardfit.converters.formats.upstream.convert import open_any_model
 from boardfit.converters.plan.compare import make_hollow_spec
 from boardfit.converters.plan.options import PlanOptions
 from boardfit.converters.source.checkpoint import AdapterRequest
-from boardfit.converters.source.names import CatalogueName, HubName, parse_name
+from boardfit.converters.source.hub import HubName
+from boardfit.converters.source.resolve import CatalogueName, parse_name
 from boardfit.converters.spec import ModelSpec
 from boardfit.converters.tokenizers.turns import check_words
 from boardfit.device_profiles.models import find_model
@@ -74,11 +75,7 @@ def _plan_from(ref: str, lora: AdapterRequest | None) -> Planned:
 def _open(ref: str, lora: AdapterRequest | None = None) -> ModelSpec:
     with TerminalReporter() as reporter:
         return open_any_model(
-            ref,
-            progress=reporter.progress,
-            say=reporter.say,
-            heads_only=lora is None,
-            lora=lora,
+            ref, progress=reporter.progress, say=reporter.say, heads_only=lora is None, lora=lora
         )
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from boardfit.converters.formats.gguf.recipe import AS_IS
-from boardfit.converters.plan.candidate import AnswerTime, Candidate
+from boardfit.converters.plan.candidate import Candidate
 from boardfit.converters.plan.options import PlanOptions, describe_needs
 from boardfit.converters.plan.planner import Planner
 from boardfit.converters.plan.weights import is_quantized_file
@@ -41,9 +40,8 @@ class NearestTime:
 
 
 def choose_candidate(planner: Planner) -> Candidate:
-    """Choose the highest rung that fits and is in time.
-
-    Raises DoesNotFitError with the exact shortfall, DeadlineError when only time is short.
+    """Choose the highest rung that fits and is in time. Raises DoesNotFitError with the exact
+    shortfall, DeadlineError when only time is short.
     """
     chosen = find_highest_fitting(planner)
     if chosen is not None:
@@ -72,11 +70,14 @@ def find_highest_fitting(planner: Planner) -> Candidate | None:
     A file that is quantized already runs as it stands where it will do: quantizing it again only
     loses. `speed` and `memory` ask for more, and take a recipe that is faster or smaller.
     """
-    as_is = _find_as_is(planner)
+    options, as_is = planner.options, None
+    # An importance matrix asks for quantizing.
+    if options.recipe is None and not options.has_imatrix and is_quantized_file(planner.spec):
+        as_is = _find_highest_recipe(planner.with_options(replace(options, recipe=AS_IS)))
     if as_is is None:
         return _find_highest_recipe(planner)
     has_room = as_is.n_ctx >= planner.base_context
-    wants_more = planner.options.prefer in ("speed", "memory")
+    wants_more = options.prefer in ("speed", "memory")
     if has_room and not wants_more:
         return as_is
     converted = _find_highest_recipe(planner)
@@ -88,27 +89,17 @@ def find_highest_fitting(planner: Planner) -> Candidate | None:
     return converted if wants_more and is_better else as_is
 
 
-def _find_as_is(planner: Planner) -> Candidate | None:
-    """The file as it stands, where it is quantized, fits and is in time. An importance matrix asks
-    for quantizing.
-    """
-    options = planner.options
-    if options.recipe is not None or options.has_imatrix or not is_quantized_file(planner.spec):
-        return None
-    return _find_highest_recipe(planner.with_options(replace(options, recipe=AS_IS)))
-
-
 def _find_highest_recipe(planner: Planner) -> Candidate | None:
-    if planner.options.needs:
-        return _choose_for_needs(planner)
+    if planner.options.needs:  # they fix the context: the most preferred recipe that will do
+        fast = _list_in_time(planner, planner.options.n_ctx)
+        return min(fast, key=lambda c: planner.rank(c.weights), default=None)
     for weights, n_ctx in reversed(planner.list_rungs()):
         candidate = planner.find_best(weights, n_ctx)
         if planner.fits(candidate) and planner.is_in_time(candidate):
             return candidate
     if not planner.options.has_deadline:
         return None
-    fitting = _list_fitting(planner, planner.list_rungs()[0][1])
-    fast = [candidate for candidate in fitting if planner.is_in_time(candidate)]
+    fast = _list_in_time(planner, planner.list_rungs()[0][1])
     return min(fast, key=lambda c: c.weights.perplexity_added, default=None)
 
 
@@ -119,16 +110,11 @@ def _list_fitting(planner: Planner, n_ctx: int | None) -> list[Candidate]:
     return [candidate for candidate in found if planner.fits(candidate)]
 
 
+def _list_in_time(planner: Planner, n_ctx: int | None) -> list[Candidate]:
+    return [found for found in _list_fitting(planner, n_ctx) if planner.is_in_time(found)]
+
+
 # -- a workload's requests and their time ----------------------------------------------------------
-
-
-def _choose_for_needs(planner: Planner) -> Candidate | None:
-    """The most preferred recipe that fits and is in time; None when none is. Independent of the
-    ladder of contexts: the workload says how long the context is.
-    """
-    fitting = _list_fitting(planner, planner.options.n_ctx)
-    fast = [candidate for candidate in fitting if planner.is_in_time(candidate)]
-    return min(fast, key=lambda c: planner.rank(c.weights), default=None)
 
 
 def find_nearest_time(planner: Planner) -> NearestTime | None:
@@ -138,13 +124,11 @@ def find_nearest_time(planner: Planner) -> NearestTime | None:
     fitting = _list_fitting(planner, planner.options.n_ctx)
     known = [times for c in fitting if (times := planner.predict_answers(c)) is not None]
     best = min(known, key=lambda times: max(time.share for time in times), default=None)
-    return None if best is None else _round_times(best)
-
-
-def _round_times(times: Sequence[AnswerTime]) -> NearestTime:
-    whole_s = max(max(time.whole.mid, time.need.within_s or 0.0) for time in times)
-    first_s = max(max(time.first.mid, time.need.first_within_s or 0.0) for time in times)
-    has_first = any(time.need.first_within_s is not None for time in times)
+    if best is None:
+        return None
+    whole_s = max(max(time.whole.mid, time.need.within_s or 0.0) for time in best)
+    first_s = max(max(time.first.mid, time.need.first_within_s or 0.0) for time in best)
+    has_first = any(time.need.first_within_s is not None for time in best)
     return NearestTime(_round_up(whole_s), _round_up(first_s) if has_first else None)
 
 
@@ -201,9 +185,7 @@ def _describe_deadline(options: PlanOptions) -> str:
 
 
 def suggest_changes(planner: Planner, leanest: Candidate) -> str:
-    """Suggest what to change so that it fits, the smallest change first; if nothing does, a model
-    or a board.
-    """
+    """Suggest what to change, the smallest change first; at last another model or board."""
     found = []
     for text, changes in _list_changes(planner):
         options = replace(planner.options, **changes)
@@ -222,7 +204,7 @@ def _list_changes(planner: Planner) -> list[tuple[str, dict[str, Any]]]:
     """Options that the user has fixed, and that may be left to the plan."""
     options = planner.options
     changes: list[tuple[str, dict[str, Any]]] = []
-    if options.kv_type not in (None, "q8_0") and planner.list_lean_kv_types():
+    if options.kv_type not in (None, "q8_0") and planner.lean_kv_types:
         changes.append(("--kv-type q8_0", {"kv_type": "q8_0"}))
     if options.n_ubatch is not None:
         changes.append(("no --ubatch", {"n_ubatch": None}))

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import click
 
 from boardfit.converters.formats.gguf.recipe import AS_IS, is_as_is
 from boardfit.converters.formats.table import FORMATS, GGUF, parse_formats
-from boardfit.converters.plan.candidate import Candidate
+from boardfit.converters.plan import compare
+from boardfit.converters.plan.catalogue import open_to_plan
 from boardfit.converters.plan.choose import choose_candidate
 from boardfit.converters.plan.learned import Learned, read_learned
-from boardfit.converters.plan.make import assemble_plan, list_alternatives
-from boardfit.converters.plan.options import PREFERENCES, PlanOptions, Prefer, parse_needs
+from boardfit.converters.plan.options import PREFERENCES, PlanOptions, make_needs
 from boardfit.converters.plan.planner import Planner
-from boardfit.converters.plan.text import candidate_lines, plan_lines, plan_record
+from boardfit.converters.plan.text import plan_lines, plan_record
 from boardfit.converters.plan.weights import WeighingScale
+from boardfit.converters.plan.workload import plan_for_workload
 from boardfit.converters.source.checkpoint import AdapterRequest
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.catalog import THIS_MACHINE, all_profiles, find_profile
@@ -88,7 +90,7 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
 )  # fmt: skip
 @click.option("--min-tps", type=float, help="Require at least this decode speed (tokens/s).")
 @click.option(
-    "--max-ttft", callback=_seconds, metavar="TIME",
+    "--max-ttft", "max_ttft_s", callback=_seconds, metavar="TIME",
     help="Require the first token within this time: 2s, 500ms, …",
 )  # fmt: skip
 @click.option(
@@ -96,29 +98,28 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
     help="Prompt length for --max-ttft, in tokens.",
 )  # fmt: skip
 @click.option(
-    "--for",
-    "n_users",
-    type=int,
-    default=1,
-    metavar="USERS",
+    "--for", "n_users", type=int, default=1, metavar="USERS",
     help="Number of concurrent users. [default: 1]",
+)  # fmt: skip
+@click.option(
+    "--serve",
+    "n_clients",
+    type=click.IntRange(min=1),
+    metavar="CLIENTS",
+    help="Plan for `edge serve` and this many clients: their contexts and the server.",
 )
 @click.option(
     "--workload",
     help="Plan for the requests of this task (see `edge tasks`), or mix for all tasks.",
 )
 @click.option(
-    "--within",
-    callback=_seconds,
-    metavar="TIME",
+    "--within", callback=_seconds, metavar="TIME",
     help="Time limit for a whole answer. [default: the task's]",
-)
+)  # fmt: skip
 @click.option(
-    "--first-within",
-    callback=_seconds,
-    metavar="TIME",
+    "--first-within", callback=_seconds, metavar="TIME",
     help="Time limit for the first token of an answer.",
-)
+)  # fmt: skip
 @click.option(
     "--lora", type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Folder of an adapter that the build will merge into MODEL.",
@@ -134,21 +135,15 @@ def plan_command(
     formats: str,
     recipe: str | None,
     as_is: bool,
-    n_ctx: int | None,
-    kv_type: str | None,
-    n_threads: int | None,
-    n_ubatch: int | None,
-    prefer: Prefer,
-    min_tps: float | None,
-    max_ttft: float | None,
-    n_prompt: int,
     n_users: int,
+    n_clients: int | None,
     workload: str | None,
     within: float | None,
     first_within: float | None,
     lora: Path | None,
     explain: bool,
     as_json: bool,
+    **fixed: Any,
 ) -> None:
     """Show what fits a board: recipe, context, memory, speed, and why.
 
@@ -159,18 +154,17 @@ def plan_command(
     """
     if as_is and recipe and not is_as_is(recipe):
         raise UsageError("--as-is converts nothing, so --recipe cannot be used with it")
+    if n_clients and n_users > 1:
+        raise UsageError("--serve counts its clients itself, so --for cannot be used with it")
     options = PlanOptions(
-        recipe=AS_IS if as_is else recipe, n_ctx=n_ctx, kv_type=kv_type, n_threads=n_threads,
-        n_ubatch=n_ubatch, prefer=prefer, min_tps=min_tps, max_ttft_s=max_ttft, n_prompt=n_prompt,
-        n_users=n_users, needs=parse_needs(workload, within, first_within),
+        recipe=AS_IS if as_is else recipe, needs=make_needs(workload, within, first_within),
+        n_users=n_clients or n_users, is_served=n_clients is not None, **fixed,
     )  # fmt: skip
     if any_device and devices:
         raise UsageError("--any-device covers all boards, so --device cannot be used with it")
     if lora is not None and (options.needs or len(models) != 1):
         raise UsageError("--lora is for the plan of one model, without --workload")
     if options.needs:
-        from boardfit.converters.plan.workload import plan_for_workload
-
         plan_for_workload(
             models, [] if any_device else load_devices(devices or (THIS_MACHINE,)), options,
             parse_formats(formats), _learned(), as_json=as_json,
@@ -194,9 +188,7 @@ def plan_command(
     profiles = load_devices(devices or (THIS_MACHINE,))
     spec, options = _open_to_plan(model, options, lora)
     if (wanted := parse_formats(formats)) != (GGUF,):
-        from boardfit.converters.plan.compare import echo_format_plans
-
-        echo_format_plans(spec, profiles, wanted, options, _learned(), as_json=as_json)
+        compare.echo_format_plans(spec, profiles, wanted, options, _learned(), as_json=as_json)
         return
     _echo_plans(spec, profiles, options, explain=explain, as_json=as_json)
 
@@ -205,8 +197,6 @@ def _open_to_plan(
     model: str, options: PlanOptions, lora: Path | None
 ) -> tuple[ModelSpec, PlanOptions]:
     """The model, and the options with a recipe that its name asks for."""
-    from boardfit.converters.plan.catalogue import open_to_plan
-
     planned = open_to_plan(model, None if lora is None else AdapterRequest(lora))
     if planned.note is not None:
         echo(f"note: {printable(planned.note, 400)}", err=True)
@@ -240,7 +230,7 @@ def _echo_plans(
         if as_json:
             echo(json.dumps(plan_record(planner, chosen)))
         else:
-            _echo_plan(planner, chosen, explain)
+            echo("\n".join(plan_lines(planner, chosen, explain=explain)))
     if len(profiles) == 1 and refused:
         raise refused[0]
     if refused:
@@ -258,37 +248,23 @@ def _learned() -> Learned:
 
 
 def _echo_sizes(profiles: list[DeviceProfile], options: PlanOptions, as_json: bool) -> None:
-    from boardfit.converters.plan.compare import plan_sizes, size_lines, size_record
-
     for number, profile in enumerate(profiles):
-        rows = plan_sizes(profile, options)
+        rows = compare.plan_sizes(profile, options)
         if as_json:
-            echo(json.dumps(size_record(profile, rows, options)))
+            echo(json.dumps(compare.size_record(profile, rows, options)))
             continue
-        echo("\n".join(([""] if number else []) + size_lines(profile, rows, options)))
+        echo("\n".join(([""] if number else []) + compare.size_lines(profile, rows, options)))
 
 
 def _echo_boards(spec: ModelSpec, options: PlanOptions, as_json: bool) -> None:
-    from boardfit.converters.plan.compare import board_lines, board_record, plan_boards
-
-    rows = plan_boards(spec, all_profiles().values(), options, learned=_learned())
+    rows = compare.plan_boards(spec, all_profiles().values(), options, learned=_learned())
     if as_json:
         for row in rows:
-            echo(json.dumps(board_record(row, options)))
+            echo(json.dumps(compare.board_record(row, options)))
     else:
-        echo("\n".join(board_lines(spec, rows, options)))
+        echo("\n".join(compare.board_lines(spec, rows, options)))
     if not any(row.chosen for row in rows):
         raise DoesNotFitError("no known board fits", next_step="relax the requirements")
-
-
-def _echo_plan(planner: Planner, chosen: Candidate, explain: bool) -> None:
-    for line in plan_lines(planner, chosen, assemble_plan(planner, chosen), explain=explain):
-        echo(line)
-    rows = list_alternatives(planner)
-    if len(rows) > 1:
-        echo()
-        for line in candidate_lines(planner, chosen, rows):
-            echo(line)
 
 
 def _echo_refusal(spec: ModelSpec, profile: DeviceProfile, error: EdgeError, as_json: bool) -> None:
@@ -297,11 +273,5 @@ def _echo_refusal(spec: ModelSpec, profile: DeviceProfile, error: EdgeError, as_
         if error.next_step:
             echo(f"  {error.next_step}")
         return
-    record = {
-        "device": profile.id,
-        "error": type(error).__name__,
-        "message": str(error),
-        "shortfall_bytes": getattr(error, "shortfall_bytes", None),
-        "next_step": error.next_step,
-    }
-    echo(json.dumps(record))
+    shortfall = getattr(error, "shortfall_bytes", None)
+    echo(json.dumps(compare.refusal_record(error, device=profile.id, shortfall_bytes=shortfall)))

@@ -13,11 +13,10 @@ from gguf import GGUFValueType
 
 from boardfit.converters.formats.measured import divergence_ratio
 from boardfit.converters.formats.table import AUTO, FORMATS, format_of_engine
-from boardfit.converters.plan.auto import answer_seconds
 from boardfit.converters.plan.candidate import Candidate
 from boardfit.converters.plan.choose import choose_candidate
 from boardfit.converters.plan.learned import Learned
-from boardfit.converters.plan.make import plan_any
+from boardfit.converters.plan.make import answer_seconds, plan_any
 from boardfit.converters.plan.options import PlanOptions
 from boardfit.converters.plan.planner import Planner
 from boardfit.converters.plan.text import speed_cells
@@ -25,13 +24,7 @@ from boardfit.converters.plan.weights import WeighingScale
 from boardfit.converters.spec import KeyValue, ModelSpec, SourceIdentity, TargetTensor
 from boardfit.device_profiles.models import KnownModel, known_models
 from boardfit.device_profiles.profile import DeviceProfile
-from boardfit.edge.errors import (
-    DeadlineError,
-    DoesNotFitError,
-    EdgeError,
-    EngineError,
-    UsageError,
-)
+from boardfit.edge.errors import DeadlineError, DoesNotFitError, EdgeError, EngineError, UsageError
 from boardfit.edge.report.rows import align_columns
 from boardfit.edge.terminal.output import echo
 from boardfit.edge.types import Plan
@@ -54,42 +47,41 @@ def plan_boards(
     profiles: Iterable[DeviceProfile],
     options: PlanOptions,
     *,
-    scale: WeighingScale | None = None,
     learned: Learned | None = None,
 ) -> list[BoardRow]:
     """Every board with its plan; those that reach what was asked first, the smallest RAM first."""
-    scale = scale or WeighingScale(spec, has_imatrix=options.has_imatrix)
+    scale = WeighingScale(spec, has_imatrix=options.has_imatrix)
     rows = []
     for profile in profiles:
         chosen, why = None, ""
         try:
             planner = Planner(spec, profile, options, scale=scale, learned=learned)
             chosen = choose_candidate(planner)
-        except DoesNotFitError as error:
-            why = f"{format_bytes(error.shortfall_bytes)} too much"
-        except DeadlineError as error:
-            why = "no speed known" if "no speed is known" in str(error) else "too slow"
-        except EngineError:
-            why = "the engine does not run there"
-        except UsageError as error:
-            why = str(error)
+        except (DoesNotFitError, DeadlineError, EngineError, UsageError) as error:
+            why = _why_not(error)
         rows.append(BoardRow(profile, chosen, why))
     return sorted(rows, key=lambda r: (r.chosen is None, r.profile.ram_bytes, r.profile.id))
 
 
+def _why_not(error: EdgeError) -> str:
+    """The reason in a few words, for a table."""
+    if isinstance(error, DoesNotFitError):
+        return f"{format_bytes(error.shortfall_bytes)} too much"
+    if isinstance(error, DeadlineError):
+        return "no speed known" if "no speed is known" in str(error) else "too slow"
+    return "the engine does not run there" if isinstance(error, EngineError) else str(error)
+
+
 def board_lines(spec: ModelSpec, rows: Sequence[BoardRow], options: PlanOptions) -> list[str]:
     """The boards as a table, those that will not do named with the reason."""
-    good = [row for row in rows if row.chosen is not None]
     width = max((len(row.profile.id) for row in rows), default=5)
     lines = [
-        f"{printable(spec.name)}: {len(good)} of {len(rows)} boards",
+        f"{printable(spec.name)}: {sum(bool(row.chosen) for row in rows)} of {len(rows)} boards",
         "",
         f"  {'board':<{width}}  {'free':>9}  recipe   context  {'peak':>9}"
         "    decode       first token",
     ]
-    for row in good:
-        c = row.chosen
-        assert c is not None
+    for row, c in ((row, row.chosen) for row in rows if row.chosen):
         lines.append(
             f"  {row.profile.id:<{width}}  {format_bytes(row.profile.free_ram_bytes):>9}"
             f"  {c.recipe:<8} {c.n_ctx:>7}  {format_bytes(c.peak_bytes):>9}"
@@ -133,9 +125,7 @@ SIZES = (
 
 @dataclass(frozen=True)
 class SizeRow:
-    """One size on one board. `chosen` is None when it does not fit, or not in time; `why` says by
-    how much.
-    """
+    """One size on one board. `chosen` is None when it does not fit, or not in time: see `why`."""
 
     model: KnownModel
     n_params: int
@@ -146,14 +136,12 @@ class SizeRow:
 def plan_sizes(profile: DeviceProfile, options: PlanOptions) -> list[SizeRow]:
     """Every size from the smallest on; after two that do not fit, the larger ones are left out."""
     rows: list[SizeRow] = []
-    for name in SIZES:
-        model = known_models()[name]
-        spec = make_hollow_spec(model)
-        chosen, why = None, ""
+    for model in (known_models()[name] for name in SIZES):
+        spec, chosen, why = make_hollow_spec(model), None, ""
         try:
             chosen = choose_candidate(Planner(spec, profile, options))
         except DoesNotFitError as error:
-            why = f"{format_bytes(error.shortfall_bytes)} too much"
+            why = _why_not(error)
         except DeadlineError:
             why = "too slow for what was asked"
         rows.append(SizeRow(model, spec.shape.n_params, chosen, why))
@@ -226,31 +214,15 @@ def make_hollow_spec(model: KnownModel) -> ModelSpec:
 
 
 def _shapes(model: KnownModel) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """(GGUF name, row-major shape) of a model's tensors, as Llama names them."""
-    if model.experts or model.plain_ff or model.per_layer or model.n_attention < model.layers:
-        yield from _matrix_shapes(model)
-        return
-    wide, narrow = model.heads * model.head, model.kv * model.head
-    yield "token_embd.weight", (model.vocab, model.embd)
-    for i in range(model.layers):
-        yield f"blk.{i}.attn_norm.weight", (model.embd,)
-        yield f"blk.{i}.attn_q.weight", (wide, model.embd)
-        yield f"blk.{i}.attn_k.weight", (narrow, model.embd)
-        yield f"blk.{i}.attn_v.weight", (narrow, model.embd)
-        yield f"blk.{i}.attn_output.weight", (model.embd, wide)
-        yield f"blk.{i}.ffn_norm.weight", (model.embd,)
-        yield f"blk.{i}.ffn_gate.weight", (model.ff, model.embd)
-        yield f"blk.{i}.ffn_up.weight", (model.ff, model.embd)
-        yield f"blk.{i}.ffn_down.weight", (model.embd, model.ff)
-    yield "output_norm.weight", (model.embd,)
-    if not model.tied:
-        yield "output.weight", (model.vocab, model.embd)
-
-
-def _matrix_shapes(model: KnownModel) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Shapes of a mixture, a hybrid or another model that is not a plain Llama. Norms are left out:
-    they are less than a thousandth.
+    """(GGUF name, row-major shape) of a model's tensors, as Llama names them. Norms of what is no
+    plain Llama are left out: they are less than a thousandth.
     """
+    is_mixed = model.experts or model.plain_ff or model.per_layer
+    if not is_mixed and model.n_attention >= model.layers:
+        yield "output_norm.weight", (model.embd,)
+        for i in range(model.layers):
+            yield f"blk.{i}.attn_norm.weight", (model.embd,)
+            yield f"blk.{i}.ffn_norm.weight", (model.embd,)
     seen = Counter[str]()
     for matrix in model.matrices():
         n_rows = matrix.n_rows // matrix.n_experts
@@ -280,9 +252,7 @@ def echo_format_plans(
     *,
     as_json: bool,
 ) -> None:
-    """One plan per board and format on stdout. A refusal is shown where there are several, raised
-    where it is the only one.
-    """
+    """Print one plan per board and format. A refusal is raised where it is the only one."""
     wanted = list(FORMATS) if AUTO in formats else list(formats)
     for number, profile in enumerate(profiles):
         plans: dict[str, Plan] = {}
@@ -299,36 +269,26 @@ def echo_format_plans(
             for name, plan in plans.items():
                 echo(json.dumps(format_record(spec, name, plan, taken)))
             for name, why in refused.items():
-                echo(json.dumps(refusal_record(profile, name, why)))
+                echo(json.dumps(refusal_record(why, device=profile.id, format=name)))
             continue
         echo(("\n" if number else "") + f"{printable(spec.name)} on {profile.name}\n")
         echo("\n".join(format_lines(plans, refused, taken, options)))
 
 
 def format_lines(
-    plans: dict[str, Plan],
-    refused: dict[str, EdgeError],
-    taken: Plan | None,
-    options: PlanOptions,
+    plans: dict[str, Plan], refused: dict[str, EdgeError], taken: Plan | None, options: PlanOptions
 ) -> list[str]:
     """A table of the plans, then the reasons of the one taken, or of a single one."""
     rows = [("format", "recipe", "context", "file", "peak", "prefill", "decode",
              f"answer to {options.n_prompt}", "divergence / Q4_0")]  # fmt: skip
     for name, plan in plans.items():
         ratio = divergence_ratio(plan.recipe)
-        rows.append(
-            (
-                name,
-                plan.recipe,
-                str(plan.n_ctx),
-                format_bytes(plan.artifact_bytes),
-                format_bytes(plan.peak_bytes),
-                "–" if plan.prefill_tps is None else f"{plan.prefill_tps:.0f}",
-                "–" if plan.decode_tps is None else f"{plan.decode_tps:.1f}",
-                format_seconds(answer_seconds(plan, options.n_prompt)),
-                "–" if ratio is None else f"{ratio:.2f}",
-            )
-        )
+        prefill = "–" if plan.prefill_tps is None else f"{plan.prefill_tps:.0f}"
+        decode = "–" if plan.decode_tps is None else f"{plan.decode_tps:.1f}"
+        file, peak = format_bytes(plan.artifact_bytes), format_bytes(plan.peak_bytes)
+        answer = format_seconds(answer_seconds(plan, options.n_prompt))
+        cells = (name, plan.recipe, str(plan.n_ctx), file, peak, prefill, decode, answer)
+        rows.append((*cells, "–" if ratio is None else f"{ratio:.2f}"))
     found = align_columns(rows)
     found += [f"  {name}: {error}" for name, error in refused.items()]
     explained = taken or (next(iter(plans.values())) if len(plans) == 1 else None)
@@ -351,12 +311,7 @@ def format_record(spec: ModelSpec, name: str, plan: Plan, taken: Plan | None) ->
     }
 
 
-def refusal_record(profile: DeviceProfile, name: str, error: EdgeError) -> dict[str, Any]:
-    """A format that cannot be made for a board, as a JSON-able object."""
-    return {
-        "device": profile.id,
-        "format": name,
-        "error": type(error).__name__,
-        "message": str(error),
-        "next_step": error.next_step,
-    }
+def refusal_record(error: EdgeError, **place: object) -> dict[str, Any]:
+    """Why a board or a format is refused, as a JSON-able object."""
+    why = {"error": type(error).__name__, "message": str(error), "next_step": error.next_step}
+    return {**place, **why}

@@ -27,9 +27,7 @@ _LEAST_BOUND = 0.03
 
 @dataclass(frozen=True)
 class MeasuredRun:
-    """Medians of one run, None where a test was not run; `bound` is half of the 10–90 % range over
-    the median, at least 3 %.
-    """
+    """Medians of one run; `bound` is half of the 10–90 % range over the median, at least 3 %."""
 
     decode_tps: float | None
     prefill_tps: float | None
@@ -85,9 +83,7 @@ class Learned:
         return _summary(max(runs.values(), key=lambda run: str(run[0]["time"])))
 
     def _taken_on(self, record: Mapping[str, Any], profile: DeviceProfile) -> bool:
-        """Whether the machine that measured is this board: a bundle for a Pi may have been tried on
-        a laptop.
-        """
+        """Whether the machine is this board: a bundle for a Pi may have been tried on a laptop."""
         machine = record["machine"]
         if profile.id == THIS_MACHINE:
             if self._facts is None:

@@ -42,13 +42,12 @@ class Need:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
-    """What the user has fixed; None leaves the choice to the plan.
-
-    `has_imatrix` is whether the build will weigh activations, which changes some recipes' types.
-    `min_tps` and `max_ttft_s` are promises that every user must get: tokens per second while
-    answering, and seconds from a question of `n_prompt` tokens to the first token. With `n_users`
-    above one, each has a context of `n_ctx` of its own, and they are served in turns. `needs` are a
-    workload's requests and their time (`make_needs`); without `n_ctx`, the context holds them all.
+    """What the user has fixed; None leaves the choice to the plan. `has_imatrix` is whether the
+    build will weigh activations, which changes some recipes' types. `min_tps` and `max_ttft_s` are
+    promised to every user: tokens per second, and seconds from a question of `n_prompt` tokens to
+    the first token. Each of `n_users` has a context of `n_ctx`, and they are served in turns.
+    `is_served` counts the memory of `edge serve` too. `needs` are a workload's requests and their
+    time; without `n_ctx`, the context holds them all.
     """
 
     recipe: str | None = None
@@ -62,6 +61,7 @@ class PlanOptions:
     max_ttft_s: float | None = None
     n_prompt: int = 256
     n_users: int = 1
+    is_served: bool = False
     needs: tuple[Need, ...] = ()
 
     def __post_init__(self) -> None:
@@ -102,32 +102,23 @@ class PlanOptions:
         return self.min_tps is not None or self.max_ttft_s is not None or bool(self.needs)
 
 
-def parse_needs(
+def make_needs(
     workload: str | None, within_s: float | None, first_within_s: float | None
 ) -> tuple[Need, ...]:
-    """Make the needs that the command line names; none without a workload.
+    """Make the need of each of a workload's tasks; none without a workload. Without a time, each
+    task has its own.
 
-    Raises UsageError for a time without a workload.
-    """
-    if workload is not None:
-        return make_needs(workload, within_s, first_within_s)
-    if within_s is None and first_within_s is None:
-        return ()
-    raise UsageError(
-        "a time is planned for with the requests that are to be answered in it",
-        next_step="add --workload customer-service, or another one of `edge tasks`; a first token"
-        " alone is --max-ttft",
-    )
-
-
-def make_needs(
-    workload: str, within_s: float | None, first_within_s: float | None
-) -> tuple[Need, ...]:
-    """Make the need of each of a workload's tasks. Without a time, each has its own.
-
-    Raises UsageError for an unknown workload.
+    Raises UsageError for an unknown workload, and for a time without one.
     """
     own = within_s is None and first_within_s is None
+    if workload is None:
+        if own:
+            return ()
+        raise UsageError(
+            "a time is planned for with the requests that are to be answered in it",
+            next_step="add --workload customer-service, or another one of `edge tasks`; a first "
+            "token alone is --max-ttft",
+        )
     return tuple(
         make_need(task, task.within_s, task.first_within_s)
         if own

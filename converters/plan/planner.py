@@ -8,17 +8,12 @@ and run are tried from the fastest to the leanest.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from boardfit.converters.formats.gguf.recipe import AS_IS, GgufRecipe, list_recipes, load_recipe
-from boardfit.converters.plan.candidate import (
-    AnswerTime,
-    Candidate,
-    Reach,
-    find_weakest,
-    predict_answer,
-)
+from boardfit.converters.plan.candidate import AnswerTime, Candidate, find_weakest, predict_answer
 from boardfit.converters.plan.learned import Learned, MeasuredRun
 from boardfit.converters.plan.options import PlanOptions
 from boardfit.converters.plan.weights import RecipeWeights, WeighingScale, weigh_as_is
@@ -26,7 +21,9 @@ from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.cost.memory import KV_BLOCK, embedding_rows
 from boardfit.device_profiles.cost.model import CostModel, RunSettings
 from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.edge.engines.llama.ready import SHELF_BYTES
 from boardfit.edge.errors import EngineError, InputError, UsageError
+from boardfit.edge.serve.unit import SERVER_BYTES
 
 #: The engine that GGUF artifacts are planned for.
 ENGINE = "llama_cpp"
@@ -84,11 +81,12 @@ class Planner:
             n_merges=len(spec.get("tokenizer.ggml.merges", ())),
         )
         self._n_threads: int | None = options.n_threads
-        self._lean_kv_types: list[str] | None = None
         self._runs: dict[str, MeasuredRun | None] = {}
         self._check_engine()
         self._check_context()
-        self._check_threads()
+        n_threads, n_cores = options.n_threads, profile.n_cores
+        if n_threads is not None and n_threads > n_cores:
+            raise UsageError(f"{n_threads} threads on {profile.name}, which has {n_cores} cores")
         self._check_kv_type()
         self._scale = scale or WeighingScale(spec, has_imatrix=options.has_imatrix)
         if options.recipe == AS_IS:
@@ -122,13 +120,6 @@ class Planner:
             " for; its answers would fall apart",
             next_step=f"use --ctx {trained} or less",
         )
-
-    def _check_threads(self) -> None:
-        n_threads, n_cores = self.options.n_threads, self.profile.n_cores
-        if n_threads is not None and n_threads > n_cores:
-            raise UsageError(
-                f"{n_threads} threads on {self.profile.name}, which has {n_cores} cores"
-            )
 
     def _check_kv_type(self) -> None:
         kv_type = self.options.kv_type
@@ -177,10 +168,9 @@ class Planner:
         return (added, weights.artifact_bytes, self._answer_seconds(weights))
 
     def _answer_seconds(self, weights: RecipeWeights) -> float:
-        """Time of a typical answer; bytes where speed is unknown.
-
-        Measured figures count here only when there is one for every recipe: one recipe's result
-        beside another's estimate would compare the estimate's error.
+        """Time of a typical answer; bytes where speed is unknown. Measured figures count here only
+        when there is one for every recipe: one recipe's result beside another's estimate would
+        compare the estimate's error.
         """
         candidate = self.evaluate(weights, _CONTEXT_STEPS[0], next(self.list_ways()))
         all_measured = all(self._find_run(other) for other in self.weights)
@@ -216,7 +206,7 @@ class Planner:
         micro-batch before a small one, repacked kernels before the plain ones.
         """
         options = self.options
-        kv_types = [options.kv_type] if options.kv_type else ["f16", *self.list_lean_kv_types()]
+        kv_types = [options.kv_type] if options.kv_type else ["f16", *self.lean_kv_types]
         ubatches = [options.n_ubatch] if options.n_ubatch else list(_UBATCHES)
         for kv_type in kv_types:
             for n_ubatch in ubatches:
@@ -224,13 +214,12 @@ class Planner:
                 for use_mmap, repack in ((True, True), (False, True), (True, False)):
                     yield Way(kv_type, n_ubatch, use_mmap, repack)
 
-    def list_lean_kv_types(self) -> list[str]:
+    @functools.cached_property
+    def lean_kv_types(self) -> list[str]:
         """Cache types smaller than f16 that this model's heads and the engine allow."""
-        if self._lean_kv_types is None:
-            has_heads, costs = bool(self.spec.shape.head_dims), self._costs
-            can = has_heads and costs.can_divide_heads("q8_0") and costs.can_open_with("q8_0")
-            self._lean_kv_types = ["q8_0"] if can else []
-        return self._lean_kv_types
+        has_heads, costs = bool(self.spec.shape.head_dims), self._costs
+        can = has_heads and costs.can_divide_heads("q8_0") and costs.can_open_with("q8_0")
+        return ["q8_0"] if can else []
 
     # -- what it costs ---------------------------------------------------------------------------
 
@@ -245,18 +234,22 @@ class Planner:
             use_mmap=way.use_mmap,
             repack=way.repack,
             n_users=self.options.n_users,
-            n_embedded=self._count_embedded(n_ctx, way.n_ubatch),
+            server_bytes=SERVER_BYTES + self._count_kept() if self.options.is_served else 0,
+            # Tokens that an embedding model takes in one step.
+            n_embedded=embedding_rows(
+                self.spec.shape.n_vocab, n_ctx, way.n_ubatch, at_once=self.spec.reads_at_once
+            )
+            if self.spec.is_embedder
+            else 0,
         )
         cost = self._costs.cost(weights, run)
         speed = cost.speed if measured is None else measured.replace_estimate(cost.speed)
         return Candidate(**vars(run), weights=weights, cost=cost, speed=speed, measured=measured)
 
-    def _count_embedded(self, n_ctx: int, n_ubatch: int) -> int:
-        """Tokens that an embedding model takes in one step; 0 for a model that generates."""
-        if not self.spec.is_embedder:
-            return 0
-        at_once = self.spec.reads_at_once
-        return embedding_rows(self.spec.shape.n_vocab, n_ctx, n_ubatch, at_once=at_once)
+    def _count_kept(self) -> int:
+        """Most bytes of states that a server keeps of a memory that cannot go back."""
+        layers = self.spec.shape.layers
+        return SHELF_BYTES if any(each.window or each.state_values for each in layers) else 0
 
     def _count_threads(self, measured: MeasuredRun | None) -> int:
         """The threads asked for, those that a result was measured with, or the fastest number."""
@@ -302,8 +295,10 @@ class Planner:
     def is_in_time(self, candidate: Candidate) -> bool:
         """Whether every user gets the speed demanded; an unknown speed promises nothing."""
         options = self.options
-        if options.needs and self.predict_reach(candidate) == "no":
-            return False
+        if options.needs:
+            times = self.predict_answers(candidate)
+            if times is None or find_weakest(times) == "no":
+                return False
         if options.min_tps is not None:
             rate = candidate.user_tps
             if rate is None or rate < options.min_tps:
@@ -312,11 +307,6 @@ class Planner:
             seconds = candidate.ttft_s(options.n_prompt)
             return seconds is not None and seconds <= options.max_ttft_s
         return True
-
-    def predict_reach(self, candidate: Candidate) -> Reach:
-        """Predict whether the candidate answers all needs in time: the weakest verdict."""
-        times = self.predict_answers(candidate)
-        return "no" if times is None else find_weakest(times)
 
     def predict_answers(self, candidate: Candidate) -> list[AnswerTime] | None:
         """Predict the seconds of the answer to each need; None where no speed is known."""

@@ -21,7 +21,9 @@ def explain_choice(planner: Planner, chosen: Candidate) -> tuple[list[str], list
     reasons = [
         _unknown_reason(planner),
         _recipe_reason(planner, chosen),
-        _requantizing_reason(planner, chosen),
+        ""
+        if chosen.recipe == AS_IS
+        else describe_requantizing(planner.spec, chosen.weights.recipe),
         *_over_others(planner, chosen),
         _measured_reason(chosen),
         _users_reason(planner, chosen),
@@ -99,12 +101,6 @@ def describe_loss(weights: RecipeWeights) -> str:
     if added is None:
         return "its loss is unknown at this size (`edge build` measures it)"
     return f"about {added:.2f} perplexity lost (published for Llama-3-8B)"
-
-
-def _requantizing_reason(planner: Planner, chosen: Candidate) -> str:
-    if chosen.recipe == AS_IS:
-        return ""
-    return describe_requantizing(planner.spec, chosen.weights.recipe)
 
 
 def _context_reason(planner: Planner, chosen: Candidate) -> str:
@@ -236,9 +232,7 @@ def _users_reason(planner: Planner, chosen: Candidate) -> str:
 
 
 def _faster_reason(planner: Planner, chosen: Candidate) -> str:
-    """A recipe that prefills much faster for little quality, as a hint; empty if there is none, or
-    where the quality is unknown or lost twice.
-    """
+    """A recipe that prefills much faster for little quality, where the quality is known."""
     if not chosen.weights.is_near_measured or is_quantized_file(planner.spec):
         return ""
     best, best_gain = None, _WORTH_A_HINT

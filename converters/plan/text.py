@@ -4,52 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from boardfit.converters.plan.candidate import Candidate, find_better
 from boardfit.converters.plan.make import assemble_plan, list_alternatives
 from boardfit.converters.plan.planner import Planner
 from boardfit.device_profiles.cost.memory import kv_bytes_read
+from boardfit.device_profiles.cost.model import AcceleratorSpeed, estimate_accelerator
 from boardfit.device_profiles.cost.speed import load_seconds, weight_bytes_read
 from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.device_profiles.toml_parser import load_toml
 from boardfit.edge.types import Plan
 from boardfit.edge.units import format_bytes, format_seconds, printable
 
-if TYPE_CHECKING:
-    from boardfit.device_profiles.cost.model import AcceleratorSpeed
-
 _BAR_WIDTH = 24
-_KINDS = {
-    "weights_mapped": "weights, mapped from the file",
-    "table_rows": "rows of per-layer embeddings",
-    "weights_copied": "weights, read into memory",
-    "weights_repacked": "weights, repacked for the CPU",
-    "load_staging": "buffer while loading",
-    "kv_cache": "KV cache",
-    "compute_buffers": "scratch of the largest batch",
-    "output_buffer": "logits and sampler",
-    "engine_and_interpreter": "engine and Python",
-    "margin": "page tables and margin",
-}
+# What each kind of memory is, and where it is computed; the formulas' own sources stand there.
+_TERMS = load_toml("boardfit.converters.plan", "memory_terms.toml")
 
 
-# Where each kind of memory is computed; the formulas' own sources stand there.
-_FORMULAS = {
-    "weights_mapped": "the file's size",
-    "table_rows": "a row and a page for each token of the context (cost/memory.py, touched)",
-    "weights_copied": "the file less what is repacked (cost/memory.py, weight_bytes)",
-    "weights_repacked": "matrices that the kernel lays out anew (cost/kernels.py, is_repacked)",
-    "load_staging": "the largest repacked matrix, once more while it is read",
-    "kv_cache": "cells x heads x head size x 2, for each layer (cost/memory.py, kv_bytes)",
-    "compute_buffers": "the engine's graph laid out (cost/compute_buffer.py, cost/arena.py)",
-    "output_buffer": "vocabulary x (4 bytes of logits + 12 of the sampler), for each user",
-    "engine_and_interpreter": "measured, plus the vocabulary's strings and ranks",
-    "margin": "1/128 of the larger phase (cost/memory.py, margin_bytes)",
-}
-
-
-def plan_lines(planner: Planner, chosen: Candidate, plan: Plan, *, explain: bool) -> list[str]:
-    """The chosen plan. `explain` adds every term and the constants that the speeds come from."""
+def plan_lines(planner: Planner, chosen: Candidate, *, explain: bool) -> list[str]:
+    """The chosen plan and its alternatives. `explain` adds every term and where it comes from."""
+    plan, rows = assemble_plan(planner, chosen), list_alternatives(planner)
     share = plan.peak_bytes / max(plan.budget_bytes, 1)
     lines = [
         f"{printable(planner.spec.name)} on {planner.profile.name}",
@@ -72,7 +47,7 @@ def plan_lines(planner: Planner, chosen: Candidate, plan: Plan, *, explain: bool
         lines += [f"    {reason}" for reason in plan.rejected]
     if explain:
         lines += ["", *explain_lines(planner, chosen)]
-    return lines
+    return lines + (["", *candidate_lines(planner, chosen, rows)] if len(rows) > 1 else [])
 
 
 def speed_text(chosen: Candidate, profile_basis: str) -> str:
@@ -105,6 +80,9 @@ def answer_lines(planner: Planner, chosen: Candidate) -> list[str]:
     if options.n_users > 1:
         rate = _rate(chosen.user_tps)
         text += f", then {rate} tokens/s for each of {options.n_users} users, at the least"
+    if options.is_served:
+        pool = options.n_users * chosen.n_ctx
+        return [text, f"  start it with: edge serve BUNDLE --ctx {pool}"]
     return [text]
 
 
@@ -127,8 +105,6 @@ def accelerator_lines(planner: Planner, chosen: Candidate) -> list[str]:
 def _estimate_accelerator(planner: Planner, chosen: Candidate) -> AcceleratorSpeed | None:
     if planner.profile.accelerator is None:
         return None
-    from boardfit.device_profiles.cost.model import estimate_accelerator  # few boards do
-
     return estimate_accelerator(chosen.weights, planner.spec.shape, planner.profile, chosen)
 
 
@@ -157,18 +133,20 @@ def memory_lines(plan: Plan) -> list[str]:
             continue
         filled = min(_BAR_WIDTH, max(1, round(_BAR_WIDTH * n_bytes / max(plan.budget_bytes, 1))))
         bar = "█" * filled + "·" * (_BAR_WIDTH - filled)
-        lines.append(f"  {_KINDS.get(kind, kind):<30} {format_bytes(n_bytes):>10}  {bar}")
+        lines.append(f"  {_term(kind)[0]:<30} {format_bytes(n_bytes):>10}  {bar}")
     return lines
 
 
+def _term(kind: str) -> tuple[str, str]:
+    """A kind of memory in words, and its formula."""
+    term = _TERMS.get(kind, {})
+    return term.get("name", kind), term.get("formula", "")
+
+
 def candidate_lines(planner: Planner, chosen: Candidate, rows: Sequence[Candidate]) -> list[str]:
-    """Table of the recipes that no other one beats in everything, the chosen one marked; the beaten
-    ones below it, each with the one that is better.
-    """
+    """Table of the recipes that no other one beats in everything; below it, the beaten ones."""
     beaten = {id(row): find_better(row, rows) for row in rows}
-    lines = [
-        "  recipe    bits/w    ppl+     file      context  KV     peak       decode  prefill",
-    ]
+    lines = ["  recipe    bits/w    ppl+     file      context  KV     peak       decode  prefill"]
     for row in rows:
         is_chosen = row.recipe == chosen.recipe and row.n_ctx == chosen.n_ctx
         if beaten[id(row)] is not None and not is_chosen:
@@ -208,7 +186,7 @@ def explain_lines(planner: Planner, chosen: Candidate) -> list[str]:
     memory = profile.memory
     lines = ["  memory, term by term:"]
     for kind, n_bytes in chosen.memory.items():
-        lines.append(f"    {n_bytes:>14,} {kind}: {_FORMULAS.get(kind, '')}")
+        lines.append(f"    {n_bytes:>14,} {kind}: {_term(kind)[1]}")
     phases = chosen.cost.memory
     lines.append(f"    {phases.loading_total:>14,} at most while loading, with the margin")
     lines.append(f"    {phases.running_total:>14,} with the context full, with the margin")
@@ -272,6 +250,7 @@ def plan_record(planner: Planner, chosen: Candidate) -> dict[str, Any]:
         "device": planner.profile.id,
         "plan": {**made.to_dict(), "peak_bytes": made.peak_bytes},
         "n_users": options.n_users,
+        "served_ctx": options.n_users * chosen.n_ctx if options.is_served else None,
         "user_tps": chosen.user_tps,
         "n_prompt": options.n_prompt,
         "ttft_s": chosen.ttft_s(options.n_prompt),
@@ -291,17 +270,12 @@ def plan_record(planner: Planner, chosen: Candidate) -> dict[str, Any]:
 
 
 def _candidate_record(planner: Planner, row: Candidate, rows: list[Candidate]) -> dict[str, Any]:
+    run = ("n_ctx", "kv_type", "n_threads", "n_ubatch", "use_mmap", "repack", "peak_bytes")
     return {
         "recipe": row.recipe,
         "perplexity_added": row.weights.perplexity_known,
         "artifact_bytes": row.weights.artifact_bytes,
-        "n_ctx": row.n_ctx,
-        "kv_type": row.kv_type,
-        "n_threads": row.n_threads,
-        "n_ubatch": row.n_ubatch,
-        "use_mmap": row.use_mmap,
-        "repack": row.repack,
-        "peak_bytes": row.peak_bytes,
+        **{name: getattr(row, name) for name in run},
         "fits": planner.fits(row),
         "in_time": planner.is_in_time(row),
         "on_pareto_front": find_better(row, rows) is None,

@@ -12,32 +12,14 @@ from boardfit.converters.formats.gguf.recipe import AS_IS, FLOAT_TYPES, GgufReci
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.cost.memory import pad
 from boardfit.device_profiles.cost.model import StoredWeights
+from boardfit.device_profiles.toml_parser import load_toml
 from boardfit.edge.errors import UsageError
 from boardfit.edge.files.ggml_types import row_bytes
 
 # What every tensor's data is padded to unless `general.alignment` overrides it (docs/gguf.md).
 _DEFAULT_ALIGNMENT = 32
 
-# Perplexity added to Llama-3-8B's by each recipe, lower is better: the order in which quality is
-# preferred at every size. The figures themselves hold near that size only.
-# Source: the table in tools/quantize/quantize.cpp of llama.cpp. It has no figure for the two IQ4
-# recipes; theirs are placed by the pull requests that brought them (#5590, #5747), which put them
-# beside Q4_K_S at slightly fewer bits.
-PERPLEXITY_ADDED: dict[str, float] = {
-    "f16": 0.0,
-    "bf16": 0.0,
-    "q8_0": 0.0026,
-    "q6_k": 0.0217,
-    "q5_k_m": 0.0569,
-    "q4_k_m": 0.1754,
-    "q4_k_s": 0.2689,
-    "iq4_nl": 0.27,
-    "iq4_xs": 0.28,
-    "q4_1": 0.4511,
-    "q4_0": 0.4685,
-    "q3_k_m": 0.6569,
-    AS_IS: 0.0,
-}
+PERPLEXITY_ADDED: dict[str, float] = load_toml("boardfit.converters.plan", "perplexity.toml")
 # The one measured model has 8.03 billion weights. Within a factor of two its figures are shown. On
 # a model of 135 million, the same recipes lose about ten times as much.
 _MEASURED_PARAMS = 8.03e9
@@ -91,11 +73,8 @@ class WeighingScale:
 
     def weigh(self, recipe: GgufRecipe) -> RecipeWeights:
         """Exact bytes. Raises UnsupportedModelError for tensors that no recipe can hold."""
-        if recipe.id not in self._weighed:
-            self._weighed[recipe.id] = self._weigh(recipe)
-        return self._weighed[recipe.id]
-
-    def _weigh(self, recipe: GgufRecipe) -> RecipeWeights:
+        if recipe.id in self._weighed:
+            return self._weighed[recipe.id]
         typed = assign_types(self._spec, recipe, has_imatrix=self._has_imatrix)
         data = sum(pad(entry.nbytes, self._alignment) for entry in typed)
         if self._header_bytes is None:
@@ -103,13 +82,13 @@ class WeighingScale:
             plain_data = sum(pad(entry.nbytes, self._alignment) for entry in plain)
             self._header_bytes = artifact_bytes(self._spec, recipe) - plain_data
         tensors = tuple(stored_tensor(entry.tensor, entry.type, entry.nbytes) for entry in typed)
-        return RecipeWeights(self._header_bytes + data, tensors, recipe)
+        weighed = RecipeWeights(self._header_bytes + data, tensors, recipe)
+        return self._weighed.setdefault(recipe.id, weighed)
 
 
 def weigh_as_is(spec: ModelSpec) -> RecipeWeights:
-    """A GGUF file as it stands, nothing converted: sizes and types from its header.
-
-    Raises UsageError for another kind of source.
+    """A GGUF file as it stands, nothing converted: sizes and types from its header. Raises
+    UsageError for another kind of source.
     """
     if spec.source.kind != "gguf":
         raise UsageError(
@@ -137,19 +116,12 @@ def is_quantized_file(spec: ModelSpec) -> bool:
     return spec.source.kind == "gguf" and find_main_type(spec) not in FLOAT_TYPES
 
 
-def count_requantized(spec: ModelSpec, recipe: GgufRecipe) -> int:
-    """Count the quantized tensors that a recipe would store in another type: what rounds twice."""
-    if not is_quantized_file(spec):
-        return 0
-    return sum(
+def describe_requantizing(spec: ModelSpec, recipe: GgufRecipe) -> str:
+    """State what is lost by quantizing a quantized file again; empty where no tensor is."""
+    n_again = is_quantized_file(spec) and sum(
         entry.type != entry.tensor.source_type and entry.tensor.source_type not in FLOAT_TYPES
         for entry in assign_types(spec, recipe)
     )
-
-
-def describe_requantizing(spec: ModelSpec, recipe: GgufRecipe) -> str:
-    """State what is lost by quantizing a quantized file again; empty where no tensor is."""
-    n_again = count_requantized(spec, recipe)
     if not n_again:
         return ""
     return (

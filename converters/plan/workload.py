@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from boardfit.converters.formats.table import AUTO, FORMATS
-from boardfit.converters.plan.candidate import AnswerTime, Reach, find_weakest, predict_answer
+from boardfit.converters.plan import candidate
+from boardfit.converters.plan.catalogue import open_to_plan
 from boardfit.converters.plan.choose import NearestTime, choose_candidate, find_nearest_time
 from boardfit.converters.plan.compare import SIZES, make_hollow_spec
 from boardfit.converters.plan.learned import Learned
@@ -26,6 +27,7 @@ from boardfit.edge.errors import DeadlineError, DoesNotFitError, EdgeError
 from boardfit.edge.report.rows import align_columns
 from boardfit.edge.terminal.output import echo
 from boardfit.edge.terminal.progress import ProgressLine
+from boardfit.edge.types import Plan
 from boardfit.edge.units import format_bytes, format_seconds, printable
 
 # -- a row: one model in one format on one board ---------------------------------------------------
@@ -41,46 +43,47 @@ class WorkloadRow:
     name: str
     n_params: int
     engine: str
-    reach: Reach
+    reach: candidate.Reach
     why: str = ""
     recipe: str | None = None
     n_ctx: int | None = None
     peak_bytes: int | None = None
-    answers: tuple[AnswerTime, ...] = ()
+    answers: tuple[candidate.AnswerTime, ...] = ()
     near: NearestTime | None = None
     basis: str = ""
     error: EdgeError | None = None
+
+    def with_run(
+        self, run: candidate.Candidate | Plan, answers: Sequence[candidate.AnswerTime], basis: str
+    ) -> WorkloadRow:
+        """The row with a run that fits, and what its answers take."""
+        reach = candidate.find_weakest(answers) if answers else "no"
+        return replace(
+            self, reach=reach, recipe=run.recipe, n_ctx=run.n_ctx, peak_bytes=run.peak_bytes,
+            answers=tuple(answers), basis=basis,
+        )  # fmt: skip
 
     @property
     def is_in_time(self) -> bool:
         return self.reach != "no"
 
     @property
-    def worst(self) -> AnswerTime:
+    def worst(self) -> candidate.AnswerTime:
         """The task that takes the largest part of its time."""
         return max(self.answers, key=lambda answer: answer.share)
 
 
 def row_record(row: WorkloadRow, profile: DeviceProfile) -> dict[str, Any]:
     """One row as a JSON-able object. Seconds as [low, likely, high]."""
+    names = ("n_params", "engine", "reach", "why", "recipe", "n_ctx", "peak_bytes", "basis")
+    of_need = ("task", "n_prompt", "n_answer", "within_s", "first_within_s")
     return {
         "device": profile.id,
         "model": row.name,
-        "n_params": row.n_params,
-        "engine": row.engine,
-        "reach": row.reach,
-        "why": row.why,
-        "recipe": row.recipe,
-        "n_ctx": row.n_ctx,
-        "peak_bytes": row.peak_bytes,
-        "basis": row.basis,
+        **{name: getattr(row, name) for name in names},
         "tasks": [
             {
-                "task": answer.need.task,
-                "n_prompt": answer.need.n_prompt,
-                "n_answer": answer.need.n_answer,
-                "within_s": answer.need.within_s,
-                "first_within_s": answer.need.first_within_s,
+                **{name: getattr(answer.need, name) for name in of_need},
                 "first_s": [answer.first.low, answer.first.mid, answer.first.high],
                 "whole_s": [answer.whole.low, answer.whole.mid, answer.whole.high],
                 "reach": answer.reach,
@@ -142,9 +145,7 @@ class WorkloadPlan:
         return rows
 
     def _gguf_row(self, spec: ModelSpec, profile: DeviceProfile, key: str) -> WorkloadRow:
-        """A model as GGUF: the most preferred recipe that is in time, or why there is none. `key`
-        finds its weights again for the next board.
-        """
+        """A model as GGUF, or why not. `key` finds its weights again for the next board."""
         scale = self._scales.setdefault(key, WeighingScale(spec))
         row = WorkloadRow(spec.name, spec.shape.n_params, ENGINE, "no")
         try:
@@ -158,16 +159,8 @@ class WorkloadPlan:
             return replace(row, why=why, error=error)
         except DeadlineError as error:
             return replace(row, why=str(error), near=find_nearest_time(planner))
-        answers = tuple(planner.predict_answers(chosen) or ())
-        return replace(
-            row,
-            reach=find_weakest(answers) if answers else "no",
-            recipe=chosen.recipe,
-            n_ctx=chosen.n_ctx,
-            peak_bytes=chosen.peak_bytes,
-            answers=answers,
-            basis=chosen.describe_basis(profile),
-        )
+        answers = planner.predict_answers(chosen) or ()
+        return row.with_run(chosen, answers, chosen.describe_basis(profile))
 
     def _format_row(self, spec: ModelSpec, profile: DeviceProfile, name: str) -> WorkloadRow:
         """A model in another format: its one plan, in time or not."""
@@ -178,20 +171,11 @@ class WorkloadPlan:
             return replace(row, why=str(error), error=error)
         bound = plan.error_bound or 0.0
         speed = SpeedEstimate(plan.decode_tps, plan.prefill_tps, bound, bound)
-        found = [predict_answer(need, speed) for need in self._options.needs]
-        answers = tuple(answer for answer in found if answer is not None)
+        found = [candidate.predict_answer(need, speed) for need in self._options.needs]
+        answers = [answer for answer in found if answer is not None]
         if not answers:
             return replace(row, why="no speed is known")
-        return replace(
-            row,
-            engine=plan.engine,
-            reach=find_weakest(answers),
-            recipe=plan.recipe,
-            n_ctx=plan.n_ctx,
-            peak_bytes=plan.peak_bytes,
-            answers=answers,
-            basis=plan.basis,
-        )
+        return replace(row, engine=plan.engine).with_run(plan, answers, plan.basis)
 
 
 # -- what is printed -----------------------------------------------------------------------------
@@ -207,8 +191,6 @@ def plan_for_workload(
     as_json: bool,
 ) -> None:
     """Print what answers the workload on each of the boards; on all that we know, for none."""
-    from boardfit.converters.plan.catalogue import open_to_plan
-
     planned = [open_to_plan(name) for name in models]
     for note in filter(None, (model.note for model in planned)):
         echo(f"note: {printable(note, 400)}", err=True)
@@ -293,19 +275,10 @@ def board_lines(
             continue
         answer = row.worst
         task = f" ({answer.need.task})" if len(needs) > 1 else ""
-        table.append(
-            (
-                "▸" if row is best else "",
-                row.name,
-                row.recipe,
-                row.engine,
-                str(row.n_ctx),
-                format_bytes(row.peak_bytes),
-                format_seconds(answer.first.mid),
-                format_seconds(answer.whole.mid) + task,
-                reach_text(row),
-            )
-        )
+        mark, first = "▸" if row is best else "", format_seconds(answer.first.mid)
+        whole, peak = format_seconds(answer.whole.mid) + task, format_bytes(row.peak_bytes)
+        cells = (mark, row.name, row.recipe, row.engine, str(row.n_ctx), peak)
+        table.append((*cells, first, whole, reach_text(row)))
     lines += align_columns([tuple(printable(cell, 120) for cell in cells) for cells in table])
     if best is not None:
         lines += ["", *_conclusion(rows, best)]
@@ -378,17 +351,9 @@ def _boards_lines(
     lines = [f"{describe_needs(options.needs)}: {len(good)} of {len(found)} boards", ""]
     table = [("board", "free", "model", "recipe", "whole answer", "")]
     for profile, row in good:
-        answer = row.worst
-        table.append(
-            (
-                profile.id,
-                format_bytes(profile.free_ram_bytes),
-                row.name,
-                str(row.recipe),
-                format_seconds(answer.whole.mid),
-                f"{reach_text(row)}; {row.basis}",
-            )
-        )
+        free, whole = format_bytes(profile.free_ram_bytes), format_seconds(row.worst.whole.mid)
+        verdict = f"{reach_text(row)}; {row.basis}"
+        table.append((profile.id, free, row.name, str(row.recipe), whole, verdict))
     lines += align_columns(table) if good else []
     bad = [(profile, rows) for profile, rows in found if find_best_row(rows) is None]
     if bad:

@@ -13,19 +13,20 @@ host's kernels, and the same inputs should give the same bundle.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from boardfit.converters.quality.bounds import find_bound
 from boardfit.converters.quality.divergence import Divergence, Estimate, Tally
 from boardfit.converters.quality.reference import QualityReference
 from boardfit.converters.sample.examples import MAX_NEW_TOKENS, read_conversations
+from boardfit.device_profiles.toml_parser import load_toml
 from boardfit.edge.engines import EngineSettings, open_engine
 from boardfit.edge.engines.model_file import built_file
-from boardfit.edge.errors import DoesNotFitError, EngineError
+from boardfit.edge.errors import DoesNotFitError, EngineError, IntegrityError
 from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.types import Engine, GenerationConfig, LogitsEngine, Message
 
@@ -50,11 +51,9 @@ def measure_card(
     is_sample: bool = False,
     progress: Progress | None = None,
 ) -> Card:
-    """Open `model` in the engine that will run it and compare it with its source on every text.
-
-    The context is that of the references' windows, or of the task where one follows. A model too
-    large for this host's memory gets a card that states it. Raises EngineError for an engine that
-    cannot give distributions.
+    """Open `model` in the engine that will run it and compare it with its source on every text. A
+    model too large for this host's memory gets a card that states it. Raises EngineError for an
+    engine that cannot give distributions.
     """
     window = max(reference.window for reference in references)
     settings = replace(settings, need_bytes=None, n_ctx=max(window, 512 if is_sample else window))
@@ -65,17 +64,15 @@ def measure_card(
     with closing(engine):
         if not isinstance(engine, LogitsEngine):
             raise EngineError(f"the engine {engine_name} gives no distributions to compare")
-        texts = []
-        total, done = sum(len(r.tokens) for r in references), 0
+        texts: list[dict[str, Any]] = []
+        total = sum(len(reference.tokens) for reference in references)
+
+        def report(part: int, whole: int) -> None:
+            if progress is not None:
+                progress(sum(text["n_tokens"] for text in texts) + part, total)
 
         for reference in references:
-
-            def report(part: int, whole: int, done: int = done) -> None:
-                if progress is not None:
-                    progress(done + part, total)
-
             texts.append(measure_text(engine, reference, report))
-            done += len(reference.tokens)
         info = engine.describe()
         card: Card = {
             "reference": references[0].about,
@@ -86,8 +83,8 @@ def measure_card(
             card["task"] = measure_task(engine)
     bound = find_bound(recipe_id)
     if bound is not None:
-        card["kld_mean_bound"] = bound.kld_mean
-        card["within_bounds"] = texts[0]["kld_mean"] <= bound.kld_mean
+        card["kld_mean_bound"] = bound
+        card["within_bounds"] = texts[0]["kld_mean"] <= bound
     return card
 
 
@@ -136,3 +133,30 @@ def answer(engine: Engine, messages: Sequence[Message]) -> str:
     """Give one greedy answer to chat messages. The KV cache of the common prefix is reused."""
     config = GenerationConfig(max_tokens=MAX_NEW_TOKENS)
     return "".join(event.text for event in engine.stream(engine.render(messages), config))
+
+
+@functools.cache
+def _all_bounds() -> Mapping[str, Mapping[str, float]]:
+    return load_toml("boardfit.converters.quality", "bounds.toml")
+
+
+def find_bound(recipe_id: str) -> float | None:
+    """A recipe's most mean divergence in nats per token on the named text, if it has a bound."""
+    return _all_bounds().get(recipe_id, {}).get("kld_mean")
+
+
+def check_bounds(card: Mapping[str, Any], recipe_id: str, *, accept: bool = False) -> None:
+    """Raise IntegrityError with the figures when an artifact is further from its source than its
+    recipe allows, unless the user accepted it. A card without figures passes.
+    """
+    if card.get("within_bounds") is not False or accept:
+        return
+    text = card["texts"][0]
+    raise IntegrityError(
+        f"{recipe_id} is too far from its source: mean divergence {text['kld_mean']:.3g} nats per "
+        f"token on {text['name']}, at most {card['kld_mean_bound']:g} is expected; the same top "
+        f"token at {text['top1_agree']:.1%}, perplexity {text['ppl']:.4g} against the source's "
+        f"{text['ppl_reference']:.4g}",
+        next_step="check the source, choose a recipe with more bits (--recipe), or take it as it "
+        "is with --accept-quality",
+    )

@@ -46,9 +46,8 @@ def scored_positions(size: int) -> range:
 
 def log_softmax(logits: np.ndarray, n_vocab: int, what: str = "the artifact") -> np.ndarray:
     """Log-probabilities of rows of logits in float64, `[n, n_vocab]`; columns beyond are cut off.
-
-    Raises IntegrityError, which calls the model `what`, for too few columns or values that are
-    not finite.
+    Raises IntegrityError, which calls the model `what`, for too few columns or values that are not
+    finite.
     """
     if logits.ndim != 2 or logits.shape[1] < n_vocab:
         raise IntegrityError(
@@ -132,9 +131,7 @@ class Tally:
 
 
 def check_working(logits: np.ndarray, tokens: Sequence[int]) -> None:
-    """Raise IntegrityError for logits of a text that no working model gives. `logits` have a row
-    for each of `tokens`.
-    """
+    """Raise IntegrityError for logits (a row per token) that no working model gives."""
     rows = log_softmax(logits[: len(tokens) - 1], logits.shape[-1], SOURCE)
     _require_working(-rows[np.arange(len(rows)), np.asarray(tokens[1:])], SOURCE)
 

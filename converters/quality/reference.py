@@ -19,19 +19,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from boardfit.converters.formats.gguf.recipe import GgufRecipe
 from boardfit.converters.formats.gguf.write import write_many
-from boardfit.converters.quality.divergence import (
-    ROWS,
-    SOURCE,
-    log_softmax,
-    scored_positions,
-    windows,
-)
+from boardfit.converters.quality import divergence
 from boardfit.converters.quality.texts import QualityText
 from boardfit.converters.spec import ModelSpec
 from boardfit.edge.disk.atomic import new_file, write_atomic
@@ -41,7 +35,7 @@ from boardfit.edge.engines.model_file import built_file
 from boardfit.edge.errors import DoesNotFitError, EngineMissingError, UsageError
 from boardfit.edge.files.gguf import read_header
 from boardfit.edge.requirements import install_line
-from boardfit.edge.terminal.progress import Progress, Say
+from boardfit.edge.terminal.progress import Progress, Reporter
 from boardfit.edge.types import Engine, LogitsEngine
 
 #: Tokens in a window, half of which are scored; fewer where the model or the plan has less context.
@@ -61,10 +55,9 @@ _UNUSED = 5
 
 @dataclass(frozen=True)
 class QualityReference:
-    """One text's tokens and the source's log-probabilities at the scored positions.
-
-    `tokens` are whole windows, `positions` those of each window that are scored, `log_probs` is
-    mapped, `[n_scored, n_vocab]`, in that order.
+    """One text's tokens and the source's log-probabilities at the scored positions. `tokens` are
+    whole windows, `positions` those of each window that are scored, `log_probs` is mapped,
+    `[n_scored, n_vocab]`, in that order.
     """
 
     text: QualityText
@@ -79,7 +72,7 @@ class QualityReference:
         """For every window: its tokens, the scored positions, the source's log-probabilities."""
         row = 0
         for window, positions in zip(
-            windows(len(self.tokens), self.window), self.positions, strict=True
+            divergence.windows(len(self.tokens), self.window), self.positions, strict=True
         ):
             yield list(self.tokens[window]), positions, self.log_probs[row : row + len(positions)]
             row += len(positions)
@@ -92,15 +85,13 @@ def read_references(
     work: Path,
     *,
     threads: int | None = None,
-    stage: Say = lambda text: None,
-    progress: Progress | None = None,
+    reporter: Reporter | None = None,
 ) -> list[QualityReference]:
-    """References for all texts, from the cache or computed now; `work` is a folder on a disk with
-    room for the source in F32.
-
-    Raises DoesNotFitError when the source does not fit this host's memory or disk, EngineMissing-
-    Error without llama.cpp, UsageError for a text shorter than a window.
+    """References for all texts, from the cache or computed now; `work` has room for the source in
+    F32. Raises DoesNotFitError when the source does not fit this host's memory or disk,
+    EngineMissingError without llama.cpp, UsageError for a text shorter than a window.
     """
+    reporter = reporter or Reporter()
     if not is_installed("llama_cpp"):
         raise EngineMissingError(
             "measuring quality needs llama.cpp on the host",
@@ -110,20 +101,20 @@ def read_references(
     found = [load(key, text) for key, text in zip(keys, texts, strict=True)]
     if all(found):
         return [reference for reference in found if reference]
-    with full_model(spec, work, threads, stage, progress) as path:
-        stage("reading the quality text with the source model")
+    with full_model(spec, work, threads, reporter) as path:
+        reporter.stage("reading the quality text with the source model")
         settings = EngineSettings(n_ctx=window, kv_type="f32", n_threads=threads, repack=False)
         with closing(open_engine("llama_cpp", built_file(path), settings)) as engine:
             for i, (key, text) in enumerate(zip(keys, texts, strict=True)):
                 if found[i] is None:
-                    compute(spec, engine, text, window, key, progress)
+                    compute(spec, engine, text, window, key, reporter.progress)
                     found[i] = load(key, text)
     prune(keys)
     return [reference for reference in found if reference]
 
 
 def cache_key(spec: ModelSpec, text: QualityText, window: int) -> str:
-    from boardfit.converters.tool_versions import tool_versions
+    from boardfit.converters.spec import tool_versions
 
     parts = [
         _FORMULA, spec.source.fingerprint, text.sha256, window, n_tokens_wanted(spec),
@@ -152,22 +143,16 @@ def count_vocab(spec: ModelSpec) -> int:
 
 @contextmanager
 def full_model(
-    spec: ModelSpec,
-    work: Path,
-    threads: int | None,
-    stage: Say,
-    progress: Progress | None,
+    spec: ModelSpec, work: Path, threads: int | None, reporter: Reporter
 ) -> Iterator[Path]:
-    """The unquantized model as a GGUF file that is removed afterwards; a GGUF source as it is, if
-    the engine loads it so.
-    """
+    """The unquantized model as a temporary GGUF; a GGUF source as it is, if it is read so."""
     if spec.source.kind == "gguf" and is_read_unchanged(spec):
         yield Path(spec.source.location)
         return
     work.mkdir(parents=True, exist_ok=True)
     path = work / "quality-source.gguf"
-    stage("writing the F32 model that quality is measured against")
-    write_many(spec, [(FULL, path)], threads=threads, overwrite=True, progress=progress)
+    reporter.stage("writing the F32 model that quality is measured against")
+    write_many(spec, [(FULL, path)], threads=threads, overwrite=True, progress=reporter.progress)
     try:
         yield path
     finally:
@@ -184,18 +169,13 @@ def is_read_unchanged(spec: ModelSpec) -> bool:
 
 
 def compute(
-    spec: ModelSpec,
-    engine: Engine,
-    text: QualityText,
-    window: int,
-    key: str,
-    progress: Progress | None,
+    spec: ModelSpec, engine: Engine, text: QualityText, window: int, key: str, progress: Progress
 ) -> None:
     """Evaluate a text and store its log-probabilities under `key`."""
     assert isinstance(engine, LogitsEngine)
     tokens, counts = text.tokens(engine)
     starts_with_bos = bool(text.content) and len(tokens) > engine.count(text.content)
-    parts = list(windows(min(len(tokens), n_tokens_wanted(spec)), window))
+    parts = list(divergence.windows(min(len(tokens), n_tokens_wanted(spec)), window))
     if not parts:
         raise UsageError(
             f"the quality text {text.name} has {len(tokens)} tokens; at least {window} are needed",
@@ -203,7 +183,8 @@ def compute(
         )
     n_vocab = count_vocab(spec)
     positions = [
-        [i for i in scored_positions(window) if counts[part.start + i + 1]] for part in parts
+        [i for i in divergence.scored_positions(window) if counts[part.start + i + 1]]
+        for part in parts
     ]
     n_scored = sum(map(len, positions))
     large = n_scored * n_vocab * 4 > _FLOAT32_BYTES
@@ -217,29 +198,39 @@ def compute(
             piece = tokens[part]
             if starts_with_bos:
                 piece[0] = tokens[0]  # every window begins as a text does
-            logits = engine.logits(piece, _scale_progress(progress, i, len(parts)))
-            for start in range(0, len(positions[i]), ROWS):
-                yield log_softmax(logits[positions[i][start : start + ROWS]], n_vocab, SOURCE)
+            logits = engine.logits(
+                piece,
+                # Of one of several equal parts.
+                lambda part, whole, i=i: progress(  # type: ignore[misc]
+                    round((i + part / max(1, whole)) * 1000), len(parts) * 1000
+                ),
+            )
+            for start in range(0, len(positions[i]), divergence.ROWS):
+                yield divergence.log_softmax(
+                    logits[positions[i][start : start + divergence.ROWS]],
+                    n_vocab,
+                    divergence.SOURCE,
+                )
             read.extend(piece)
 
     write_rows(folder / f"{key}.npy", shape, kind, blocks())
     info = engine.describe()
-    about = {
+    about = describe_source(spec, info.quant, f"{info.name} {info.version}")
+    record = {"about": about, "window": window, "n_vocab": n_vocab, "tokens": read}
+    record["positions"] = positions
+    with _disk_errors(folder):
+        write_atomic(folder / f"{key}.json", json.dumps(record).encode())
+
+
+def describe_source(spec: ModelSpec, kind: str, engine: str) -> dict[str, Any]:
+    """What an artifact is compared with, for its card."""
+    return {
         "kind": "source GGUF" if spec.source.kind == "gguf" else "source checkpoint",
-        "type": info.quant,
-        "engine": f"{info.name} {info.version}",
+        "type": kind,
+        "engine": engine,
         "fingerprint": spec.source.fingerprint,
         **spec.source.provenance(),
     }
-    record = {
-        "about": about,
-        "window": window,
-        "n_vocab": n_vocab,
-        "tokens": read,
-        "positions": positions,
-    }
-    with _disk_errors(folder):
-        write_atomic(folder / f"{key}.json", json.dumps(record).encode())
 
 
 def write_rows(
@@ -251,16 +242,12 @@ def write_rows(
     with _disk_errors(path.parent), new_file(path) as file:
         header = {"descr": np.dtype(kind).str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
-        _reserve(file, shape[0] * shape[1] * np.dtype(kind).itemsize)
+        n_bytes = shape[0] * shape[1] * np.dtype(kind).itemsize
+        if hasattr(os, "posix_fallocate") and n_bytes:  # take the room now, not after an hour
+            file.flush()
+            os.posix_fallocate(file.fileno(), file.tell(), n_bytes)
         for rows in blocks:
             file.write(np.ascontiguousarray(rows, dtype=kind).data)
-
-
-def _reserve(file: BinaryIO, n_bytes: int) -> None:
-    """Take the room on the disk now, before an hour of computing."""
-    if hasattr(os, "posix_fallocate") and n_bytes:
-        file.flush()
-        os.posix_fallocate(file.fileno(), file.tell(), n_bytes)
 
 
 @contextmanager
@@ -275,14 +262,6 @@ def _disk_errors(folder: Path) -> Iterator[None]:
             next_step="free some space, set BOARDFIT_CACHE to a folder on another disk, or build "
             "with --no-quality",
         ) from None
-
-
-def _scale_progress(progress: Progress | None, done: int, total: int) -> Progress | None:
-    """Progress of one of several equal parts."""
-    if progress is None:
-        return None
-    report = progress
-    return lambda part, whole: report(round((done + part / max(1, whole)) * 1000), total * 1000)
 
 
 def load(key: str, text: QualityText) -> QualityReference | None:

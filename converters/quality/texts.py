@@ -25,11 +25,9 @@ _MAX_TEXT_BYTES = 16 * 1024 * 1024
 
 @dataclass(frozen=True)
 class QualityText:
-    """A named text. `conversations` are read through the chat template, `content` is read plainly;
-    one of them is empty. `sha256` is of the content, or of the conversations as JSON.
-
-    Of conversations only the answers count: a model that was trained on answers alone has nothing
-    to add about the questions.
+    """A named text: `conversations` are read through the chat template, or `content` plainly.
+    `sha256` is of the content, or of the conversations as JSON. Of conversations only the answers
+    count: a model that was trained on answers alone has nothing to add about the questions.
     """
 
     name: str
@@ -64,11 +62,8 @@ class QualityText:
 
 
 def texts_for(spec: ModelSpec, own: Path | None = None) -> tuple[QualityText, ...]:
-    """Return the texts that an artifact of this model is measured on.
-
-    The bound is about the first: the named text, or a file of the user's. The embedded sample model
-    knows no prose, so its own domain comes first.
-
+    """Return the texts that an artifact is measured on; the bound is about the first: the named
+    text, or a file of the user's. The sample model knows no prose, so its own domain comes first.
     Raises InputError for a file that is not UTF-8 text, UsageError for an empty one.
     """
     first = default_text() if own is None else read_text(own)

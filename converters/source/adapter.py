@@ -22,13 +22,7 @@ from boardfit.converters.documents import has_file, read_bytes, read_json_object
 from boardfit.converters.families.base import SourceTensor
 from boardfit.converters.families.layout import matrix, to_f32
 from boardfit.converters.families.lazy import as_floats, lazy_tensor
-from boardfit.converters.source.checkpoint import (
-    DTYPES,
-    AdapterRequest,
-    SafetensorsCheckpoint,
-    view_tensor,
-)
-from boardfit.converters.source.fingerprint import Digest, map_file, update_with_file
+from boardfit.converters.source import checkpoint
 from boardfit.edge.errors import InputError, UnsafeInputError, UnsupportedModelError
 from boardfit.edge.fields import is_finite, shown
 from boardfit.edge.files.safetensors import read_header
@@ -69,7 +63,7 @@ class _Change:
 class Adapter:
     """One adapter's folder, its header checked and its settings read."""
 
-    def __init__(self, request: AdapterRequest) -> None:
+    def __init__(self, request: checkpoint.AdapterRequest) -> None:
         """Raises InputError and its kinds for a folder that holds no adapter that can be merged."""
         self.directory, self._user_scale = request.directory, request.scale
         if not is_finite(request.scale):
@@ -84,7 +78,7 @@ class Adapter:
         self._kind = self.config.get("fine_tune_type" if self.is_mlx else "peft_type")
         self.file = self._find_file()
         self._header = read_header(self.directory / self.file, below=self.directory)
-        self._map: mmap.mmap = map_file(
+        self._map: mmap.mmap = checkpoint.map_file(
             self.directory / self.file, self._header.file_size, below=self.directory
         )
         self._check_settings()
@@ -105,6 +99,13 @@ class Adapter:
     def of_base(self) -> str:
         return f"; its base model is {self.base}" if self.base else ""
 
+    def misfit(self, fault: str, next_step: str | None = None) -> InputError:
+        line = f"edge build {self.base or 'BASE'} --lora {self.directory} …"
+        own = f"build it onto its own base: {line}"
+        return InputError(
+            f"the adapter does not fit: {fault}{self.of_base}", next_step=next_step or own
+        )
+
     def describe(self) -> str:
         """Kind, rank and size, without a path of this machine."""
         ranks = sorted({self._shape(c.parts[_RIGHT]) for c in self.changes.values() if c.parts})
@@ -119,17 +120,17 @@ class Adapter:
         )
 
     def read(self, name: str) -> SourceTensor:
-        return view_tensor(self._map, self._header, name, self.file, DTYPES)
+        return checkpoint.view_tensor(self._map, self._header, name, self.file, checkpoint.DTYPES)
 
     def floats(self, name: str) -> np.ndarray:
         source = self.read(name)
         return to_f32(source.data, source.dtype)
 
-    def update_fingerprint(self, digest: Digest) -> None:
+    def update_fingerprint(self, digest: checkpoint.Digest) -> None:
         """Feed settings, strength, header and samples of the data."""
         stated = json.dumps([self.config, self._user_scale], sort_keys=True)
         digest.update(f"lora\0{stated}\0".encode())
-        update_with_file(digest, self.file, self._map, self._header.data_offset)
+        checkpoint.update_with_file(digest, self.file, self._map, self._header.data_offset)
 
     def files(self) -> dict[str, int]:
         return {f"lora/{self.file}": self._header.file_size}
@@ -183,21 +184,19 @@ class Adapter:
         return float(value)
 
     def _find_file(self) -> str:
-        found = next((name for name in _FILES if has_file(self.directory / name)), None)
-        if found is None and has_file(self.directory / "adapter_model.bin"):
+        if found := next((name for name in _FILES if has_file(self.directory / name)), None):
+            return found
+        if has_file(self.directory / "adapter_model.bin"):
             raise UnsafeInputError(
                 f"{self.directory}: the adapter is a Python pickle (adapter_model.bin), which can "
                 "run code when it is opened; boardfit never opens it",
                 next_step="if you trust its author, save it again with peft: "
                 "save_pretrained(DIR, safe_serialization=True)",
             )
-        if found is None:
-            raise InputError(
-                f"{self.directory}: the adapter's weights are missing; expected "
-                f"{' or '.join(_FILES)}",
-                next_step="download or copy the folder again",
-            )
-        return found
+        raise InputError(
+            f"{self.directory}: the adapter's weights are missing; expected {' or '.join(_FILES)}",
+            next_step="download or copy the folder again",
+        )
 
     def _check_settings(self) -> None:
         """Refuse kinds of adapters whose product is not simply added to the base."""
@@ -247,9 +246,8 @@ class Adapter:
         return self._header.tensors[name].shape
 
     def factors(self, module: str, base: SourceTensor) -> tuple[np.ndarray, np.ndarray]:
-        """Two matrices, as stored, whose product has the base's shape.
-
-        Raises InputError where no order of the two fits.
+        """Two matrices, as stored, whose product has the base's shape. Raises InputError where no
+        order of the two fits.
         """
         parts = self.changes[module].parts
         if not {_LEFT, _RIGHT} <= parts.keys():
@@ -268,12 +266,10 @@ class Adapter:
         is_product = left.ndim == right.ndim == 2 and left.shape[1] == right.shape[0]
         if is_product and (left.shape[0], right.shape[1]) == base.shape:
             return left, right
-        raise InputError(
-            f"the adapter does not fit: {printable(parts[_LEFT])} and {printable(parts[_RIGHT])} "
-            f"have shapes {list(self._shape(parts[_LEFT]))} and {list(self._shape(parts[_RIGHT]))},"
-            f" but {printable(base.name)} has {list(base.shape)}{self.of_base}",
-            next_step=f"build it onto its own base: edge build {self.base or 'BASE'} --lora "
-            f"{self.directory} …",
+        raise self.misfit(
+            f"{printable(parts[_LEFT])} and {printable(parts[_RIGHT])} have shapes "
+            f"{list(self._shape(parts[_LEFT]))} and {list(self._shape(parts[_RIGHT]))}, but "
+            f"{printable(base.name)} has {list(base.shape)}"
         )
 
     def merge(self, module: str, base: SourceTensor) -> SourceTensor:
@@ -317,7 +313,7 @@ class Adapter:
         return SourceTensor(base.name, "F32", base.shape, values)
 
 
-class MergedCheckpoint(SafetensorsCheckpoint):
+class MergedCheckpoint(checkpoint.SafetensorsCheckpoint):
     """A checkpoint with an adapter in it. `names` and `tensor` give what the merged model has."""
 
     def __init__(
@@ -338,16 +334,16 @@ class MergedCheckpoint(SafetensorsCheckpoint):
         self._biases = {self._find(f"{m}.bias", plain): m for m, change in changes if change.bias}
         self._replaced = {self._find(n, plain): stored for n, stored in adapter.replaced.items()}
         self._check_shapes()
-        note = _check_base_name(adapter, [*known_as], directory)
-        self.notes = (*self.notes, f"an adapter is merged: {adapter.describe()}", *note)
+        notes = [f"an adapter is merged: {adapter.describe()}"]
+        notes += _check_base_name(adapter, [*known_as], directory)
         own, base = (f / "chat_template.jinja" for f in (adapter.directory, directory))
         if has_file(own) and not (has_file(base) and read_bytes(own) == read_bytes(base)):
-            self.notes = (*self.notes, "the chat template in the adapter's folder is not used")
+            notes.append("the chat template in the adapter's folder is not used")
         if self.is_untied:
-            self.notes = (
-                *self.notes,
-                "the adapter changes embedding and head differently, so that they are stored apart",
+            notes.append(
+                "the adapter changes embedding and head differently, so that they are stored apart"
             )
+        self.notes = (*self.notes, *notes)
 
     @property
     def is_untied(self) -> bool:
@@ -372,7 +368,7 @@ class MergedCheckpoint(SafetensorsCheckpoint):
     def files(self) -> dict[str, int]:
         return {**super().files(), **self.adapter.files()}
 
-    def update_fingerprint(self, digest: Digest) -> None:
+    def update_fingerprint(self, digest: checkpoint.Digest) -> None:
         super().update_fingerprint(digest)
         self.adapter.update_fingerprint(digest)
 
@@ -403,12 +399,7 @@ class MergedCheckpoint(SafetensorsCheckpoint):
         if found is None and _plain(name) == _HEAD and self._embedding is not None:
             return _HEAD
         if found is None:
-            raise InputError(
-                f"the adapter does not fit: the base has no tensor {printable(name)}"
-                f"{self.adapter.of_base}",
-                next_step=f"build it onto its own base: edge build {self.adapter.base or 'BASE'} "
-                f"--lora {self.adapter.directory} …",
-            )
+            raise self.adapter.misfit(f"the base has no tensor {printable(name)}")
         return found
 
     def _check_shapes(self) -> None:
@@ -418,11 +409,10 @@ class MergedCheckpoint(SafetensorsCheckpoint):
         for name, stored in [*self._replaced.items(), *biases]:
             got, base = self.adapter.read(stored), self._base(name)
             if got.shape != base.shape:
-                raise InputError(
-                    f"the adapter does not fit: {printable(got.name)} has shape {list(got.shape)}, "
-                    f"but {printable(name)} has {list(base.shape)}{self.adapter.of_base}",
-                    next_step="build it onto its own base; if the training added tokens, "
-                    f"{_WITH_PEFT}",
+                raise self.adapter.misfit(
+                    f"{printable(got.name)} has shape {list(got.shape)}, but {printable(name)} has "
+                    f"{list(base.shape)}",
+                    f"build it onto its own base; if the training added tokens, {_WITH_PEFT}",
                 )
 
 
@@ -435,9 +425,8 @@ def _plain(name: str) -> str:
 
 
 def _check_base_name(adapter: Adapter, known_as: list[str], directory: Path) -> list[str]:
-    """A note where the base's name cannot be compared with the one that the adapter states.
-
-    Raises InputError where both are names on a hub and differ.
+    """A note where the base's name cannot be compared with the one that the adapter states. Raises
+    InputError where both are names on a hub and differ.
     """
     stated = adapter.base
     if stated is None or _same_model(stated, [*known_as, directory.absolute().name]):

@@ -13,21 +13,22 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from boardfit.converters.documents import has_file, read_json_object
 from boardfit.converters.families.base import SourceTensor
 from boardfit.converters.families.layout import OTHER_MODALITY
-from boardfit.converters.source.fingerprint import Digest, map_file, update_with_file
 from boardfit.converters.source.quantized import find_quantized, stated_method
 from boardfit.converters.source.wrappers import plain_names, refuse_adapter_tensors
 from boardfit.edge.errors import InputError, UnsafeInputError, UnsupportedModelError
+from boardfit.edge.files.kind import open_regular
 from boardfit.edge.files.safetensors import SafetensorsHeader, SafetensorsTensor, read_header
 from boardfit.edge.units import printable
 
 INDEX = "model.safetensors.index.json"
+_MIXED = "download the checkpoint again; files of two versions are mixed"
 ADAPTER = "this is an adapter (LoRA), not a model"
 DTYPES = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
 # What quantized weights are stored in besides.
@@ -35,16 +36,15 @@ _STORED = {
     **DTYPES, "U8": np.uint8, "I8": np.int8, "I32": np.int32, "U32": np.uint32, "I64": np.int64,
     "F8_E4M3": np.uint8, "F8_E5M2": np.uint8, "F8_E8M0": np.uint8,
 }  # fmt: skip
+# Spread over the data: fine-tunes of one model have equal names, sizes and headers.
+_SAMPLES, _SAMPLE_BYTES = 32, 4096
 _NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # A trainer's own state lies beside the weights, and is none.
 _NOT_WEIGHTS = ("training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt")
 ADAPTER_FILES = (
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    "adapters.safetensors",
-    "adapter_model.bin",
-)
+    "adapter_config.json", "adapter_model.safetensors", "adapters.safetensors", "adapter_model.bin",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,42 @@ class AdapterRequest:
     scale: float = 1.0
 
 
+class Digest(Protocol):
+    """A hash object of `hashlib`."""
+
+    def update(self, data: bytes, /) -> None: ...
+
+
+def update_with_file(digest: Digest, name: str, mapped: mmap.mmap, data_offset: int) -> None:
+    """Feed the file's name, size, header and 32 samples of 4 KiB, evenly spread over its data."""
+    digest.update(f"{name}\0{len(mapped)}\0".encode())
+    digest.update(mapped[:data_offset])
+    last = max(data_offset, len(mapped) - _SAMPLE_BYTES)
+    for i in range(_SAMPLES):
+        start = data_offset + (last - data_offset) * i // (_SAMPLES - 1)
+        digest.update(mapped[start : start + _SAMPLE_BYTES])
+
+
+def map_file(path: Path, expected_size: int, *, below: Path | None = None) -> mmap.mmap:
+    """A read-only map of a whole file. Raises InputError where it cannot be, or has changed."""
+    file, _ = open_regular(path, below=below)
+    try:
+        with file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be mapped: {error}") from None
+    if len(mapped) != expected_size:
+        raise InputError(f"{path}: changed while it was being read")
+    return mapped
+
+
 class SafetensorsCheckpoint:
     """The parsed `config.json` and the tensors of one directory. See `Checkpoint`."""
 
     def __init__(self, directory: Path, config: Mapping[str, Any]) -> None:
-        """Reads and checks every shard's header; maps nothing yet.
-
-        Raises InputError for missing, truncated or contradicting files, UnsafeInputError for an
-        index that points outside the directory, UnsupportedModelError for weights that are
-        quantized in a way that is not known.
+        """Reads and checks every shard's header; maps nothing yet. Raises InputError for missing,
+        truncated or contradicting files, UnsafeInputError for an index that points outside the
+        directory, UnsupportedModelError for weights that are quantized in a way that is not known.
         """
         self.directory = directory
         self.config = config
@@ -180,16 +207,10 @@ def view_tensor(
     return SourceTensor(name, entry.dtype, entry.shape, data.reshape(entry.shape))
 
 
-def find_shards(directory: Path) -> list[str]:
-    """File names of the shards, sorted. Raises as `choose_shards` does."""
-    return choose_shards(directory)[0]
-
-
 def choose_shards(directory: Path) -> tuple[list[str], str | None]:
-    """File names of the shards, sorted, and a note where files that the index names are absent.
-
-    An index is stale if one other set is complete. Else files may be absent that hold nothing of
-    the language model. Raises InputError that names what is there instead.
+    """File names of the shards, sorted, and a note where files that the index names are absent. An
+    index is stale if one other set is complete. Else files may be absent that hold nothing of the
+    language model. Raises InputError that names what is there instead.
     """
     present = {p.name for p in directory.glob("model*.safetensors") if has_file(p)}
     if not has_file(directory / INDEX):
@@ -241,9 +262,8 @@ def _require_all(directory: Path, shards: list[str]) -> None:
 
 
 def read_weight_map(directory: Path) -> dict[str, str]:
-    """`weight_map` of the index: tensor name → file name within the directory.
-
-    Raises UnsafeInputError for a file name that leads elsewhere.
+    """`weight_map` of the index: tensor name → file name within the directory. Raises
+    UnsafeInputError for a file name that leads elsewhere.
     """
     path = directory / INDEX
     weight_map = read_json_object(path).get("weight_map")
@@ -275,23 +295,17 @@ def _quantization_note(config: Mapping[str, Any], quantized: str | None) -> str 
 def _check_index(weight_map: Mapping[str, str], where: Mapping[str, str]) -> None:
     for name, shard in weight_map.items():
         if where.get(name) != shard:
-            raise InputError(
-                f"{INDEX} states that tensor {printable(name)} is in {printable(shard)}, "
-                + (f"it is in {where[name]}" if name in where else "which does not hold it"),
-                next_step="download the checkpoint again; files of two versions are mixed",
-            )
+            own = f"it is in {where[name]}" if name in where else "which does not hold it"
+            stated = f"{INDEX} states that tensor {printable(name)} is in {printable(shard)}"
+            raise InputError(f"{stated}, {own}", next_step=_MIXED)
     extra = next((name for name in where if name not in weight_map), None)
     if extra is not None:
-        raise InputError(
-            f"tensor {printable(extra)} in {where[extra]} is not in {INDEX}",
-            next_step="download the checkpoint again; files of two versions are mixed",
-        )
+        fault = f"tensor {printable(extra)} in {where[extra]} is not in {INDEX}"
+        raise InputError(fault, next_step=_MIXED)
 
 
 def _complete_numbering(shards: list[str]) -> list[str]:
-    """All shards that the numbers in the names imply, so that an absent one is noticed without an
-    index too.
-    """
+    """All shards that the numbers in the names imply: an absent one is noticed."""
     complete = set(shards)
     for shard in shards:
         match = _NUMBERED.fullmatch(shard)

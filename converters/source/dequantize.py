@@ -78,9 +78,7 @@ def repeat_columns(groups: np.ndarray, size: int, width: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class BlockScales:
-    """Scales of blocks of `n_rows` rows by `n_columns` columns of a weight with matrices of
-    `height` rows. `factor` multiplies all of them.
-    """
+    """One scale per block of rows and columns, times `factor`; matrices have `height` rows."""
 
     scale: SourceTensor
     height: int
@@ -146,7 +144,6 @@ def packed_rows(
     scale_type: str,
 ) -> ComputeRows:
     """compressed-tensors: words along a row; zeros packed along the column, as the words are.
-
     `groups` is each column's group.
     """
 
@@ -216,9 +213,7 @@ def affine_rows(
 def torchao_int4_rows(
     packed: np.ndarray, scales: SourceTensor, zeros: SourceTensor, size: int
 ) -> ComputeRows:
-    """torchao's `Int4Tensor`: signed nibbles, the lower half first. Scales and zeros lie
-    [groups, rows]; a zero is a float that is added.
-    """
+    """torchao's `Int4Tensor`: signed nibbles, the lower half first; a zero is a float to add."""
 
     def compute(rows: np.ndarray) -> Any:
         octets = packed[rows].view(np.uint8)
@@ -233,9 +228,7 @@ def torchao_int4_rows(
 
 @dataclass(frozen=True)
 class NestedScales:
-    """bitsandbytes' scales: float32, or bytes that stand for values of `code` times scales of their
-    own, plus `offset` (double quantization).
-    """
+    """bitsandbytes' scales: float32, or bytes: `code` values times `outer`, plus `offset`."""
 
     absmax: np.ndarray
     code: np.ndarray | None = None

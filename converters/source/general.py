@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from gguf import GGUFType, GGUFValueType, GGUFWriter, Metadata, size_label
 
@@ -38,40 +38,21 @@ _SAMPLING = {
 }
 
 
-class _Meant(NamedTuple):
-    """The models that the engine means by a part of a name."""
-
-    archs: frozenset[str]
-    tokens: frozenset[str]
-
-
+# Parts of names, what to write instead, and the architecture and tokens that the engine means.
 _READ_INTO_NAMES = (
-    (
-        re.compile(r"(phi)-?3", re.IGNORECASE),
-        r"\1 3",
-        _Meant(frozenset({"phi3"}), frozenset({"<unk>", "<s>", "</s>", "<|endoftext|>"})),
-    ),
-    (
-        re.compile(r"(modern)-(bert)", re.IGNORECASE),
-        r"\1 \2",
-        _Meant(frozenset({"modern-bert"}), frozenset({"[MASK]"})),
-    ),
+    (r"(?i)(phi)-?3", r"\1 3", "phi3", {"<unk>", "<s>", "</s>", "<|endoftext|>"}),
+    (r"(?i)(modern)-(bert)", r"\1 \2", "modern-bert", {"[MASK]"}),
 )
 
 
 def general_metadata(
-    directory: Path,
-    arch: str,
-    tensors: Sequence[TargetTensor],
-    *,
-    model_id: str | None = None,
+    directory: Path, arch: str, tensors: Sequence[TargetTensor], *, model_id: str | None = None
 ) -> tuple[list[KeyValue], list[str]]:
     """`general.*` entries in upstream's order, and notes about documents that could not be read.
-
-    `model_id` (`owner/name`) takes the place of the directory's name, which for a hub snapshot is
-    a hash.
+    `model_id` (`owner/name`) takes the place of the directory's name, which for a hub snapshot is a
+    hash.
     """
-    card, notes = _model_card(directory)
+    card, notes = _read_if_there(directory / "README.md", read_front_matter, "model card")
     total, shared, expert, n_expert = parameter_counts(tensors)
     config = read_json_object(directory / "config.json")
     name_or_path = config.get("_name_or_path")
@@ -82,7 +63,9 @@ def general_metadata(
         Path(model_id) if model_id else directory.resolve(),
         total,
     )
-    generation, more_notes = _generation_config(directory)
+    generation, more_notes = _read_if_there(
+        directory / "generation_config.json", read_json_object, "sampling defaults"
+    )
     for key, field in _SAMPLING.items():
         value = generation.get(key)
         if value is not None:
@@ -95,9 +78,7 @@ def general_metadata(
 
 
 def parameter_counts(tensors: Sequence[TargetTensor]) -> tuple[int, int, int, int]:
-    """Total, shared, per-expert parameters and experts per layer, as `size_label` wants them
-    (gguf's `GGUFWriter.get_total_parameter_count`).
-    """
+    """Total, shared, per-expert parameters, experts per layer: what `size_label` takes."""
     total = shared = per_expert = experts = stacks = 0
     for tensor in tensors:
         total += tensor.n_elements
@@ -114,7 +95,6 @@ def keep_name_inert(
     entries: Sequence[KeyValue], arch: str
 ) -> tuple[tuple[KeyValue, ...], list[str]]:
     """The entries with a `general.name` that the engine reads nothing into, and a note about it.
-
     llama.cpp changes tokens by the name (src/llama-vocab.cpp). If the name contains "phi-3" or
     "phi3", it looks up tokens of Phi-3's own vocabulary, and fails where they are absent.
     """
@@ -123,10 +103,9 @@ def keep_name_inert(
     if not isinstance(name, str) or not isinstance(tokens, list):
         return tuple(entries), []
     changed = name
-    for pattern, spoken, needed in _READ_INTO_NAMES:
-        is_meant = arch in needed.archs and needed.tokens.issubset(tokens)
-        if not is_meant:
-            changed = pattern.sub(spoken, changed)
+    for pattern, spoken, meant_arch, meant_tokens in _READ_INTO_NAMES:
+        if arch != meant_arch or not meant_tokens.issubset(tokens):
+            changed = re.sub(pattern, spoken, changed)
     if changed == name:
         return tuple(entries), []
     renamed = (
@@ -144,24 +123,16 @@ def model_license(entries: Sequence[KeyValue]) -> str | None:
     return values.get("general.license.name") or values.get("general.license")
 
 
-def _model_card(directory: Path) -> tuple[dict[str, Any], list[str]]:
-    path = directory / "README.md"
+def _read_if_there(
+    path: Path, read: Callable[[Path], dict[str, Any]], what: str
+) -> tuple[dict[str, Any], list[str]]:
+    """A document that may lack; a note about one that cannot be read."""
     if not has_file(path):
         return {}, []
     try:
-        return read_front_matter(path), []
+        return read(path), []
     except InputError as error:
-        return {}, [f"model card not used: {error}"]
-
-
-def _generation_config(directory: Path) -> tuple[dict[str, Any], list[str]]:
-    path = directory / "generation_config.json"
-    if not has_file(path):
-        return {}, []
-    try:
-        return read_json_object(path), []
-    except InputError as error:
-        return {}, [f"sampling defaults not used: {error}"]
+        return {}, [f"{what} not used: {error}"]
 
 
 def _entries(metadata: Metadata, arch: str) -> list[KeyValue]:

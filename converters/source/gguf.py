@@ -9,21 +9,24 @@ from __future__ import annotations
 import hashlib
 import mmap
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGUFValueType
+from gguf import MODEL_ARCH_NAMES, GGUFValueType
 
 from boardfit.converters.families.layout import keep_type
-from boardfit.converters.source.architecture import require_known_architecture
-from boardfit.converters.source.fingerprint import map_file, update_with_file
+from boardfit.converters.families.registry import needed_engine
+from boardfit.converters.source.checkpoint import map_file, update_with_file
 from boardfit.converters.source.general import keep_name_inert, model_license
 from boardfit.converters.source.gguf_shape import shape_from_header
 from boardfit.converters.source.wrappers import describe_left_out
 from boardfit.converters.spec import KeyValue, ModelSpec, SourceIdentity, TargetTensor
+from boardfit.converters.tokenizers.engine_vocab import open_vocab
+from boardfit.converters.tokenizers.vocabulary import write_vocab_entries
 from boardfit.edge.disk.input_folder import is_file_below
-from boardfit.edge.errors import InputError
+from boardfit.edge.errors import EngineError, EngineMissingError, InputError, UnsupportedModelError
 from boardfit.edge.files.ggml_types import row_bytes
 from boardfit.edge.files.gguf import GgufHeader, GgufTensor, read_header
 from boardfit.edge.files.gguf.purpose import OTHER_MODALITIES, require_model
@@ -34,6 +37,7 @@ from boardfit.edge.units import printable
 _NOT_COPIED = ("general.file_type", "general.quantization_version", "split.", "quantize.imatrix.")
 # Keys of a vision or audio part inside the file of a language model, as Ollama writes them.
 _OF_OTHER_MODALITY = re.compile(r"[\w-]+\.(vision|audio|mm|projector)\.")
+_PLAIN_NAME = re.compile(r"[\w.-]{1,64}")
 _SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 # File names that programs give to any model.
 _NAMELESS = re.compile(
@@ -45,11 +49,9 @@ _PLAIN: dict[str, np.dtype[Any]] = {
 
 
 def open_gguf(path: Path) -> ModelSpec:
-    """Describe the model in a GGUF file; for a split model any part's path will do.
-
-    Raises InputError and UnsafeInputError as `edge.files.gguf.read_header` does. InputError for
-    a split model with parts that are absent or do not belong together, UnsupportedModelError for a
-    GGUF that is not a language model.
+    """Describe the model in a GGUF file; for a split model any part's path will do. Raises
+    InputError and its kinds as `read_header` does, and for parts that are absent or do not belong
+    together, UnsupportedModelError for a GGUF that is not a language model.
     """
     paths = _parts(path)
     headers = [read_header(p, arrays="full", below=_folder(p, path)) for p in paths]
@@ -99,6 +101,32 @@ def open_gguf(path: Path) -> ModelSpec:
             *renamed,
         ),
     )
+
+
+def require_known_architecture(arch: str, path: Path) -> None:
+    """Raises UnsupportedModelError for an architecture that neither `gguf` nor the engine knows."""
+    if arch in MODEL_ARCH_NAMES.values() or (_PLAIN_NAME.fullmatch(arch) and _engine_knows(arch)):
+        return
+    raise UnsupportedModelError(
+        f"{path}: its architecture is {printable(arch, 60)!r}, which this llama.cpp does not know"
+        f"{needed_engine(arch)}",
+        next_step="a newer boardfit may bring an engine that knows it. "
+        "Ollama has names of its own for some models: use a GGUF that was made for llama.cpp",
+    )
+
+
+def _engine_knows(arch: str) -> bool:
+    """Ask the engine with a file that holds nothing but the name. False without an engine."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "architecture.gguf"
+        write_vocab_entries([KeyValue("general.architecture", arch, GGUFValueType.STRING)], path)
+        try:
+            with open_vocab(path):
+                return True
+        except EngineMissingError:
+            return False
+        except EngineError as error:
+            return "unknown model architecture" not in str(error)
 
 
 def _folder(part: Path, named: Path) -> Path | None:
@@ -187,12 +215,8 @@ def _metadata(header: GgufHeader) -> tuple[KeyValue, ...]:
 
 def _name(header: GgufHeader, path: Path) -> str:
     """The file's name, which is what people know; where that names no model, the header's."""
-    stem = _stem(path)
+    match = _SPLIT.fullmatch(path.name)
+    stem = match[1] if match else path.stem
     if path.suffix.lower() == ".gguf" and not _NAMELESS.fullmatch(stem):
         return stem
     return header.text("general.name") or stem
-
-
-def _stem(path: Path) -> str:
-    match = _SPLIT.fullmatch(path.name)
-    return match[1] if match else path.stem

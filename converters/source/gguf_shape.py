@@ -1,10 +1,9 @@
 """A GGUF header → `ModelShape`, for any architecture.
 
 Sizes come from the `<arch>.*` keys. What the engine knows without an entry in the file (which
-layers of an architecture have sliding windows, which are recurrent) is in the tables here. Their
-sources are upstream's src/models/*.cpp (load_arch_hparams), src/llama-hparams.cpp and
-src/llama-model.cpp (load_hparams, create_memory). An architecture that is in no table counts as
-full attention in every layer, and the shape is marked: its `memory_known` is false.
+layers of an architecture have sliding windows, which are recurrent) is in `architectures.toml`. One
+that is in no table there counts as full attention in every layer, and the shape is marked: its
+`memory_known` is false.
 """
 
 from __future__ import annotations
@@ -14,64 +13,21 @@ from collections.abc import Sequence
 from boardfit.converters.families.decoder import MOST_LAYERS, active_parameters
 from boardfit.converters.spec import TargetTensor
 from boardfit.device_profiles.shape import LayerShape, ModelShape, is_behind
+from boardfit.device_profiles.toml_parser import load_toml
 from boardfit.edge.errors import InputError
 from boardfit.edge.files.gguf import GgufHeader
 from boardfit.edge.files.gguf.purpose import ENCODERS
 
-# Architectures whose every layer attends to the whole context, or to what the tables below name.
-_ATTENTION = frozenset((
-    "afmoe", "apertus", "arcee", "arctic", "baichuan", "bailingmoe", "bailingmoe2", "bitnet",
-    "bloom", "chatglm", "codeshell", "cogvlm", "cohere2", "cohere2moe", "command-r", "dbrx",
-    "deci", "deepseek", "deepseek2", "deepseek2-ocr", "dots1", "ernie4_5", "ernie4_5-moe",
-    "exaone", "exaone-moe", "exaone4", "falcon", "gemma", "gemma2", "gemma3", "gemma3n",
-    "gemma4", "glm4", "glm4moe", "gpt-oss", "gpt2", "gptneox", "granite", "granite_swa",
-    "granitemoe", "grok", "grovemoe", "hrm_text", "hunyuan-dense", "hunyuan-moe", "hunyuan_vl",
-    "hy_v3", "internlm2", "jais", "jais2", "laguna", "llama", "llama-embed", "llama4",
-    "maincoder", "maple", "mellum", "mimo2", "minicpm", "minicpm3", "minimax-m2", "mistral3",
-    "mistral4", "mpt", "muse-glimmer", "nanbeige", "nemotron", "olmo", "olmo2", "olmoe",
-    "openelm", "orion", "paddleocr", "pangu-embedded", "phi2", "phi3", "phimoe", "plamo",
-    "plamo3", "qwen", "qwen2", "qwen2moe", "qwen2vl", "qwen3", "qwen3moe", "qwen3vl",
-    "qwen3vlmoe", "refact", "seed_oss", "smallthinker", "smollm3", "spark2_5", "stablelm",
-    "starcoder", "starcoder2", "step35", "talkie", "xverse",
-))  # fmt: skip
-# One pass over the whole text: no cache at all.
-_NO_CACHE = frozenset((
-    "bert", "dream", "eurobert", "gemma-embedding", "jina-bert-v3", "llada", "llada-moe",
-    "modern-bert", "neo-bert", "nomic-bert", "nomic-bert-moe", "rnd1",
-))  # fmt: skip
-# Every n-th layer is full attention where the file has a window but no pattern of its own.
-_FULL_EVERY = {
-    "afmoe": 4, "cohere2": 4, "cohere2moe": 4, "exaone-moe": 4, "exaone4": 4, "gemma2": 2,
-    "gemma3": 6, "gemma3n": 5, "gpt-oss": 2, "laguna": 4, "llama4": 4, "mellum": 4,
-    "muse-glimmer": 4, "olmo2": 4, "plamo3": 8, "smallthinker": 4,
-}  # fmt: skip
-# The first of the n is full attention, not the last.
-_FULL_FIRST = {"cohere2moe", "laguna", "smallthinker"}
-# The pattern is in the file for each layer.
-_WINDOWS_IN_FILE = {"gemma4", "granite_swa", "maple", "mimo2", "spark2_5", "step35"}
-_DEFAULT_WINDOW = {"exaone-moe": 128, "exaone4": 4096, "gemma2": 4096, "llama4": 8192}
-_FIXED_WINDOW = {"llama4": 8192, "smallthinker": 4096}
-_RECURRENT = {"mamba", "mamba2", "rwkv6", "rwkv7", "arwkv7"}
-# Every layer has both attention and a recurrent part.
-_BOTH = {"falcon-h1"}
-# Layers with a state are those without KV heads, or all but every n-th.
-_NO_HEADS = {
-    *("bailingmoe3", "granitehybrid", "jamba", "kimi-k3", "kimi-linear", "lfm2", "lfm2moe"),
-    *("nemotron_h", "nemotron_h_moe", "plamo2"),
-}
-_FULL_INTERVAL = {"minimax-01": 8, "qwen35": 4, "qwen35moe": 4, "qwen3next": 4}
-# Layers that are a feed-forward block alone.
-_MAY_BE_FEED_FORWARD = {"nemotron_h", "nemotron_h_moe"}
-# The cache holds one compressed row for all heads, and no values.
-_COMPRESSED = {
-    *("bailingmoe3", "deepseek2", "deepseek2-ocr", "kimi-k3", "kimi-linear", "mistral4"),
-}
-# How a state is laid out, where it is not Mamba's: see `_state_values`.
-_SHORT_CONVOLUTION = {"lfm2", "lfm2moe"}
-_DELTA_ATTENTION = {"bailingmoe3", "kimi-k3", "kimi-linear"}
-_NO_GROUPS = {"jamba", "mamba"}
+_DATA = load_toml("boardfit.converters.source", "architectures.toml")
+_SETS = {key: frozenset(names) for key, names in _DATA.items() if isinstance(names, list)}
+_FULL_EVERY: dict[str, int] = _DATA["full_every"]
+_DEFAULT_WINDOW: dict[str, int] = _DATA["default_window"]
+_FIXED_WINDOW: dict[str, int] = _DATA["fixed_window"]
+_FULL_INTERVAL: dict[str, int] = _DATA["full_interval"]
 #: Architectures whose caches are known here.
-KNOWN_ARCHITECTURES = _ATTENTION | _NO_CACHE | _RECURRENT | _BOTH | _NO_HEADS | set(_FULL_INTERVAL)
+KNOWN_ARCHITECTURES = set(_FULL_INTERVAL).union(
+    *(_SETS[key] for key in ("attention", "no_cache", "recurrent", "both", "no_heads"))
+)
 
 
 def shape_from_header(header: GgufHeader, tensors: Sequence[TargetTensor]) -> ModelShape:
@@ -156,7 +112,7 @@ def _layers(
     has_kv_heads = keys.raw("attention.head_count_kv") is not None
     kv_heads = keys.per_layer("attention.head_count_kv", n_blocks, 0) if has_kv_heads else heads
     widths = keys.per_layer("feed_forward_length", n_blocks, 0)
-    if keys.arch in _NO_CACHE or keys.arch in ENCODERS:
+    if keys.arch in _SETS["no_cache"] or keys.arch in ENCODERS:
         kv_heads = [0] * n_blocks
     # Without heads in the first layer, the engine takes their sizes for 0, except for PLaMo 2.
     has_heads = heads[0] > 0 or keys.arch == "plamo2"
@@ -169,15 +125,15 @@ def _layers(
         keys.integer(f"attention.{kind}_length_swa") or dim
         for kind, dim in zip(("key", "value"), dims, strict=True)
     ]
-    compressed = keys.arch in _COMPRESSED and keys.integer("attention.key_length_mla")
+    compressed = keys.arch in _SETS["compressed"] and keys.integer("attention.key_length_mla")
     windows = _windows(keys, n_layer, kv_heads)
     recurrent = _recurrent_layers(keys, n_layer, kv_heads)
     state = _state_values(keys, n_embd, heads[0])
     n_own = _own_caches(keys, n_blocks)
     layers = []
     for i in range(n_layer):
-        is_plain = keys.arch in _MAY_BE_FEED_FORWARD and widths[i] > 0
-        has_kv = (not recurrent[i] or keys.arch in _BOTH) and not is_plain
+        is_plain = keys.arch in _SETS["may_be_feed_forward"] and widths[i] > 0
+        has_kv = (not recurrent[i] or keys.arch in _SETS["both"]) and not is_plain
         dim_k, dim_v = dims if windows[i] is None else swa_dims
         layers.append(
             LayerShape(
@@ -189,11 +145,13 @@ def _layers(
                 shares_kv=i >= n_own,
             )
         )
-    if keys.arch in _NO_HEADS or keys.arch in _BOTH:  # though no token is read through it
+    if (
+        keys.arch in _SETS["no_heads"] or keys.arch in _SETS["both"]
+    ):  # though no token is read through it
         layers += [
             LayerShape(kv_heads[i], dims[0], 0 if compressed else dims[1])
             for i in range(n_layer, n_blocks)
-            if not widths[i] or keys.arch not in _MAY_BE_FEED_FORWARD
+            if not widths[i] or keys.arch not in _SETS["may_be_feed_forward"]
         ]
     loops = keys.integer("num_loops") if keys.arch == "nanbeige" else 1
     return tuple(layers) * (loops or 1)
@@ -229,7 +187,7 @@ def _windows(keys: _Keys, n_layer: int, kv_heads: Sequence[int]) -> list[int | N
         return [None] * n_layer
     if arch == "lfm2":
         return [window if kv else None for kv in kv_heads[:n_layer]]
-    if arch not in _FULL_EVERY and arch not in _WINDOWS_IN_FILE:
+    if arch not in _FULL_EVERY and arch not in _SETS["windows_in_file"]:
         return [None] * n_layer
     pattern = keys.raw("attention.sliding_window_pattern")
     if isinstance(pattern, list):
@@ -241,13 +199,13 @@ def _windows(keys: _Keys, n_layer: int, kv_heads: Sequence[int]) -> list[int | N
         return [window if pattern[i] else None for i in range(n_layer)]
     every = keys.integer("attention.sliding_window_pattern") if pattern is not None else None
     every = _FULL_EVERY.get(arch, 1) if every is None else every
-    full = 0 if arch in _FULL_FIRST else every - 1
+    full = 0 if arch in _SETS["full_first"] else every - 1
     return [None if every and i % every == full else window for i in range(n_layer)]
 
 
 def _recurrent_layers(keys: _Keys, n_layer: int, kv_heads: Sequence[int]) -> list[bool]:
     """Layers with a recurrent state (`is_recr_impl` of src/models/*.cpp)."""
-    if keys.arch in _RECURRENT or keys.arch in _BOTH:
+    if keys.arch in _SETS["recurrent"] or keys.arch in _SETS["both"]:
         return [True] * n_layer
     if keys.arch in _FULL_INTERVAL:
         listed = keys.raw("attention.recurrent_layers")
@@ -255,27 +213,25 @@ def _recurrent_layers(keys: _Keys, n_layer: int, kv_heads: Sequence[int]) -> lis
             return [bool(item) for item in listed[:n_layer]]
         every = keys.integer("full_attention_interval") or _FULL_INTERVAL[keys.arch]
         return [(i + 1) % every != 0 for i in range(n_layer)]
-    return [keys.arch in _NO_HEADS and kv == 0 for kv in kv_heads[:n_layer]]
+    return [keys.arch in _SETS["no_heads"] and kv == 0 for kv in kv_heads[:n_layer]]
 
 
 def _state_values(keys: _Keys, n_embd: int, n_head: int) -> int:
-    """Float32 values of one recurrent layer: `n_embd_r + n_embd_s` of src/llama-hparams.cpp.
-    `n_head` is that of the first layer.
-    """
+    """Float32 values of a recurrent layer (src/llama-hparams.cpp, n_embd_r + n_embd_s)."""
     if "rwkv" in keys.arch:
         shifts, head = keys.integer("token_shift_count"), keys.integer("wkv.head_size") or 0
         return (2 if shifts is None else shifts) * n_embd + n_embd * head
-    if keys.arch in _SHORT_CONVOLUTION:
+    if keys.arch in _SETS["short_convolution"]:
         return n_embd * max(0, (keys.integer("shortconv.l_cache") or 0) - 1)
     kernel = keys.integer("ssm.conv_kernel") or 0
-    if keys.arch in _DELTA_ATTENTION:
+    if keys.arch in _SETS["delta_attention"]:
         width = keys.integer("kda.head_dim") or 0
         return 3 * (kernel - 1 if kernel else 3) * n_head * width + width * width * n_head
     if keys.arch == "minimax-01":
         width = keys.integer("attention.key_length") or n_embd // max(1, n_head)
         return width * width * n_head
     inner, state = keys.integer("ssm.inner_size") or 0, keys.integer("ssm.state_size") or 0
-    groups = 0 if keys.arch in _NO_GROUPS else keys.integer("ssm.group_count") or 0
+    groups = 0 if keys.arch in _SETS["no_groups"] else keys.integer("ssm.group_count") or 0
     return max(0, kernel - 1) * (inner + 2 * groups * state) + state * inner
 
 

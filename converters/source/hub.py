@@ -12,14 +12,14 @@ size with a hole in place of the data.
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 import math
 import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,10 @@ from urllib.parse import quote
 from boardfit.converters.documents import MODULE_FILES, MODULE_FOLDER
 from boardfit.converters.source.checkpoint import (
     ADAPTER,
-    AdapterRequest,
     choose_shards,
     pickle_advice,
 )
-from boardfit.converters.source.hub_answers import TooLongError, read_listing, read_start
-from boardfit.converters.spec import ModelSpec
+from boardfit.edge.bundle.bundle import sha256_file
 from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.disk.input_folder import is_file_below
 from boardfit.edge.disk.rooted import open_to_append
@@ -64,6 +62,8 @@ _STALL_S = 600
 #: One of 10,000 files has 3 MB.
 _ANSWER_S = 180
 _MAX_LISTING_BYTES = 64 << 20
+_TIMEOUT_S = 20
+_BLOCK_BYTES = 1 << 16
 #: Most headers fit into the first; the vocabulary of a GGUF needs more.
 _HEAD_BYTES = 1 << 18
 _MAX_HEAD_BYTES = 128 << 20
@@ -71,6 +71,25 @@ _MAX_HEAD_BYTES = 128 << 20
 _MAX_FILE_BYTES = 16 << 40
 _DOCUMENTS = (".json", ".model", ".jinja", ".txt")
 _NOT_OURS = ("consolidated", "adapter_", "pytorch_model", "tf_model", "flax_model", "optimizer")
+
+
+@dataclass(frozen=True)
+class HubName:
+    """A repository, with `file` (a GGUF in it) or `quant` (which of its GGUF files) if named."""
+
+    repo_id: str
+    revision: str | None = None
+    file: str | None = None
+    quant: str | None = None
+
+    @property
+    def is_gguf(self) -> bool:
+        return self.file is not None or self.quant is not None
+
+    @property
+    def ref(self) -> str:
+        """`owner/name@revision`."""
+        return self.repo_id + (f"@{self.revision}" if self.revision else "")
 
 
 @dataclass(frozen=True)
@@ -82,35 +101,6 @@ class RemoteFile:
     sha256: str | None
 
 
-def open_repository(
-    ref: str,
-    *,
-    progress: Progress | None = None,
-    heads_only: bool = False,
-    lora: AdapterRequest | None = None,
-    keep_mtp: bool = False,
-) -> ModelSpec:
-    """Fetch `owner/name[@revision]` where it is not here yet, and describe it, with `lora` in it.
-    `heads_only` is for a plan: the headers of the weights are fetched, and the data is not.
-
-    Raises InputError when the hub cannot be reached or does not give the repository out,
-    DoesNotFitError when the disk is too small, IntegrityError when a file arrives damaged.
-    """
-    from boardfit.converters.source.hf import open_directory
-
-    repo_id, _, revision = ref.partition("@")
-    directory, commit = fetch(repo_id, revision or "main", progress=progress, heads_only=heads_only)
-    return open_directory(
-        directory,
-        kind="hub",
-        location=repo_id,
-        model_id=repo_id,
-        revision=commit,
-        lora=lora,
-        keep_mtp=keep_mtp,
-    )
-
-
 def fetch(
     repo_id: str,
     revision: str = "main",
@@ -118,10 +108,13 @@ def fetch(
     progress: Progress | None = None,
     heads_only: bool = False,
 ) -> tuple[Path, str]:
-    """The local directory of a repository's conversion files, and its commit. Complete earlier
-    downloads are found without the network too.
+    """The folder of a repository's conversion files, fetched where they are not here yet, and its
+    commit. Of the weights, `heads_only` fetches the headers: a plan needs no more.
+
+    Raises InputError when the hub cannot be reached or does not give the repository out,
+    DoesNotFitError when the disk is too small, IntegrityError when a file arrives damaged.
     """
-    home = cache_directory() / "hub" / repo_id.replace("/", "--")
+    home = hub_home(repo_id)
     note = home / "refs" / re.sub(r"[^\w.-]", "_", revision)
     try:
         commit, siblings = list_repository(repo_id, revision)
@@ -141,20 +134,39 @@ def fetch(
             "give edge that directory",
         ) from None
     files = choose_files(repo_id, siblings)
+    directory = bring_files(repo_id, commit, files, progress=progress, heads_only=heads_only)
+    if directory == home / commit and not heads_only:
+        write_atomic(directory / ".complete", b"")
+        note.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(note, commit.encode())
+    return directory, commit
+
+
+def hub_home(repo_id: str) -> Path:
+    """Our folder of a repository, with a folder for each commit."""
+    return cache_directory() / "hub" / repo_id.replace("/", "--")
+
+
+def bring_files(
+    repo_id: str,
+    commit: str,
+    files: Sequence[RemoteFile],
+    *,
+    progress: Progress | None,
+    heads_only: bool,
+) -> Path:
+    """The folder that has these files: of huggingface_hub's cache, or of ours, downloaded now."""
     cached = in_hub_cache(repo_id, commit, [file.name for file in files])
     if cached is not None:
-        return cached, commit
-    directory = home / commit
-    if heads_only:
-        if not (directory / ".complete").is_file():
-            directory = heads_directory(repo_id, commit)
-            download_heads(repo_id, commit, files, directory)
-        return directory, commit
-    download_files(repo_id, commit, files, directory, progress)
-    write_atomic(directory / ".complete", b"")
-    note.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(note, commit.encode())
-    return directory, commit
+        return cached
+    directory = hub_home(repo_id) / commit
+    if not heads_only:
+        download_files(repo_id, commit, files, directory, progress)
+    elif not all(is_whole(directory / file.name, file) for file in files):
+        # No build looks here.
+        directory = cache_directory() / "hub-heads" / repo_id.replace("/", "--") / commit
+        download_heads(repo_id, commit, files, directory)
+    return directory
 
 
 def _require_whole(repo_id: str, directory: Path, unreachable: Unreachable) -> None:
@@ -197,6 +209,10 @@ class Unreachable(Exception):
     """The hub does not answer, or is not to be asked."""
 
 
+class TooLongError(Exception):
+    """More bytes come than were announced, or than an answer may have."""
+
+
 def list_repository(repo_id: str, revision: str) -> tuple[str, list[RemoteFile]]:
     """The commit and the files of a repository. Raises Unreachable where the hub does not answer,
     UnsafeInputError for an answer that is none, InputError for what it does not give out.
@@ -222,6 +238,69 @@ def list_repository(repo_id: str, revision: str) -> tuple[str, list[RemoteFile]]
     if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
         raise UnsafeInputError(f"{repo_id}: the hub names an impossible commit {commit!r:.60}")
     return commit, files
+
+
+def read_listing(url: str, token: str | None, most: int) -> bytes:
+    """The whole body at `url`, with what is known of each file. Raises TooLongError after `most`
+    bytes, and the errors of huggingface_hub.
+    """
+    with _open(url, token, {}, {"blobs": "true"}) as (answer, blocks):
+        body = _collect(blocks, most + 1)
+        if len(body) > most:
+            raise TooLongError
+        _raise_for_status(answer, body)
+        return body
+
+
+def read_start(url: str, token: str | None, n_bytes: int) -> bytes:
+    """The first `n_bytes` of a file. Raises the errors of huggingface_hub."""
+    # A server that does not know ranges sends all of it: reading ends here all the same.
+    wanted = {"Range": f"bytes=0-{n_bytes - 1}", "Accept-Encoding": "identity"}
+    with _open(url, token, wanted, {}) as (answer, blocks):
+        body = _collect(blocks, n_bytes)
+        _raise_for_status(answer, body)
+        return body[:n_bytes]
+
+
+@contextlib.contextmanager
+def _open(
+    url: str, token: str | None, headers: Mapping[str, str], params: Mapping[str, str]
+) -> Iterator[tuple[Any, Iterable[bytes]]]:
+    """The answer and its blocks. huggingface_hub speaks through requests, httpx or httpx2."""
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]
+        build_hf_headers,
+        get_session,
+    )
+
+    session: Any = get_session()
+    options: dict[str, Any] = {
+        "headers": {**build_hf_headers(token=token, library_name="boardfit"), **headers},
+        "params": params or None,
+        "timeout": _TIMEOUT_S,
+    }
+    if callable(getattr(session, "stream", None)):  # a flag in requests
+        with session.stream("GET", url, follow_redirects=True, **options) as answer:
+            yield answer, answer.iter_bytes(_BLOCK_BYTES)
+    else:
+        with session.get(url, stream=True, **options) as answer:
+            yield answer, answer.iter_content(_BLOCK_BYTES)
+
+
+def _collect(blocks: Iterable[bytes], most: int) -> bytes:
+    body = bytearray()
+    for block in blocks:
+        body += block
+        if len(body) >= most:
+            break
+    return bytes(body)
+
+
+def _raise_for_status(answer: Any, body: bytes) -> None:
+    """As huggingface_hub does, which looks for the cause of an error in the body."""
+    from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
+
+    answer._content = body  # where all three libraries keep a body that was read
+    hf_raise_for_status(answer)
 
 
 def _ask(repo_id: str, call: Callable[[], bytes], revision: str = "main") -> bytes:
@@ -331,11 +410,6 @@ def is_whole(path: Path, file: RemoteFile) -> bool:
     return path.is_file() and path.stat().st_size == file.size
 
 
-def heads_directory(repo_id: str, commit: str) -> Path:
-    """Where the headers of a repository lie. No build looks here."""
-    return cache_directory() / "hub-heads" / repo_id.replace("/", "--") / commit
-
-
 def download_heads(repo_id: str, commit: str, files: Sequence[RemoteFile], directory: Path) -> None:
     """Fetch documents whole, and of weights the header. Raises as `fetch`."""
     weights = [file for file in files if file.name.endswith((".safetensors", ".gguf"))]
@@ -436,7 +510,7 @@ def _download_file(
         raw.flush()
         os.fsync(raw.fileno())
     size = part.stat().st_size
-    if size != file.size or (file.sha256 and _sha256(part) != file.sha256):
+    if size != file.size or (file.sha256 and sha256_file(part) != file.sha256):
         part.unlink()
         raise IntegrityError(
             f"{repo_id}: {file.name} arrived damaged ({size} bytes of {file.size}, or a wrong "
@@ -447,9 +521,7 @@ def _download_file(
 
 
 class _CountedFile:
-    """A file opened for appending that reports its length after every write, and takes no byte
-    more than was announced.
-    """
+    """A file that reports its length after every write, and takes no more than was announced."""
 
     def __init__(self, raw: Any, advance: Advance, most: int) -> None:
         self._raw, self._advance, self._most = raw, advance, most
@@ -476,7 +548,10 @@ def _offset(progress: Progress | None, done: int, total: int) -> Advance:
 
 
 def _require_space(repo_id: str, files: Sequence[RemoteFile], directory: Path) -> None:
-    needed = sum(file.size - _bytes_here(directory, file) for file in files)
+    # Files may be here already, whole or in part.
+    paths = ((f, directory / f.name, directory / f"{f.name}.part") for f in files)
+    here = ((f, next((p for p in both if p.is_file()), None)) for f, *both in paths)
+    needed = sum(max(0, f.size - (p.stat().st_size if p else 0)) for f, p in here)
     free = shutil.disk_usage(directory).free
     if needed > free:
         raise DoesNotFitError(
@@ -485,15 +560,6 @@ def _require_space(repo_id: str, files: Sequence[RemoteFile], directory: Path) -
             shortfall_bytes=needed - free,
             next_step="make room, or set BOARDFIT_CACHE to a directory on a larger disk",
         )
-
-
-def _bytes_here(directory: Path, file: RemoteFile) -> int:
-    """How much of a file is on disk already, whole or in part."""
-    for name in (file.name, file.name + ".part"):
-        path = directory / name
-        if path.is_file():
-            return min(path.stat().st_size, file.size)
-    return 0
 
 
 def _refuse_without_weights(repo_id: str, names: Sequence[str]) -> None:
@@ -519,14 +585,6 @@ def _refuse_without_weights(repo_id: str, names: Sequence[str]) -> None:
     raise InputError(f"{repo_id}: no safetensors in the repository")
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _endpoint() -> str:
     return (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
 
@@ -536,10 +594,8 @@ def _token() -> str | None:
 
 
 def _transport_errors() -> tuple[type[Exception], ...]:
-    """Return the errors that a broken line raises.
-
-    They are those of the HTTP library that huggingface_hub uses (httpx2 from 2.x, httpx in 1.x,
-    requests before), or OSError's kin.
+    """Return the errors that a broken line raises. They are those of the HTTP library that
+    huggingface_hub uses (httpx2 from 2.x, httpx in 1.x, requests before), or OSError's kin.
     """
     found: list[type[Exception]] = [OSError]
     for library, error in (

@@ -6,21 +6,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from boardfit.converters.source import hub
 from boardfit.converters.source.gguf import open_gguf
-from boardfit.converters.source.hub import (
-    RemoteFile,
-    Unreachable,
-    download_files,
-    download_heads,
-    heads_directory,
-    in_hub_cache,
-    is_whole,
-    list_repository,
-)
-from boardfit.converters.source.names import HubName
 from boardfit.converters.spec import ModelSpec
 from boardfit.edge.disk.input_folder import is_file_below
-from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.errors import InputError
 from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.units import did_you_mean, printable
@@ -31,32 +20,27 @@ _NO_MODEL = re.compile(r"(?:^|/|[-._])(?:mmproj|imatrix|lora)(?:[-._]|$)", re.IG
 
 
 def open_gguf_in_repository(
-    name: HubName, *, progress: Progress | None = None, heads_only: bool = False
+    name: hub.HubName, *, progress: Progress | None = None, heads_only: bool = False
 ) -> ModelSpec:
     """Fetch one GGUF of a repository, all its parts, and describe it. `heads_only` fetches what
-    a plan needs, as `hub.open_repository` does.
+    a plan needs, as `hub.fetch` does.
 
     Raises InputError when the hub cannot be reached and the file is not here, or when no file or
     more than one is meant.
     """
     revision = name.revision or "main"
-    home = cache_directory() / "hub" / name.repo_id.replace("/", "--")
     try:
-        commit, siblings = list_repository(name.repo_id, revision)
-    except Unreachable as error:
-        return open_gguf(_find_here(name, home, str(error)))
+        commit, siblings = hub.list_repository(name.repo_id, revision)
+    except hub.Unreachable as error:
+        return open_gguf(_find_here(name, str(error)))
     files = choose_gguf(name, siblings)
-    cached = in_hub_cache(name.repo_id, commit, [file.name for file in files])
-    directory = cached or home / commit
-    if heads_only and not all(is_whole(directory / file.name, file) for file in files):
-        directory = heads_directory(name.repo_id, commit)
-        download_heads(name.repo_id, commit, files, directory)
-    elif cached is None:
-        download_files(name.repo_id, commit, files, directory, progress)
+    directory = hub.bring_files(
+        name.repo_id, commit, files, progress=progress, heads_only=heads_only
+    )
     return open_gguf(directory / files[0].name)
 
 
-def choose_gguf(name: HubName, siblings: Sequence[RemoteFile]) -> list[RemoteFile]:
+def choose_gguf(name: hub.HubName, siblings: Sequence[hub.RemoteFile]) -> list[hub.RemoteFile]:
     """The one GGUF that is meant, as its parts in order. Raises InputError with the choice."""
     models = [s for s in siblings if _SAFE.fullmatch(s.name) and not _NO_MODEL.search(s.name)]
     names = sorted(file.name for file in models)
@@ -87,15 +71,15 @@ def _has_quant(file: str, quant: str) -> bool:
     return re.search(pattern, base, re.IGNORECASE) is not None
 
 
-def _find_here(name: HubName, home: Path, why: str) -> Path:
+def _find_here(name: hub.HubName, why: str) -> Path:
     """An earlier download of the file. Raises InputError with the way to get it."""
-    commits = sorted(path for path in home.glob("*") if path.name != "refs")
+    commits = sorted(path for path in hub.hub_home(name.repo_id).glob("*") if path.name != "refs")
     for commit in commits:
         names = [str(path.relative_to(commit)) for path in sorted(commit.rglob("*.gguf"))]
-        if files := [RemoteFile(n, 0, None) for n in names if is_file_below(commit, n)]:
+        if files := [hub.RemoteFile(n, 0, None) for n in names if is_file_below(commit, n)]:
             return commit / choose_gguf(name, files)[0].name
     if name.file is not None:
-        cached = in_hub_cache(name.repo_id, name.revision or "main", [name.file])
+        cached = hub.in_hub_cache(name.repo_id, name.revision or "main", [name.file])
         if cached is not None:
             return cached / name.file
     pattern = name.file or f"--include '*{name.quant}*.gguf'"

@@ -77,9 +77,8 @@ class QuantizedWeight:
 
 @dataclass
 class QuantizedWeights:
-    """All quantized weights of a checkpoint by name, and where each stored tensor belongs.
-
-    `owners` maps a stored name to its weight's name, or to None where it is of no use.
+    """All quantized weights of a checkpoint by name, and where each stored tensor belongs. `owners`
+    maps a stored name to its weight's name, or to None where it is of no use.
     """
 
     weights: dict[str, QuantizedWeight] = field(default_factory=dict)
@@ -110,9 +109,8 @@ def find_quantized(
     read: ReadTensor,
     metadata: Mapping[str, str],
 ) -> QuantizedWeights:
-    """Find the weights that are quantized, and check that everything they need is there.
-
-    Raises InputError that names the tensor or key, what it is and what was expected, and
+    """Find the weights that are quantized, and check that everything they need is there. Raises
+    InputError that names the tensor or key, what it is and what was expected, and
     UnsupportedModelError for a layout that is not known.
     """
     settings, found = _settings(config), QuantizedWeights()
@@ -174,36 +172,35 @@ def _unknown_layout(name: str, dtype: str, settings: Mapping[str, Any]) -> Unsup
     )
 
 
+@dataclass
 class _Parts:
     """The tensors stored beside one weight; `used` are those that were taken."""
 
-    def __init__(
-        self,
-        base: str,
-        stored: Mapping[str, SafetensorsTensor],
-        read: ReadTensor,
-        settings: Mapping[str, Any],
-        metadata: Mapping[str, str],
-    ) -> None:
-        self.base, self.settings, self.metadata = base, settings, metadata
-        self.used: list[str] = []
-        self._stored, self._read = stored, read
-        # What follows the beginning in the weight's own name; stacked experts have no ending.
-        self.own = ".weight" if f"{base}.weight" in stored else ""
+    base: str
+    stored: Mapping[str, SafetensorsTensor]
+    read: ReadTensor
+    settings: Mapping[str, Any]
+    metadata: Mapping[str, str]
+    used: list[str] = field(default_factory=list)
+
+    @property
+    def own(self) -> str:
+        """What follows the beginning in the weight's own name: nothing for stacked experts."""
+        return ".weight" if f"{self.base}.weight" in self.stored else ""
 
     def has(self, ending: str) -> bool:
-        return self.base + ending in self._stored
+        return self.base + ending in self.stored
 
     def take(self, ending: str, dtypes: tuple[str, ...], *shape: int) -> SourceTensor:
         """A tensor that must be there, be of one of these types and, if given, of this shape."""
         name = self.base + ending
-        if name not in self._stored:
+        if name not in self.stored:
             raise _broken(
                 f"tensor {printable(name)} is missing; the quantized weight "
                 f"{printable(self.base)} needs it"
             )
         self.used.append(name)
-        tensor = self._read(name)
+        tensor = self.read(name)
         if tensor.dtype not in dtypes:
             raise _broken(
                 f"tensor {printable(name)} is {tensor.dtype}; expected {' or '.join(dtypes)}"
@@ -219,10 +216,7 @@ class _Parts:
         """Raise InputError unless a tensor has one of these shapes."""
         if tensor.shape not in shapes:
             expected = " or ".join(str(list(shape)) for shape in dict.fromkeys(shapes))
-            raise _broken(
-                f"tensor {printable(tensor.name)} has shape {list(tensor.shape)}; expected "
-                f"{expected}{why and f' ({why})'}"
-            )
+            raise _broken(_shape_fault(tensor, f"{expected}{why and f' ({why})'}"))
 
     def number(self, key: str) -> int | None:
         """A whole number of the settings; None where it is absent, or differs by layer."""
@@ -291,15 +285,11 @@ def _gptq_or_awq(parts: _Parts) -> QuantizedWeight:
     qzeros, scales = parts.take(".qzeros", _WORDS), parts.take(".scales", _SCALES)
     for tensor in (qweight, qzeros, scales):
         if len(tensor.shape) != 2:
-            raise _broken(
-                f"tensor {printable(tensor.name)} has shape {list(tensor.shape)}; expected two "
-                "dimensions"
-            )
+            raise _broken(_shape_fault(tensor, "two dimensions"))
     packing = str(parts.settings.get("packing_format") or "gptq")
     if not packing.endswith(("gptq", "awq")):
-        raise _unread(
-            f"config.json: quantization_config.packing_format is {printable(packing, 60)}; "
-            "expected one that ends with gptq or awq"
+        raise _unread_setting(
+            "packing_format", printable(packing, 60), "one that ends with gptq or awq"
         )
     stated = f"{parts.settings.get('quant_method')} {parts.settings.get('packing_format')}"
     is_awq = stated.startswith("awq") or stated.endswith("awq")
@@ -319,10 +309,7 @@ def _gptq(
     parts.expect(qzeros, (n_groups, -(-height * bits // 32)), why=f"{bits} bits")
     layout = parts.settings.get("checkpoint_format", "gptq")
     if layout not in ("gptq", "gptq_v2") or parts.settings.get("is_marlin_format"):
-        raise _unread(
-            f"config.json: quantization_config.checkpoint_format is {shown(layout)}; "
-            "expected gptq or gptq_v2"
-        )
+        raise _unread_setting("checkpoint_format", shown(layout), "gptq or gptq_v2")
     width = n_words * 32 // bits
     size = parts.group_size(width, scales, n_groups)
     index = parts.maybe(".g_idx", ("I32", "I64"), width)
@@ -443,10 +430,7 @@ def _mxfp4_blocks(parts: _Parts) -> QuantizedWeight:
     blocks = parts.take("_blocks", ("U8",))
     *lead, n_groups, n_bytes = blocks.shape if len(blocks.shape) > 2 else (0, 0, 0)
     if n_bytes != 16:
-        raise _broken(
-            f"tensor {printable(blocks.name)} has shape {list(blocks.shape)}; expected [rows, "
-            "groups, 16]"
-        )
+        raise _broken(_shape_fault(blocks, "[rows, groups, 16]"))
     packed = SourceTensor(
         blocks.name, "U8", (*lead, 16 * n_groups), blocks.data.reshape(*lead, 16 * n_groups)
     )
@@ -675,10 +659,7 @@ def _torchao(parts: _Parts) -> QuantizedWeight:
         rows = formulas.scaled_rows(weight, layout, zeros)
         return QuantizedWeight(name, weight.shape, f"torchao {kind}", rows)
     if len(weight.shape) != 2 or len(scale.shape) != 2:
-        raise _unread(
-            f"tensor {printable(weight.name)} has shape {list(weight.shape)}; expected two "
-            "dimensions"
-        )
+        raise _unread(_shape_fault(weight, "two dimensions"))
     (height, n_bytes), n_groups = weight.shape, scale.shape[0]
     width = 2 * n_bytes
     parts.expect(scale, (n_groups, height), why="[groups, rows of the weight]")
@@ -706,6 +687,14 @@ _ENDINGS: dict[str, Build] = {
 
 def _broken(fault: str) -> InputError:
     return InputError(fault, next_step=_AGAIN)
+
+
+def _unread_setting(key: str, value: str, expected: str) -> UnsupportedModelError:
+    return _unread(f"config.json: quantization_config.{key} is {value}; expected {expected}")
+
+
+def _shape_fault(tensor: SourceTensor, expected: str) -> str:
+    return f"tensor {printable(tensor.name)} has shape {list(tensor.shape)}; expected {expected}"
 
 
 def _unread(fault: str) -> UnsupportedModelError:

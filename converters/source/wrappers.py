@@ -48,11 +48,11 @@ def refuse_adapter_tensors(names: Collection[str]) -> None:
 
 
 def plain_names(names: Collection[str]) -> tuple[Mapping[str, str], str | None]:
-    """Each stored name's plain name, and a note where they differ.
-
-    Names stay as they are where no one change explains all of them.
+    """Each stored name's plain name, and a note where they differ. Names stay as they are where no
+    one change explains all of them.
     """
-    bare = {name: _without_wrappers(name) for name in names}
+    parts = ((name, name.split(".")) for name in names)
+    bare = {name: ".".join(p for p in split if p not in _WRAPPER_PARTS) for name, split in parts}
     embedding = next((name for name in bare.values() if name.endswith(_EMBEDDING)), None)
     if embedding is None:
         return _accept(bare, names)
@@ -85,14 +85,8 @@ def _accept(
     )
 
 
-def _without_wrappers(name: str) -> str:
-    return ".".join(part for part in name.split(".") if part not in _WRAPPER_PARTS)
-
-
 def describe_left_out(sizes: Iterable[tuple[str, int]], *, can_keep_mtp: bool = False) -> list[str]:
-    """Notes that name the parts that a text artifact leaves out, from their tensors' names and
-    bytes.
-    """
+    """Notes that name the parts that a text artifact leaves out, by tensors' names and bytes."""
     parts: dict[str, list[int]] = {label: [] for _, label in reversed(_PARTS)}
     for name, n_bytes in sizes:
         part = next(label for pattern, label in _PARTS if pattern.search(name))

@@ -213,6 +213,7 @@ def memory_phases(
     output: int,
     engine: int,
     n_tokens: int = 0,
+    server: int = 0,
 ) -> MemoryPhases:
     """The two phases of a run, `n_tokens` of which touch rows of a lazily read table.
 
@@ -223,7 +224,7 @@ def memory_phases(
     copied = 0 if use_mmap else weights.tensors - weights.repacked_source
     staging = 0 if use_mmap else weights.largest_repacked
     context = kv_cache + compute + output
-    anonymous = engine + copied + weights.repacked
+    anonymous = engine + server + copied + weights.repacked
     mapped = weights.mapped if use_mmap else 0
     kept = weights.kept_mapped if use_mmap else 0
     rows = weights.touched(n_tokens)
@@ -248,6 +249,7 @@ def memory_phases(
             "compute_buffers": compute,
             "output_buffer": output,
             "engine_and_interpreter": engine,
+            "server": server,
             "program_files": PROGRAM_FILE_BYTES,
         },
     )

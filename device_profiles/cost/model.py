@@ -51,6 +51,7 @@ class RunSettings:
     repack: bool
     n_users: int = 1
     n_embedded: int = 0
+    server_bytes: int = 0  # what a server takes beside its model
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ class CostModel:
             engine=self._engine_bytes
             + metadata_bytes(shape.arch, len(weights.tensors), run.n_ubatch),
             n_tokens=run.n_users * run.n_ctx,
+            server=run.server_bytes,
         ).with_margin()
 
     def _split_weights(self, weights: StoredWeights, repack: bool) -> WeightBytes:

@@ -11,17 +11,15 @@ from typing import Any
 
 import click
 
-from boardfit.edge.bench.deadline_options import workload_options
-from boardfit.edge.bench.deadline_record import bench_workload
-from boardfit.edge.bench.language_model import bench_language_model
+from boardfit.edge.bench.language_model import bench_language_model, bench_workload
 from boardfit.edge.bench.network import bench_network, is_network
-from boardfit.edge.bench.request import DEFAULT_REPEATS, BenchRequest
+from boardfit.edge.bench.request import DEFAULT_REPEATS, BenchRequest, workload_options
 from boardfit.edge.bench.sampler import read_memory
 from boardfit.edge.bench.store import append_results, data_directory
 from boardfit.edge.errors import UsageError
 from boardfit.edge.process.live import publish_status
 from boardfit.edge.report.figures import group_runs
-from boardfit.edge.report.terminal import run_lines
+from boardfit.edge.report.kinds import run_lines
 from boardfit.edge.template.options import TEMPLATE_OPTIONS
 from boardfit.edge.terminal.option_groups import GroupedCommand
 from boardfit.edge.terminal.options import add_options
@@ -35,10 +33,9 @@ from boardfit.edge.units import printable
     "-o", "--output", type=click.Path(path_type=Path), help="Append results to this file."
 )
 @click.option(
-    "--quick",
-    is_flag=True,
+    "--quick", is_flag=True,
     help="Use short prompts and answers; a small model takes under a minute.",
-)
+)  # fmt: skip
 @click.option(
     "--protocol", type=click.Choice(["standard", "quick", "sustained"]),
     help="standard; quick (same as --quick); or sustained: quick, then minutes of decode.",
@@ -57,17 +54,13 @@ from boardfit.edge.units import printable
 )  # fmt: skip
 @click.option("--gen", "n_gen", type=click.IntRange(min=2), help="Tokens per decode test.")
 @click.option(
-    "--threads",
-    "n_threads",
-    type=click.IntRange(min=1),
+    "--threads", "n_threads", type=click.IntRange(min=1),
     help="Number of threads. [default: the plan's]",
-)
+)  # fmt: skip
 @click.option(
-    "--ctx",
-    "n_ctx",
-    type=click.IntRange(min=64),
+    "--ctx", "n_ctx", type=click.IntRange(min=64),
     help="Context length, in tokens. [default: the plan's]",
-)
+)  # fmt: skip
 @click.option("--kv-type", help="Type of the KV cache. [default: the plan's]")
 @click.option(
     "--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224",
@@ -99,7 +92,6 @@ def bench(model: Path, output: Path | None, as_json: bool, **options: Any) -> No
 
 def measure(request: BenchRequest, baseline: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Measure a model by its kind: one record per test. `baseline` is this process's memory before.
-
     Raises UsageError for options of another kind.
     """
     if is_network(request.model):

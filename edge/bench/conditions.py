@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
-from boardfit.edge.bench.heat import read_heat
+from boardfit.edge.bench.heat import find_meter, read_heat
 from boardfit.edge.bench.metrics import drift
-from boardfit.edge.bench.power import find_meter
+from boardfit.edge.probe.cpu import find_field
 from boardfit.edge.probe.identity import match_boards, read_board_names
 from boardfit.edge.probe.memory import read_limits
-from boardfit.edge.probe.system import LocalSystem
+from boardfit.edge.probe.system import LocalSystem, first_text
 from boardfit.edge.types import HeatSample
 
 # A share of one core's time that others may take before a run counts as disturbed.
@@ -25,10 +23,11 @@ MAX_STEAL_SHARE = 0.02
 MAX_DRIFT = 0.05
 # vcgencmd get_throttled: bits 0-3 are now, 16-19 since boot (Raspberry Pi documentation).
 THROTTLE_NOW = 0xF
+_CPU_NAMES = ("model name", "Model")
+_GOVERNOR = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
 
 
-@dataclass(frozen=True)
-class Conditions:
+class Conditions(NamedTuple):
     """Counters at one moment: CPU seconds by everybody, by us, stolen; bytes swapped out."""
 
     wall_s: float
@@ -44,25 +43,17 @@ def read_conditions() -> Conditions:
     own = psutil.Process().cpu_times()
     idle = times.idle + getattr(times, "iowait", 0.0)
     total = sum(times[: 8 if hasattr(times, "steal") else len(times)])
-    try:
-        swap_out: int | None = psutil.swap_memory().sout
-    except (OSError, RuntimeError):
-        swap_out = None
-    return Conditions(
-        total, total - idle, own.user + own.system, getattr(times, "steal", 0.0), swap_out
-    )
+    swap_out: int | None = None
+    with contextlib.suppress(OSError, RuntimeError):
+        swap_out = psutil.swap_memory().sout
+    own_s, steal_s = own.user + own.system, getattr(times, "steal", 0.0)
+    return Conditions(total, total - idle, own_s, steal_s, swap_out)
 
 
 def disturbances(
-    before: Conditions,
-    after: Conditions,
-    heat: Sequence[HeatSample],
-    samples: Sequence[float],
+    before: Conditions, after: Conditions, heat: Sequence[HeatSample], samples: Sequence[float]
 ) -> list[str]:
-    """Reasons in plain words why a figure may not be the machine's best; empty when there are none.
-
-    `samples` are the repetitions' rates in the order in which they were taken.
-    """
+    """Why a figure may not be the machine's best. `samples` are rates in the order taken."""
     flags = []
     n_cores = psutil.cpu_count() or 1
     elapsed = (after.wall_s - before.wall_s) / n_cores
@@ -88,28 +79,26 @@ def disturbances(
 def machine_state() -> dict[str, Any]:
     """What changes between the start and the end of a bench; None when it cannot be determined."""
     heat = read_heat()
-    load = psutil.getloadavg()[0]
     return {
-        "governor": _first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "governor": first_text(LocalSystem(), [_GOVERNOR]),
         "clock_hz": heat.clock_hz,
         "temp_c": heat.temp_c,
         "throttled": heat.throttled,
-        "load_1min": load,
+        "load_1min": psutil.getloadavg()[0],
         "available_bytes": psutil.virtual_memory().available,
     }
 
 
 def machine_facts() -> dict[str, Any]:
     """What a reader needs to know of the machine; None when it cannot be determined."""
-    governor = _first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
-    model, ram_bytes = board_model(), psutil.virtual_memory().total
-    limits = [limit.limit_bytes for limit in read_limits(LocalSystem())]
-    profile = next(iter(match_boards(read_board_names(LocalSystem()), ram_bytes)), None)
-    meter = find_meter()
+    system, ram_bytes, meter = LocalSystem(), psutil.virtual_memory().total, find_meter()
+    text = system.read("/proc/cpuinfo")
+    limits = [limit.limit_bytes for limit in read_limits(system)]
+    profile = next(iter(match_boards(read_board_names(system), ram_bytes)), None)
     return {
-        "model": model,
+        "model": first_text(system, ["/proc/device-tree/model"]),
         "profile": profile.id if profile else None,
-        "cpu": cpu_name(),
+        "cpu": (platform.processor() or None) if text is None else find_field(text, *_CPU_NAMES),
         "n_cores": psutil.cpu_count(logical=False),
         "n_threads": psutil.cpu_count(),
         "ram_bytes": ram_bytes,
@@ -118,35 +107,12 @@ def machine_facts() -> dict[str, Any]:
         "os": os_name(),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "governor": governor,
+        "governor": first_text(system, [_GOVERNOR]),
         "power_sensor": meter.kind if meter else None,
     }
 
 
-def board_model() -> str | None:
-    """The name on the device tree (`Raspberry Pi 5 Model B Rev 1.0`), or None."""
-    text = _first_line("/proc/device-tree/model")
-    return text.rstrip("\0") if text else None
-
-
-def cpu_name() -> str | None:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor() or None
-    match = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", text, re.MULTILINE)
-    return match[1].strip() if match else None
-
-
 def os_name() -> str:
-    try:
+    with contextlib.suppress(OSError):
         return platform.freedesktop_os_release().get("PRETTY_NAME", platform.platform())
-    except OSError:
-        return platform.platform()
-
-
-def _first_line(path: str) -> str | None:
-    try:
-        return Path(path).read_text().splitlines()[0].strip()
-    except (OSError, UnicodeDecodeError, IndexError):
-        return None
+    return platform.platform()

@@ -7,8 +7,12 @@ from the page cache where the kernel lets us, and time predicted from what earli
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Iterator, Sequence
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +20,6 @@ from typing import Any, Literal
 
 from boardfit.edge.bench.conditions import read_conditions
 from boardfit.edge.bench.deadline_summary import by_task, summarize
-from boardfit.edge.bench.refusal import needed_s
 from boardfit.edge.bench.runner import TestRun, drop_page_cache, finish
 from boardfit.edge.bench.sampler import ResourceSampler, read_memory
 from boardfit.edge.bench.workloads import Test
@@ -34,6 +37,8 @@ from boardfit.edge.types import Engine, GenerationConfig, Message, Trace
 from boardfit.edge.units import format_seconds
 
 KIND = "deadline"
+# A request's row, and its trace where it was accepted.
+Asked = tuple[dict[str, Any], Trace | None]
 
 
 @dataclass(frozen=True)
@@ -77,17 +82,16 @@ class DeadlineTest(Test):
 
     @property
     def label(self) -> str:
-        limit = "its own time" if self.within_s is None else format_seconds(self.within_s)
-        if self.within_s is None and self.first_within_s is not None:
-            limit = f"{format_seconds(self.first_within_s)} to the first token"
+        limit = format_seconds(self.within_s)
+        if self.within_s is None:
+            first = self.first_within_s
+            limit = f"{format_seconds(first)} to the first token" if first else "its own time"
         return f"{self.workload} within {limit}, {self.start}"
 
 
 @dataclass
 class DeadlineRun(TestRun):
-    """A `TestRun` with a row for every request, refused ones too; `traces` and `figures` are of the
-    accepted ones.
-    """
+    """A `TestRun` with a row for every request. `traces` and `figures` are of the accepted ones."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -98,12 +102,8 @@ class DeadlineRun(TestRun):
 
     def section(self) -> dict[str, Any]:
         """The entry `deadline` of a result."""
-        return {
-            "summary": summarize(self.rows),
-            "by_task": by_task(self.rows),
-            "requests": self.rows,
-            "notes": self.notes,
-        }
+        counts = {"summary": summarize(self.rows), "by_task": by_task(self.rows)}
+        return {**counts, "requests": self.rows, "notes": self.notes}
 
 
 class Asker:
@@ -129,7 +129,7 @@ class Asker:
         self.session.system = system
         return len(self.session.render([Message("user", message)]))
 
-    def ask(self, request: TaskRequest, budget: Budget) -> tuple[dict[str, Any], Trace | None]:
+    def ask(self, request: TaskRequest, budget: Budget) -> Asked:
         """Its row, and its trace where it was accepted."""
         system, message = self.place_request(request)
         session = self.session
@@ -170,13 +170,36 @@ class Asker:
         return row, replace(trace, memory=(read_memory(),))
 
 
+def needed_s(session: Session, text: str, budget: Budget, config: GenerationConfig) -> float:
+    """Seconds that the shortest version of `text` takes to the fewest tokens that are an answer, or
+    to its first one if only that is limited; by the smaller model where there is one. The history
+    and what is known of times stay as they were; the KV cache holds the request then.
+    """
+    asked = session.small or session  # the one that refused last
+    assert asked.deadline is not None
+    timing, messages = asked.deadline.timing, list(asked.messages)
+    times = timing.times
+    asked.system, asked.messages = session.system, list(session.messages)
+    # A copy learns from it: the requests that follow find what they would have found.
+    timing.times = copy.deepcopy(times)
+    n_tokens = 1 if budget.within_s is None else budget.n_min
+    try:
+        began_s = time.monotonic()
+        # A first token within a millisecond cannot be had: the shortest version is taken.
+        least = Budget(first_within_s=1e-3, on_miss="best", tell=False)
+        limited = replace(config, max_tokens=n_tokens, ignore_eos=True)
+        for _ in asked.ask(text, limited, budget=least):
+            pass
+        return time.monotonic() - began_s
+    finally:
+        timing.times, asked.messages = times, messages
+
+
 def run_workload(
     opened: OpenModel, model_path: Path, workload: Workload, progress: PartProgress | None = None
 ) -> list[DeadlineRun]:
-    """The warm run and, with `n_cold`, the cold one. Closes the engine of `opened` before the
-    latter, so that two never are in memory at once.
-
-    Raises UsageError when the context is too small for the workload.
+    """The warm run and, with `n_cold`, the cold one. Closes the engine of `opened` in between, so
+    that two never are in memory at once. Raises UsageError when the context is too small.
     """
     session = open_session(opened, timed=True)
     asker = Asker(session, opened.engine)
@@ -184,42 +207,49 @@ def run_workload(
     n_warm_up = len({request.task.name for request in requests})
     warm_up, asked = requests[:n_warm_up], requests[n_warm_up:]
     for_warm, for_cold = asked[: workload.n_requests], asked[workload.n_requests :]
-    done = 0
+    done, flags = itertools.count(), list[str]()
 
-    def report_progress(some: Sequence[TaskRequest], label: str) -> Iterator[TaskRequest]:
-        nonlocal done
+    def ask_warm(request: TaskRequest) -> Asked:
+        return asker.ask(request, workload.budget(request.task))
+
+    def ask_cold(request: TaskRequest) -> Asked:
+        if not drop_page_cache(model_path):
+            flags[:] = ["page cache could not be dropped: cold is as warm as the page cache"]
+        return _ask_cold(opened, model_path, request, workload)
+
+    def ask_all(
+        some: Sequence[TaskRequest], label: str, ask: Callable[[TaskRequest], Asked]
+    ) -> Iterator[Asked]:
         for request in some:
             if progress:
-                progress(done, len(requests), label)
-            yield request
-            done += 1
+                progress(next(done), len(requests), label)
+            yield ask(request)
 
     warm = _new_run(workload, "warm", for_warm, notes)
-    for request in report_progress(warm_up, "warming up"):
-        asker.ask(request, workload.budget(request.task))
-    before = read_conditions()
-    with ResourceSampler() as sampler:
-        for request in report_progress(for_warm, warm.test.label):
-            _take(warm, asker.ask(request, workload.budget(request.task)))
-    finish(warm, sampler, before, read_conditions())
+    for _ in ask_all(warm_up, "warming up", ask_warm):
+        pass
+    _sample(warm, ask_all(for_warm, warm.test.label, ask_warm))
     session.save_times()
     opened.engine.close()
     cold = _new_run(workload, "cold", for_cold, notes)
-    before = read_conditions()
-    with ResourceSampler() as sampler:
-        for request in report_progress(for_cold, cold.test.label):
-            if not drop_page_cache(model_path) and not cold.flags:
-                cold.flags = ["page cache could not be dropped: cold is as warm as the page cache"]
-            _take(cold, _ask_cold(opened, model_path, request, workload))
-    flags = cold.flags
-    finish(cold, sampler, before, read_conditions())
+    _sample(cold, ask_all(for_cold, cold.test.label, ask_cold))
     cold.flags += flags
     return [run for run in (warm, cold) if run.rows]
 
 
+def _sample(run: DeadlineRun, asked: Iterator[Asked]) -> None:
+    """Keep what requests gave, and what disturbed them."""
+    before = read_conditions()
+    with ResourceSampler() as sampler:
+        for row, trace in asked:
+            run.rows.append(row)
+            run.traces += [trace] if trace is not None else []
+    finish(run, sampler, before, read_conditions())
+
+
 def _ask_cold(
     opened: OpenModel, model_path: Path, request: TaskRequest, workload: Workload
-) -> tuple[dict[str, Any], Trace | None]:
+) -> Asked:
     """One request to an engine that was opened for it."""
     name = opened.bundle.plan.engine if opened.bundle else engine_of(model_path)
     with closing(open_engine(name, opened.model, opened.settings)) as engine:
@@ -233,19 +263,16 @@ def _ask_cold(
 def fitting_requests(
     asker: Asker, engine: Engine, workload: Workload
 ) -> tuple[list[TaskRequest], list[str]]:
-    """The requests to ask, one for each task to warm up with first, and a note for each task whose
-    requests the context does not hold: those are left out.
-
-    Raises UsageError when none fits: a workload of shortened prompts would be another workload.
+    """The requests to ask, one for each task to warm up with first, and a note for each task that
+    the context does not hold. Raises UsageError when none fits.
     """
     tasks, notes = workload.tasks, list[str]()
     while tasks:
         n_requests = len(tasks) + workload.n_requests + workload.n_cold
         requests = make_requests(tasks, n_requests, engine.count, seed=workload.seed)
-        needs: dict[str, int] = {}
+        needs: Counter[str] = Counter()
         for request in requests:
-            need = asker.n_tokens(request) + request.n_answer + 1
-            needs[request.task.name] = max(need, needs.get(request.task.name, 0))
+            needs |= Counter({request.task.name: asker.n_tokens(request) + request.n_answer + 1})
         kept = tuple(task for task in tasks if needs[task.name] <= engine.n_ctx)
         if kept == tasks:
             return requests, notes
@@ -284,10 +311,3 @@ def _new_run(
     )
     texts = "\0".join(request.message for request in requests)
     return DeadlineRun(test, hashlib.sha256(texts.encode()).hexdigest(), notes=list(notes))
-
-
-def _take(run: DeadlineRun, asked: tuple[dict[str, Any], Trace | None]) -> None:
-    row, trace = asked
-    run.rows.append(row)
-    if trace is not None:
-        run.traces.append(trace)

@@ -1,8 +1,4 @@
-"""Count the outcomes of a workload's requests: pure functions of their rows.
-
-A row is one request as plain data (`DeadlineRun.rows` makes them; `docs/result-schema.md` lists the
-entries), so that a report can count stored rows again.
-"""
+"""Count the outcomes of a workload's requests, whose rows `docs/result-schema.md` describes."""
 
 from __future__ import annotations
 
@@ -21,9 +17,7 @@ _QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 
 def wilson(n_met: int, n: int) -> tuple[float, float] | None:
-    """95 % interval of a share (E. B. Wilson 1927), which is right for shares near 1 and few trials
-    too; None without trials.
-    """
+    """95 % interval of a share (E. B. Wilson 1927), right near 1 too; None without trials."""
     if n <= 0:
         return None
     share = n_met / n

@@ -10,58 +10,24 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from boardfit.edge.errors import InputError
 from boardfit.edge.types import MemorySample, Trace
 
+# Figures of one request or load; times in seconds, rates in tokens per second, None: not measured.
+Figures = dict[str, Any]
+# One figure over repetitions.
+Spread = dict[str, Any]
+
 NS = 1e-9
 MIN_POWER_SAMPLES = 3
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """Figures of one request. Times in seconds, rates in tokens per second, memory in bytes."""
-
-    n_prompt: int
-    n_reused: int
-    n_out: int
-    ttft_s: float | None
-    prefill_s: float | None
-    prefill_tps: float | None
-    decode_tps: float | None
-    tpot_s: float | None
-    itl_p50_s: float | None
-    itl_p95_s: float | None
-    itl_max_s: float | None
-    end_to_end_s: float
-    peak_anon_bytes: int | None
-    peak_file_bytes: int | None
-    peak_rss_bytes: int | None
-    peak_pss_bytes: int | None
-    swap_grown_bytes: int | None
-    power_w: float | None
-    j_per_token: float | None
-    deadline_met: bool | None
-
-
-@dataclass(frozen=True)
-class Spread:
-    """One figure over repetitions. `stdev` is the sample's, None below two repetitions."""
-
-    n: int
-    median: float
-    mean: float
-    minimum: float
-    maximum: float
-    p10: float
-    p90: float
-    stdev: float | None
-
-    def to_dict(self) -> dict[str, float | int | None]:
-        return asdict(self)
+# Of a sustained run the first and the last tenth of the time are compared, each at least this many
+# repetitions.
+SHARE, MIN_REPEATS = 0.1, 2
 
 
 @dataclass(frozen=True)
@@ -74,7 +40,7 @@ class LoadTrace:
     memory: tuple[MemorySample, ...] = ()
 
 
-def measure_load(trace: LoadTrace) -> dict[str, float | int | None]:
+def measure_load(trace: LoadTrace) -> Figures:
     """Figures of one load. Raises InputError when its clock goes backwards."""
     if not trace.start_ns <= trace.loaded_ns <= trace.first_token_ns:
         raise InputError("trace refused: the clock of a load goes backwards")
@@ -86,35 +52,33 @@ def measure_load(trace: LoadTrace) -> dict[str, float | int | None]:
     }
 
 
-def numbers(metrics: Metrics) -> dict[str, float | int | None]:
+def numbers(figures: Figures) -> Figures:
     """The figures of one request that have a spread: all but the yes-or-no ones."""
-    return {k: v for k, v in asdict(metrics).items() if not isinstance(v, bool)}
+    return {name: value for name, value in figures.items() if not isinstance(value, bool)}
 
 
 def check_trace(trace: Trace) -> None:
     """Raise InputError when the clock of a trace goes backwards or its counts cannot be."""
-    times = [trace.request_start_ns]
-    if trace.prefill_end_ns is not None:
-        times.append(trace.prefill_end_ns)
-    times += [event.t_ns for event in trace.events]
-    times.append(trace.request_end_ns)
-    for before, after in pairwise(times):
-        if after < before:
-            raise InputError(
-                f"trace refused: its clock goes backwards by {before - after} ns; "
-                "a result needs monotonic timestamps"
-            )
+    times = [trace.request_start_ns, trace.prefill_end_ns, *(event.t_ns for event in trace.events)]
+    check_order([*(t for t in times if t is not None), trace.request_end_ns])
     if not 0 <= trace.n_reused <= trace.n_prompt:
         raise InputError(
             f"trace refused: {trace.n_reused} of {trace.n_prompt} prompt tokens reused"
         )
 
 
-def quantile(values: Sequence[float], q: float) -> float:
-    """Linear-interpolated quantile (type 7 of Hyndman and Fan, numpy's default), 0 ≤ q ≤ 1.
+def check_order(times_ns: Sequence[int]) -> None:
+    """Raise InputError when a clock goes backwards."""
+    for before, after in pairwise(times_ns):
+        if after < before:
+            raise InputError(
+                f"trace refused: its clock goes backwards by {before - after} ns; "
+                "a result needs monotonic timestamps"
+            )
 
-    Raises ValueError on an empty sequence.
-    """
+
+def quantile(values: Sequence[float], q: float) -> float:
+    """Linear-interpolated quantile (type 7 of Hyndman and Fan). Raises ValueError on no values."""
     if not values:
         raise ValueError("no values")
     ordered = sorted(values)
@@ -125,28 +89,37 @@ def quantile(values: Sequence[float], q: float) -> float:
 
 
 def spread(values: Sequence[float]) -> Spread | None:
-    """Statistics over repetitions, or None when there is nothing to describe."""
+    """Statistics over repetitions, None without any. `stdev` is the sample's."""
     if not values:
         return None
-    return Spread(
-        n=len(values),
-        median=statistics.median(values),
-        mean=statistics.fmean(values),
-        minimum=min(values),
-        maximum=max(values),
-        p10=quantile(values, 0.1),
-        p90=quantile(values, 0.9),
-        stdev=statistics.stdev(values) if len(values) > 1 else None,
-    )
+    return {
+        "n": len(values),
+        "median": statistics.median(values),
+        "mean": statistics.fmean(values),
+        "minimum": min(values),
+        "maximum": max(values),
+        "p10": quantile(values, 0.1),
+        "p90": quantile(values, 0.9),
+        "stdev": statistics.stdev(values) if len(values) > 1 else None,
+    }
+
+
+def spreads(figures: Sequence[Mapping[str, float | None]]) -> dict[str, Spread | None]:
+    """The spread of every figure over the repetitions in which it was measured."""
+    names = dict.fromkeys(name for repetition in figures for name in repetition)
+    return {
+        name: spread([value for f in figures if (value := f.get(name)) is not None])
+        for name in names
+    }
 
 
 def peak(samples: Sequence[MemorySample], field: str) -> int | None:
     """Largest value of one kind of memory, None where it was never measured."""
-    values = [v for v in (getattr(sample, field) for sample in samples) if v is not None]
-    return max(values) if values else None
+    values = (getattr(sample, field) for sample in samples)
+    return max((value for value in values if value is not None), default=None)
 
 
-def measure(trace: Trace) -> Metrics:
+def measure(trace: Trace) -> Figures:
     """All figures of one request. Raises InputError when the trace is broken."""
     check_trace(trace)
     tokens = [event.t_ns for event in trace.events if event.token_id is not None]
@@ -161,28 +134,28 @@ def measure(trace: Trace) -> Metrics:
     watts = [h.power_w for h in trace.heat if h.power_w is not None]
     # Sensors are read once a second: fewer looks than these are not this request's power.
     power_w = statistics.fmean(watts) if len(watts) >= MIN_POWER_SAMPLES else None
-    return Metrics(
-        n_prompt=trace.n_prompt,
-        n_reused=trace.n_reused,
-        n_out=len(tokens),
-        ttft_s=(tokens[0] - trace.request_start_ns) * NS if tokens else None,
-        prefill_s=prefill_s,
-        prefill_tps=n_new / prefill_s if prefill_s and n_new else None,
-        decode_tps=len(gaps) / decode_s if decode_s else None,
-        tpot_s=decode_s / len(gaps) if gaps else None,
-        itl_p50_s=quantile(gaps, 0.5) if gaps else None,
-        itl_p95_s=quantile(gaps, 0.95) if gaps else None,
-        itl_max_s=max(gaps) if gaps else None,
-        end_to_end_s=end_to_end_s,
-        peak_anon_bytes=peak(trace.memory, "anon_bytes"),
-        peak_file_bytes=peak(trace.memory, "file_bytes"),
-        peak_rss_bytes=peak(trace.memory, "rss_bytes"),
-        peak_pss_bytes=peak(trace.memory, "pss_bytes"),
-        swap_grown_bytes=swaps[-1] - swaps[0] if swaps else None,
-        power_w=power_w,
-        j_per_token=power_w * end_to_end_s / len(tokens) if power_w and tokens else None,
-        deadline_met=None if trace.deadline_s is None else end_to_end_s <= trace.deadline_s,
-    )
+    return {
+        "n_prompt": trace.n_prompt,
+        "n_reused": trace.n_reused,
+        "n_out": len(tokens),
+        "ttft_s": (tokens[0] - trace.request_start_ns) * NS if tokens else None,
+        "prefill_s": prefill_s,
+        "prefill_tps": n_new / prefill_s if prefill_s and n_new else None,
+        "decode_tps": len(gaps) / decode_s if decode_s else None,
+        "tpot_s": decode_s / len(gaps) if gaps else None,
+        "itl_p50_s": quantile(gaps, 0.5) if gaps else None,
+        "itl_p95_s": quantile(gaps, 0.95) if gaps else None,
+        "itl_max_s": max(gaps) if gaps else None,
+        "end_to_end_s": end_to_end_s,
+        "peak_anon_bytes": peak(trace.memory, "anon_bytes"),
+        "peak_file_bytes": peak(trace.memory, "file_bytes"),
+        "peak_rss_bytes": peak(trace.memory, "rss_bytes"),
+        "peak_pss_bytes": peak(trace.memory, "pss_bytes"),
+        "swap_grown_bytes": swaps[-1] - swaps[0] if swaps else None,
+        "power_w": power_w,
+        "j_per_token": power_w * end_to_end_s / len(tokens) if power_w and tokens else None,
+        "deadline_met": None if trace.deadline_s is None else end_to_end_s <= trace.deadline_s,
+    }
 
 
 def drift(values: Sequence[float]) -> float | None:
@@ -192,3 +165,18 @@ def drift(values: Sequence[float]) -> float | None:
     half = len(values) // 2
     first, second = statistics.median(values[:half]), statistics.median(values[-half:])
     return second / first - 1 if first else None
+
+
+def sustained_ratio(points: Sequence[tuple[float, float]]) -> float | None:
+    """Median rate of the last tenth of the time over that of the first; `points` are (seconds,
+    rate) in the order of time. None below four of them.
+    """
+    if len(points) < 2 * MIN_REPEATS:
+        return None
+    span = points[-1][0] - points[0][0]
+    first = [rate for t, rate in points if t - points[0][0] <= SHARE * span]
+    last = [rate for t, rate in points if points[-1][0] - t <= SHARE * span]
+    first = first if len(first) >= MIN_REPEATS else [rate for _, rate in points[:MIN_REPEATS]]
+    last = last if len(last) >= MIN_REPEATS else [rate for _, rate in points[-MIN_REPEATS:]]
+    burst = statistics.median(first)
+    return statistics.median(last) / burst if burst else None

@@ -1,6 +1,4 @@
-"""`edge bench` of any network: vision, speech, anything with a signature. The same result store and
-schema as a language model's, tests of kind `inference`, so that both stand in one report.
-"""
+"""`edge bench` of any network: latency, memory and load, in the schema of language models."""
 
 from __future__ import annotations
 
@@ -13,20 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from boardfit.edge.bench.conditions import disturbances, read_conditions
-from boardfit.edge.bench.metrics import peak, quantile, spread
-from boardfit.edge.bench.network_folder import NetworkFolder, is_network_folder, open_network_folder
+from boardfit.edge.bench.metrics import Spread, peak, quantile, spread
+from boardfit.edge.bench.network_folder import is_network_folder, open_network_folder
 from boardfit.edge.bench.network_inputs import make_values, parse_shapes, resolve_shapes, shape_text
 from boardfit.edge.bench.network_runtime import Network, open_network
 from boardfit.edge.bench.record import MeasuredArtifact, make_records
 from boardfit.edge.bench.request import BenchRequest
+from boardfit.edge.bench.runner import TestRun
 from boardfit.edge.bench.sampler import ResourceSampler, read_memory
 from boardfit.edge.bench.workloads import Test
-from boardfit.edge.disk.opened_file import OpenedFile, Source
+from boardfit.edge.disk.opened_file import Source
 from boardfit.edge.engines.model_file import model_file
 from boardfit.edge.engines.onnx.check import CONFIG as GENAI_CONFIG
 from boardfit.edge.engines.settings import default_threads
 from boardfit.edge.terminal.progress import PartProgress, ProgressLine
-from boardfit.edge.types import EngineInfo, TokenEvent, Trace
+from boardfit.edge.types import TokenEvent, Trace
 
 KIND = "inference"
 N_WARMUP = 3
@@ -41,21 +40,35 @@ _PEAKS = {"peak_anon_bytes": "anon_bytes", "peak_file_bytes": "file_bytes",
 
 
 @dataclass(frozen=True)
-class NetworkRun:
-    """One measured network: latencies in seconds in the order in which they were taken."""
+class InferenceTest(Test):
+    """A test whose label says what goes in."""
 
-    network: Network
-    shapes: Mapping[str, tuple[int, ...]]
-    latencies_s: tuple[float, ...]
-    load_s: float
-    trace: Trace
-    flags: tuple[str, ...]
+    inputs: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"inference {self.inputs}"
+
+
+@dataclass
+class InferenceRun(TestRun):
+    """One measured network; `figures` are latencies in the order in which they were taken."""
+
+    load_s: float = 0.0
+
+    def metrics(self) -> dict[str, Spread | None]:
+        latencies = [float(figures["latency_s"] or 0.0) for figures in self.figures]
+        found: dict[str, Sequence[float]] = {"latency_s": latencies}
+        found |= {name: [quantile(latencies, q)] for name, q in _LATENCY_QUANTILES.items()}
+        found["load_s"] = [self.load_s]
+        peaks = {name: peak(self.traces[0].memory, field) for name, field in _PEAKS.items()}
+        found |= {name: [value] for name, value in peaks.items() if value is not None}
+        return {name: spread(values) for name, values in found.items()}
 
 
 def is_network(path: Path) -> bool:
-    """Whether a file is measured as a network: `.onnx` without the configuration of a language
-    model beside it, `.tflite` without a tokenizer beside it; or a folder that `edge build` made of
-    such a file.
+    """Whether a model is measured as a network: `.onnx` or `.tflite` without what a language model
+    has beside it, or a folder that `edge build` made of such a file.
     """
     if is_network_folder(path):
         return True
@@ -72,57 +85,49 @@ def bench_network(request: BenchRequest, baseline: Mapping[str, Any]) -> list[di
     n_threads = request.n_threads or default_threads()
     built = open_network_folder(request.model) if is_network_folder(request.model) else None
     file = built.file if built else model_file(request.model)
+    given = parse_shapes(request.shapes)
+    n_runs = request.repeats * (N_PER_REPEAT_QUICK if request.quick else N_PER_REPEAT)
     with closing(ProgressLine("measuring")) as line:
-        run = measure_network(
-            file,
-            n_threads=n_threads,
-            n_runs=request.repeats * (N_PER_REPEAT_QUICK if request.quick else N_PER_REPEAT),
-            shapes=parse_shapes(request.shapes),
-            check_memory=request.check_memory is not False,
-            progress=line,
-        )
+        started = time.monotonic()
+        network = open_network(file, n_threads, check_memory=request.check_memory is not False)
+        with closing(network):
+            load_s = time.monotonic() - started
+            shapes = resolve_shapes(network.inputs, given)
+            run = measure_network(network, shapes, n_runs, line)
+    run.load_s = load_s
+    subject = MeasuredArtifact(
+        name=file.stem,
+        sha256=file.sha256 or file.digest(),
+        n_bytes=file_bytes(file),
+        arch="network",
+        quality=built.quality if built else None,
+    )
     used = replace(request, n_threads=n_threads, sustained_min=None, cool_below=None)
-    return network_records(run, file, used.repeat_command(), baseline, built)
+    specs = {s.name: {"dtype": s.dtype, "shape": list(shapes[s.name])} for s in network.inputs}
+    info = replace(network.info, details={**network.info.details, "inputs": specs})
+    return make_records([run], subject, info, used.repeat_command(), baseline)
 
 
 def measure_network(
-    path: Source,
-    *,
-    n_threads: int,
-    n_runs: int,
-    shapes: Mapping[str, tuple[int, ...]],
-    check_memory: bool = True,
-    progress: PartProgress | None = None,
-) -> NetworkRun:
-    """Load `path`, run it `N_WARMUP` times unmeasured and `n_runs` times measured.
-
-    Raises what `open_network`, `resolve_shapes` and a run raise.
-    """
-    started = time.monotonic()
-    network = open_network(path, n_threads, check_memory=check_memory)
-    with closing(network):
-        load_s = time.monotonic() - started
-        resolved = resolve_shapes(network.inputs, shapes)
-        network.prepare(make_values(network.inputs, resolved))
-        before, ends, latencies = read_conditions(), list[int](), list[float]()
-        with ResourceSampler() as sampler:
-            for _ in range(N_WARMUP):
-                network.run()
-            start_ns = time.monotonic_ns()
-            deadline = time.monotonic() + _MAX_S
-            for done in range(n_runs):
-                if done >= MIN_RUNS and time.monotonic() > deadline:
-                    break
-                if progress is not None:
-                    progress(done, n_runs, KIND)
-                t_ns = time.perf_counter_ns()
-                network.run()
-                latencies.append((time.perf_counter_ns() - t_ns) / 1e9)
-                ends.append(time.monotonic_ns())
-            end_ns = time.monotonic_ns()
-        after = read_conditions()
-    heat = sampler.heat_between(start_ns, end_ns)
-    around = sampler.heat_around(start_ns, end_ns)
+    network: Network, shapes: Mapping[str, tuple[int, ...]], n_runs: int, progress: PartProgress
+) -> InferenceRun:
+    """Run a network `N_WARMUP` times unmeasured and `n_runs` times measured, within `_MAX_S`."""
+    network.prepare(make_values(network.inputs, shapes))
+    before, ends, latencies = read_conditions(), list[int](), list[float]()
+    with ResourceSampler() as sampler:
+        for _ in range(N_WARMUP):
+            network.run()
+        start_ns = time.monotonic_ns()
+        deadline = time.monotonic() + _MAX_S
+        for done in range(n_runs):
+            if done >= MIN_RUNS and time.monotonic() > deadline:
+                break
+            progress(done, n_runs, KIND)
+            t_ns = time.perf_counter_ns()
+            network.run()
+            latencies.append((time.perf_counter_ns() - t_ns) / 1e9)
+            ends.append(time.monotonic_ns())
+        end_ns = time.monotonic_ns()
     trace = Trace(
         request_start_ns=start_ns,
         n_prompt=0,
@@ -131,56 +136,19 @@ def measure_network(
         events=tuple(TokenEvent(0, "", t) for t in ends),
         request_end_ns=end_ns,
         memory=sampler.between(start_ns, end_ns) or (read_memory(),),
-        heat=heat,
+        heat=sampler.heat_between(start_ns, end_ns),
     )
-    flags = disturbances(before, after, around, [1 / s for s in latencies if s > 0])
-    return NetworkRun(
-        network=network,
-        shapes=resolved,
-        latencies_s=tuple(latencies),
-        load_s=load_s,
-        trace=trace,
-        flags=tuple(flags),
+    around, rates = sampler.heat_around(start_ns, end_ns), [1 / s for s in latencies if s > 0]
+    shown = ", ".join(shape_text(shape) for shape in list(shapes.values())[:3])
+    more = "" if len(shapes) <= 3 else f" and {len(shapes) - 3} more"
+    signature = repr([(spec.name, spec.dtype, shapes[spec.name]) for spec in network.inputs])
+    return InferenceRun(
+        InferenceTest(KIND, 0, 0, 0, inputs=shown + more),  # type: ignore[arg-type]
+        hashlib.sha256(signature.encode()).hexdigest(),
+        traces=[trace],
+        figures=[{"latency_s": seconds} for seconds in latencies],
+        flags=disturbances(before, read_conditions(), around, rates),
     )
-
-
-def network_records(
-    run: NetworkRun,
-    path: OpenedFile,
-    repeat_command: str,
-    baseline: Mapping[str, Any],
-    built: NetworkFolder | None = None,
-) -> list[dict[str, Any]]:
-    """The result record of a run, as `boardfit.edge.bench.store` keeps it. `built` is the folder
-    that the network lies in, where `edge build` made it.
-    """
-    info = run.network.info
-    engine = EngineInfo(
-        name=info.name,
-        version=info.version,
-        build=f"{info.name}/{info.version}",
-        n_ctx=0,
-        n_threads=info.n_threads,
-        n_batch=1,
-        kv_type="none",
-        quant=info.quant,
-        details={
-            "providers": list(info.providers),
-            "operators": dict(sorted(info.operators.items())),
-            "inputs": {
-                spec.name: {"dtype": spec.dtype, "shape": list(run.shapes[spec.name])}
-                for spec in run.network.inputs
-            },
-        },
-    )
-    subject = MeasuredArtifact(
-        name=path.stem,
-        sha256=path.sha256 or path.digest(),
-        n_bytes=file_bytes(path),
-        arch="network",
-        quality=built.quality if built else None,
-    )
-    return make_records([_InferenceRun(run)], subject, engine, repeat_command, baseline)  # type: ignore[list-item]
 
 
 def file_bytes(path: Source) -> int:
@@ -190,41 +158,3 @@ def file_bytes(path: Source) -> int:
     from boardfit.edge.files.onnx import read_onnx
 
     return sum(part.stat().st_size for part in read_onnx(path).files)
-
-
-@dataclass(frozen=True)
-class _InferenceTest(Test):
-    """A test whose label says what goes in."""
-
-    inputs: str = ""
-
-    @property
-    def label(self) -> str:
-        return f"inference {self.inputs}"
-
-
-class _InferenceRun:
-    """A `TestRun` of one network, as `make_records` reads it."""
-
-    def __init__(self, run: NetworkRun) -> None:
-        shown = ", ".join(shape_text(shape) for shape in list(run.shapes.values())[:3])
-        more = "" if len(run.shapes) <= 3 else f" and {len(run.shapes) - 3} more"
-        self.test = _InferenceTest(KIND, 0, 0, 0, inputs=shown + more)  # type: ignore[arg-type]
-        self.traces, self.loads = [run.trace], list[Any]()
-        self.flags = list(run.flags)
-        self.figures = [{"latency_s": seconds} for seconds in run.latencies_s]
-        signature = repr([(s.name, s.dtype, run.shapes[s.name]) for s in run.network.inputs])
-        self.prompt_sha256 = hashlib.sha256(signature.encode()).hexdigest()
-        self._run = run
-
-    def metrics(self) -> dict[str, dict[str, Any] | None]:
-        latencies = list(self._run.latencies_s)
-        found: dict[str, Sequence[float]] = {"latency_s": latencies}
-        found |= {name: [quantile(latencies, q)] for name, q in _LATENCY_QUANTILES.items()}
-        found["load_s"] = [self._run.load_s]
-        for name, field in _PEAKS.items():
-            value = peak(self._run.trace.memory, field)
-            if value is not None:
-                found[name] = [value]
-        spreads = {name: spread(values) for name, values in found.items()}
-        return {name: value.to_dict() if value else None for name, value in spreads.items()}

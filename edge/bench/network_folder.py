@@ -1,7 +1,4 @@
-"""Find and check a folder that `edge build` made of a network, and read its record.
-
-Reading one trusts nothing: plain names, no links, sizes and hashes before use.
-"""
+"""Check and read a folder that `edge build` made of a network: sizes and hashes before use."""
 
 from __future__ import annotations
 
@@ -33,18 +30,10 @@ class NetworkFolder:
     record: Mapping[str, Any]
 
     @property
-    def path(self) -> Path:
-        return self.file.path
-
-    @property
     def quality(self) -> dict[str, Any]:
         """What a result says of how far the network is from its source."""
-        source = self.record["source"]
-        return {
-            "recipe": self.record["recipe"],
-            "errors": self.record["errors"],
-            "source_sha256": source["sha256"],
-        }
+        kept = {key: self.record[key] for key in ("recipe", "errors")}
+        return {**kept, "source_sha256": self.record["source"]["sha256"]}
 
 
 def is_network_folder(path: Path) -> bool:
@@ -53,8 +42,7 @@ def is_network_folder(path: Path) -> bool:
 
 def open_network_folder(folder: Path) -> NetworkFolder:
     """Raises InputError for a record that makes no sense, UnsafeInputError for links and paths,
-    IntegrityError for a file that is missing, added or changed, and where keys are pinned, because
-    such a folder carries no signature.
+    IntegrityError for a file that is missing, added or changed, and where keys are pinned.
     """
     where = folder / RECORD
     refuse_unsigned(where)
@@ -72,8 +60,8 @@ def open_network_folder(folder: Path) -> NetworkFolder:
             f"{where}: schema {record.get('schema')!r}, this boardfit reads {SCHEMA}",
             next_step="build it again",
         )
-    for key, kind in (("network", str), ("recipe", str), ("source", dict), ("errors", dict),
-                      ("files", dict)):  # fmt: skip
+    kinds = {"network": str, "recipe": str, "source": dict, "errors": dict, "files": dict}
+    for key, kind in kinds.items():
         if not isinstance(record.get(key), kind):
             raise InputError(f"{where}: entry {key!r} is missing or of another type")
     if not isinstance(record["source"].get("sha256"), str):

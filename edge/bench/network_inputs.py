@@ -1,8 +1,4 @@
-"""Make synthetic inputs for an unknown network, from its signature.
-
-Rules fill open dimensions. Values are safe for every operator. The same signature always gives the
-same inputs.
-"""
+"""Make synthetic inputs for an unknown network, always the same ones for a signature."""
 
 from __future__ import annotations
 
@@ -18,17 +14,15 @@ from boardfit.edge.units import did_you_mean, printable
 MAX_ELEMENTS = 1 << 28
 _MAX_INPUTS = 1024
 _SEED = 20260101
+_OTHER_RANK = " (another number of dimensions)"
 
 # What an open dimension is taken to be, by its name; the first that matches decides.
-_BY_NAME: tuple[tuple[re.Pattern[str], int], ...] = tuple(
-    (re.compile(pattern), size)
-    for pattern, size in (
-        (r"past|cache", 0),
-        (r"batch|^n$|^b$|unk__0$", 1),
-        (r"channel|^c$", 3),
-        (r"height|width|^h$|^w$|image|pixel", 224),
-        (r"seq|length|len|time|frame|token|^t$|^s$|^l$", 128),
-    )
+_BY_NAME = (
+    (r"past|cache", 0),
+    (r"batch|^n$|^b$|unk__0$", 1),
+    (r"channel|^c$", 3),
+    (r"height|width|^h$|^w$|image|pixel", 224),
+    (r"seq|length|len|time|frame|token|^t$|^s$|^l$", 128),
 )
 # Text models index tables with their inputs, recurrent ones count lengths: 1 is in every range.
 _LENGTHS = re.compile(r"length|lens?$", re.IGNORECASE)
@@ -62,9 +56,8 @@ def resolve_shapes(
     inputs: Sequence[InputSpec], given: Mapping[str, tuple[int, ...]]
 ) -> dict[str, tuple[int, ...]]:
     """A whole shape for every input: what was given, what the file fixes, and a rule for the rest.
-
-    Raises UsageError for a shape that contradicts the file or names no input, UnsupportedModelError
-    for inputs too large to make.
+    Raises UsageError for a wrong shape or name, UnsupportedModelError for inputs that are too
+    large.
     """
     names = [spec.name for spec in inputs]
     if len(names) > _MAX_INPUTS:
@@ -77,18 +70,18 @@ def resolve_shapes(
             )
     found = {}
     for spec in inputs:
-        shape = given.get(spec.name) or tuple(
+        rule = tuple(
             dim if isinstance(dim, int) and dim >= 0 else open_dimension(spec, axis)
             for axis, dim in enumerate(spec.shape)
         )
-        fixed = [dim for dim in spec.shape if isinstance(dim, int)]
-        if len(shape) != len(spec.shape) or any(
-            isinstance(want, int) and want >= 0 and want != got
-            for want, got in zip(spec.shape, shape, strict=True)
-        ):
+        shape = given.get(spec.name) or rule
+        is_fixed = [isinstance(dim, int) and dim >= 0 for dim in spec.shape]
+        pairs = zip(rule, shape, is_fixed, strict=False)
+        if len(shape) != len(rule) or any(fixed and a != b for a, b, fixed in pairs):
+            other = "" if any(isinstance(dim, int) for dim in spec.shape) else _OTHER_RANK
             raise UsageError(
                 f"--shape: {printable(spec.name)} is {shape_text(spec.shape)} in the file, got "
-                f"{shape_text(shape)}" + ("" if fixed else " (another number of dimensions)")
+                f"{shape_text(shape)}{other}"
             )
         if math.prod(shape) > MAX_ELEMENTS:
             raise UnsupportedModelError(
@@ -105,7 +98,7 @@ def open_dimension(spec: InputSpec, axis: int) -> int:
     name = spec.shape[axis]
     if isinstance(name, str):
         for pattern, size in _BY_NAME:
-            if pattern.search(name.lower()):
+            if re.search(pattern, name.lower()):
                 return size
     if axis == 0:
         return 1
@@ -123,9 +116,8 @@ def shape_text(shape: Sequence[int | str | None]) -> str:
 
 def make_values(inputs: Sequence[InputSpec], shapes: Mapping[str, tuple[int, ...]]) -> Any:
     """numpy arrays by input name: floats from 0 to 1, bytes of a picture for uint8, 0 and 1 for
-    other integers (valid in every table of more than one row), ones for masks and lengths.
-
-    Raises UnsupportedModelError for an element type that numpy does not have.
+    other integers (valid in every table of more than one row), ones for masks and lengths. Raises
+    UnsupportedModelError for another element type.
     """
     import numpy as np
 

@@ -1,6 +1,4 @@
-"""The runtimes that run any network: onnxruntime for `.onnx`; ai-edge-litert or tflite-runtime,
-whichever is installed, for `.tflite`.
-"""
+"""The runtimes of any network: onnxruntime; ai-edge-litert or else tflite-runtime."""
 
 from __future__ import annotations
 
@@ -8,10 +6,11 @@ import importlib
 import importlib.util
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version as installed
-from typing import Any, Protocol
+from typing import Any
 
 from boardfit.edge.bench.network_inputs import InputSpec
 from boardfit.edge.disk.opened_file import OpenedFile, Source, linked_folder
@@ -24,51 +23,16 @@ from boardfit.edge.engines.onnx.library import load_error as onnx_load_error
 from boardfit.edge.errors import EdgeError, EngineError, EngineMissingError, InputError
 from boardfit.edge.files.onnx import read_onnx
 from boardfit.edge.requirements import install_line
+from boardfit.edge.types import EngineInfo
 from boardfit.edge.units import MIB, printable
 
 _PROCESS_BYTES = 80 * MIB
 _TFLITE_PACKAGES = {"ai_edge_litert": "ai-edge-litert", "tflite_runtime": "tflite-runtime"}
 
 
-@dataclass(frozen=True)
-class RuntimeInfo:
-    """What runs the network: `providers` are ONNX Runtime's execution providers or TFLite's
-    delegates, `operators` how often each operator appears (empty where the format hides it).
-    """
-
-    name: str
-    version: str
-    n_threads: int
-    providers: tuple[str, ...]
-    operators: Mapping[str, int]
-    quant: str
-
-
-class Network(Protocol):
-    """A loaded network."""
-
-    inputs: tuple[InputSpec, ...]
-    info: RuntimeInfo
-
-    def prepare(self, values: Mapping[str, Any]) -> None:
-        """Take the inputs of the runs to come."""
-
-    def run(self) -> None:
-        """One inference, outputs included."""
-
-    def outputs(self) -> list[Any]:
-        """The outputs of the latest run, as numpy arrays."""
-
-    def close(self) -> None:
-        """Free it."""
-
-
 def open_network(path: Source, n_threads: int, *, check_memory: bool = True) -> Network:
-    """Check the file, check the memory, load.
-
-    Raises InputError or UnsafeInputError for a broken file, EngineMissingError without a runtime,
-    UnsupportedModelError, naming the operator and the runtime's version, for an operator that the
-    runtime lacks.
+    """Check the file, check the memory, load. Raises InputError or UnsafeInputError for a broken
+    file, EngineMissingError without a runtime, UnsupportedModelError for an operator that it lacks.
     """
     path = model_file(path)
     if path.suffix.lower() == ".onnx":
@@ -108,22 +72,20 @@ class OnnxNetwork:
         except Exception as error:  # its own exceptions share no base class but this
             raise onnx_load_error(path.name, str(error)) from None
         self._name = path.name
+        kinds = {"float": "float32", "double": "float64"}
         self.inputs = tuple(
-            InputSpec(i.name, _onnx_type(i.type), tuple(i.shape))
+            InputSpec(i.name, kinds.get(kind, kind), tuple(i.shape))
             for i in self._session.get_inputs()
+            for kind in [i.type.removeprefix("tensor(").removesuffix(")")]
         )
-        self.info = RuntimeInfo(
-            name="onnxruntime",
-            version=onnxruntime.__version__,
-            n_threads=n_threads,
-            providers=tuple(self._session.get_providers()),
-            operators=model.ops,
-            quant=_weights(model.tensors),
-        )
+        facts = {"providers": self._session.get_providers(), "operators": model.ops}
+        version, quant = onnxruntime.__version__, _weights(model.tensors)
+        self.info = describe_runtime("onnxruntime", version, n_threads, quant, facts)
         self._feeds: dict[str, Any] = {}
         self._outputs: list[Any] = []
 
     def prepare(self, values: Mapping[str, Any]) -> None:
+        """Take the inputs of the runs to come."""
         self._feeds = dict(values)
 
     def run(self) -> None:
@@ -136,11 +98,11 @@ class OnnxNetwork:
             ) from None
 
     def outputs(self) -> list[Any]:
+        """The outputs of the latest run, as numpy arrays."""
         return self._outputs
 
     def close(self) -> None:
-        self._session = None
-        self._outputs, self._feeds = [], {}
+        self._session, self._outputs, self._feeds = None, [], {}
 
 
 class TfliteNetwork:
@@ -159,20 +121,14 @@ class TfliteNetwork:
         version = installed(_TFLITE_PACKAGES[package])
         runtime = f"{_TFLITE_PACKAGES[package]} {version}"
         interpreter = importlib.import_module(f"{package}.interpreter")
-        with captured_stderr() as errors:
-            failed = ""
-            try:
-                self._interpreter: Any = interpreter.Interpreter(
-                    model_path=os.fspath(path), num_threads=n_threads
-                )
-                self._details = self._interpreter.get_input_details()
-                if not any(-1 in d["shape_signature"] for d in self._details):
-                    self._interpreter.allocate_tensors()
-            except (RuntimeError, ValueError) as error:
-                failed = path.name_path(str(error))
-        if failed:
-            raise tflite_load_error(path.name, runtime, failed, errors)
-        self._name, self._runtime = path.name, runtime
+        self._path, self._runtime = path, runtime
+        with self._load_errors():
+            self._interpreter: Any = interpreter.Interpreter(
+                model_path=os.fspath(path), num_threads=n_threads
+            )
+            self._details = self._interpreter.get_input_details()
+            if not any(-1 in d["shape_signature"] for d in self._details):
+                self._interpreter.allocate_tensors()
         self.inputs = tuple(
             InputSpec(
                 d["name"],
@@ -181,39 +137,38 @@ class TfliteNetwork:
             )
             for d in self._details
         )
-        counts: dict[str, int] = dict.fromkeys(header.operators, 1)
-        self.info = RuntimeInfo(
-            name=_TFLITE_PACKAGES[package],
-            version=version,
-            n_threads=n_threads,
-            providers=("XNNPACK",),
-            operators=counts,
-            quant=header.quant,
-        )
+        facts = {"providers": ["XNNPACK"], "operators": dict.fromkeys(header.operators, 1)}
+        name = _TFLITE_PACKAGES[package]
+        self.info = describe_runtime(name, version, n_threads, header.quant, facts)
 
-    def prepare(self, values: Mapping[str, Any]) -> None:
+    @contextmanager
+    def _load_errors(self) -> Iterator[None]:
+        """Put what the interpreter raises and prints into words."""
         with captured_stderr() as errors:
             failed = ""
             try:
-                for detail, spec in zip(self._details, self.inputs, strict=True):
-                    if any(dim is None for dim in spec.shape):
-                        self._interpreter.resize_tensor_input(
-                            detail["index"], values[spec.name].shape
-                        )
-                self._interpreter.allocate_tensors()
-                for detail in self._details:
-                    self._interpreter.set_tensor(detail["index"], values[detail["name"]])
+                yield
             except (RuntimeError, ValueError) as error:
-                failed = str(error)
+                failed = self._path.name_path(str(error))
         if failed:
-            raise tflite_load_error(self._name, self._runtime, failed, errors)
+            raise tflite_load_error(self._path.name, self._runtime, failed, errors)
+
+    def prepare(self, values: Mapping[str, Any]) -> None:
+        with self._load_errors():
+            for detail, spec in zip(self._details, self.inputs, strict=True):
+                if None in spec.shape:
+                    shape = values[spec.name].shape
+                    self._interpreter.resize_tensor_input(detail["index"], shape)
+            self._interpreter.allocate_tensors()
+            for detail in self._details:
+                self._interpreter.set_tensor(detail["index"], values[detail["name"]])
 
     def run(self) -> None:
         try:
             self._interpreter.invoke()
         except RuntimeError as error:
             raise EngineError(
-                f"{self._name}: {self._runtime} failed: {printable(str(error), 400)}"
+                f"{self._path.name}: {self._runtime} failed: {printable(str(error), 400)}"
             ) from None
 
     def outputs(self) -> list[Any]:
@@ -225,17 +180,25 @@ class TfliteNetwork:
         self._interpreter = None
 
 
-def _onnx_type(text: str) -> str:
-    """`tensor(float)` as numpy calls it."""
-    kind = text.removeprefix("tensor(").removesuffix(")")
-    return {"float": "float32", "double": "float64"}.get(kind, kind)
+Network = OnnxNetwork | TfliteNetwork
+
+
+def describe_runtime(
+    name: str, version: str, n_threads: int, quant: str, facts: Mapping[str, Any]
+) -> EngineInfo:
+    """`facts` are `providers`, ONNX Runtime's execution providers or TFLite's delegates, and
+    `operators`, how often each appears.
+    """
+    details = {**facts, "operators": dict(sorted(facts["operators"].items()))}
+    return EngineInfo(
+        name=name, version=version, build=f"{name}/{version}", n_ctx=0, n_threads=n_threads,
+        n_batch=1, kv_type="none", quant=quant, details=details,
+    )  # fmt: skip
 
 
 def _weights(tensors: Any) -> str:
     """The element type that most bytes of the weights have."""
-    sizes: dict[str, int] = {}
+    sizes: Counter[str] = Counter()
     for tensor in tensors:
-        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + max(
-            tensor.nbytes, math.prod(tensor.shape)
-        )
-    return max(sizes, key=lambda kind: sizes[kind]) if sizes else "none"
+        sizes[tensor.dtype] += max(tensor.nbytes, math.prod(tensor.shape))
+    return max(sizes, key=sizes.__getitem__, default="none")

@@ -7,13 +7,18 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
+from boardfit.edge import __version__
 from boardfit.edge.bench.conditions import machine_facts
-from boardfit.edge.bench.kit import kit_facts
 from boardfit.edge.bench.runner import TestRun
 from boardfit.edge.bench.trace_rows import compact_load, compact_trace
+from boardfit.edge.bundle.bundle import Bundle
+from boardfit.edge.process.child import SubprocessError, decode_output, run_child
 from boardfit.edge.types import EngineInfo, Plan
+from boardfit.edge.units import printable
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,21 @@ class MeasuredArtifact:
     plan: Plan | None = None
     quality: Mapping[str, Any] | None = None
 
+    @classmethod
+    def from_bundle(cls, bundle: Bundle) -> MeasuredArtifact:
+        """All of its files together count, where there are several."""
+        model = bundle.manifest["model"]
+        return cls(
+            name=printable(bundle.name),
+            sha256=bundle.model_file.sha256,
+            n_bytes=bundle.plan.artifact_bytes,
+            bundle_id=bundle.id,
+            arch=model.get("arch"),
+            license=model.get("license"),
+            plan=bundle.plan,
+            quality=bundle.manifest.get("quality"),
+        )
+
 
 def make_records(
     runs: list[TestRun],
@@ -39,14 +59,14 @@ def make_records(
     *,
     states: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """One record per test, all with the same run id, time and machine facts. `states` holds the
-    machine's changing state `before` and `after` (`machine_state`).
-    """
+    """One record per test of a run. `states` is the `machine_state` `before` and `after`."""
     origin_ns = min(
         [t.request_start_ns for run in runs for t in run.traces]
         + [t.start_ns for run in runs for t in run.loads],
         default=0,
     )
+    names = ("n_ctx", "n_threads", "n_batch", "kv_type")
+    card = dict(subject.quality) if isinstance(subject.quality, Mapping) else None
     shared: dict[str, Any] = {
         "run_id": uuid.uuid4().hex,
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -59,14 +79,11 @@ def make_records(
         "board": subject.plan.device if subject.plan else None,
         "machine": machine_facts(),
         "settings": {
-            "n_ctx": engine.n_ctx,
-            "n_threads": engine.n_threads,
-            "n_batch": engine.n_batch,
-            "kv_type": engine.kv_type,
+            **{name: getattr(engine, name) for name in names},
             "recipe": subject.plan.recipe if subject.plan else None,
         },
         "predicted": predicted(subject.plan),
-        "quality": quality_card(subject.quality),
+        "quality": card if card and len(json.dumps(card)) <= MAX_CARD_BYTES else None,
         "baseline": dict(baseline),
         "states": dict(states) if states else None,
         "repeat": repeat_command,
@@ -95,26 +112,47 @@ def make_records(
 
 def predicted(plan: Plan | None) -> dict[str, Any] | None:
     """The plan's promises, to stand beside what was measured."""
-    if plan is None:
-        return None
-    return {
-        "device": plan.device,
-        "decode_tps": plan.decode_tps,
-        "prefill_tps": plan.prefill_tps,
-        "peak_bytes": plan.peak_bytes,
-        "anonymous_bytes": plan.anonymous_bytes,
-        "budget_bytes": plan.budget_bytes,
-        "error_bound": plan.error_bound,
-        "basis": plan.basis,
-    }
+    names = (
+        *("device", "decode_tps", "prefill_tps", "peak_bytes", "anonymous_bytes", "budget_bytes"),
+        *("error_bound", "basis"),
+    )
+    return None if plan is None else {name: getattr(plan, name) for name in names}
 
 
 # A card is a page of figures; what is larger is no card.
 MAX_CARD_BYTES = 64 * 1024
 
 
-def quality_card(card: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The bundle's quality card, to stand beside size and speed; None without one."""
-    if not isinstance(card, Mapping) or len(json.dumps(card)) > MAX_CARD_BYTES:
+def kit_facts() -> dict[str, str | bool | None]:
+    """`version`, `commit` (None where unknown) and whether the checkout had been changed."""
+    commit, changed = _installed_commit(), None
+    if commit is None:
+        commit, changed = _checkout_commit(Path(__file__).resolve().parents[2])
+    return {"version": __version__, "commit": commit, "changed": changed}
+
+
+def _installed_commit() -> str | None:
+    """The commit that pip installed from (direct_url.json, PEP 610)."""
+    try:
+        text = metadata.distribution("boardfit").read_text("direct_url.json")
+        found = json.loads(text or "{}").get("vcs_info", {}).get("commit_id")
+    except (metadata.PackageNotFoundError, ValueError, AttributeError):
         return None
-    return dict(card)
+    return found if isinstance(found, str) else None
+
+
+def _checkout_commit(root: Path) -> tuple[str | None, bool | None]:
+    """HEAD of a checkout, and whether tracked files differ from it."""
+    if not (root / ".git").exists():
+        return None, None
+    try:
+        head = _git(root, "rev-parse", "HEAD").strip()
+        return head or None, bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
+    except (OSError, SubprocessError):
+        return None, None
+
+
+def _git(root: Path, *words: str) -> str:
+    done = run_child(["git", "-C", str(root), *words], timeout_s=10)
+    done.check_returncode()
+    return decode_output(done.stdout)

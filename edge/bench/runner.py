@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import overload
 
 from boardfit.edge.bench.conditions import Conditions, disturbances, read_conditions
-from boardfit.edge.bench.metrics import LoadTrace, Spread, measure, numbers, spread
+from boardfit.edge.bench.metrics import MIN_REPEATS, LoadTrace, Spread, measure, numbers, spreads
 from boardfit.edge.bench.metrics import measure_load as load_figures
 from boardfit.edge.bench.sampler import ResourceSampler, read_memory
-from boardfit.edge.bench.token_times import TokenTimes
 from boardfit.edge.bench.workloads import Test, fixed_text, fixed_tokens, prompt_hash
-from boardfit.edge.errors import UnsupportedModelError
 from boardfit.edge.process.live import STATUS
 from boardfit.edge.terminal.progress import PartProgress
 from boardfit.edge.types import (
@@ -35,14 +34,32 @@ from boardfit.edge.types import (
 
 NO_TEMPLATE = "a base model without chat template: plain text is continued, no question answered"
 
+# Tokens of one sustained repetition: seconds on a slow board, and shallow in every context.
+N_GEN = 128
 # The figure that a test is judged by.
-_RATE = {
-    "prefill": "prefill_tps",
-    "decode": "decode_tps",
-    "end-to-end": "end_to_end_s",
-    "load": "load_s",
-    "sustained": "decode_tps",
-}
+_RATE = {"prefill": "prefill_tps", "decode": "decode_tps", "sustained": "decode_tps",
+         "end-to-end": "end_to_end_s", "load": "load_s"}  # fmt: skip
+
+
+class TokenTimes(Sequence[TokenEvent]):
+    """Token events as their times alone. Memory is measured in this process, and a million events
+    as objects of 160 bytes would show as the model's.
+    """
+
+    def __init__(self, events: Iterable[TokenEvent]) -> None:
+        self._t_ns = array("q", (event.t_ns for event in events if event.token_id is not None))
+
+    def __len__(self) -> int:
+        return len(self._t_ns)
+
+    @overload
+    def __getitem__(self, index: int) -> TokenEvent: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[TokenEvent]: ...
+    def __getitem__(self, index: int | slice) -> TokenEvent | Sequence[TokenEvent]:
+        if isinstance(index, slice):
+            return [TokenEvent(0, "", t_ns) for t_ns in self._t_ns[index]]
+        return TokenEvent(0, "", self._t_ns[index])
 
 
 @dataclass
@@ -56,14 +73,8 @@ class TestRun:
     figures: list[dict[str, float | int | None]] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
 
-    def metrics(self) -> dict[str, dict[str, Any] | None]:
-        """Spread of every figure over the repetitions in which it was measured."""
-        names = list(dict.fromkeys(name for figures in self.figures for name in figures))
-        found: dict[str, Spread | None] = {
-            name: spread([f[name] for f in self.figures if f.get(name) is not None])  # type: ignore[misc]
-            for name in names
-        }
-        return {name: value.to_dict() if value else None for name, value in found.items()}
+    def metrics(self) -> dict[str, Spread | None]:
+        return spreads(self.figures)
 
     def rates(self) -> list[float]:
         """One figure per repetition of which more is better: a rate, or one over a time."""
@@ -80,36 +91,54 @@ def run_tests(
     progress: PartProgress | None = None,
     sampler: ResourceSampler | None = None,
 ) -> list[TestRun]:
-    """Run every test `repeats` times, interleaved, after one warm-up each; `sampler` is one with
-    other settings or sensors than the usual.
-
-    Raises EngineError when the engine fails; results so far are lost with it, on purpose.
+    """Run every test `repeats` times, interleaved, after one warm-up each. Raises EngineError when
+    the engine fails; results so far are lost with it, on purpose.
     """
     longest = max(max(t.n_prompt, t.n_depth) for t in tests) + 1
     tokens = fixed_tokens(engine, longest)
     runs = [TestRun(test, prompt_hash(tokens[: prompt_length(test)])) for test in tests]
-    total, done = len(tests) * (repeats + 1), 0
+    turns = [*runs, *runs * repeats]
+    total = len(turns)
     before = read_conditions()
     with sampler or ResourceSampler() as sampler:
-        for repetition in range(repeats + 1):
-            for run in runs:
-                if progress:
-                    progress(done, total, run.test.label)
-                STATUS.set_label(run.test.label)
-                trace = run_once(engine, run.test, tokens)
-                done += 1
-                if repetition == 0:
-                    continue
-                run.traces.append(trace)
+        for done, run in enumerate(turns):
+            if progress:
+                progress(done, total, run.test.label)
+            STATUS.set_label(run.test.label)
+            trace = run_once(engine, run.test, tokens)
+            run.traces += [trace] if done >= len(runs) else []  # the first of each warms up
     if progress:
         progress(total, total, "")
     after = read_conditions()
-    is_chat = has_template(engine)
     for run in runs:
         finish(run, sampler, before, after)
-        if run.test.kind == "end-to-end" and not is_chat:
+        if run.test.kind == "end-to-end" and not engine.has_template:
             run.flags.append(NO_TEMPLATE)
     return runs
+
+
+def run_sustained(
+    engine: Engine, *, seconds: float, n_gen: int = N_GEN, progress: PartProgress | None = None
+) -> TestRun:
+    """Decode for `seconds` without a pause: the same short piece of work again and again, so that a
+    slower repetition is a slower board and not a longer context. No warm-up is dropped.
+    """
+    n_gen = min(n_gen, engine.n_ctx - 2)
+    prompt = fixed_tokens(engine, 1)
+    run = TestRun(Test("sustained", 0, 0, n_gen), prompt_hash(prompt))
+    config = GenerationConfig(max_tokens=n_gen + 1, ignore_eos=True)
+    STATUS.set_label(run.test.label)
+    before, started = read_conditions(), time.monotonic()
+    with ResourceSampler() as sampler:
+        while True:
+            elapsed = time.monotonic() - started
+            if elapsed >= seconds and len(run.traces) >= 2 * MIN_REPEATS:
+                break
+            if progress:
+                progress(int(min(elapsed, seconds)), max(1, int(seconds)), run.test.label)
+            run.traces.append(record(engine, prompt, config, time.monotonic_ns()))
+    finish(run, sampler, before, read_conditions())
+    return run
 
 
 def prompt_length(test: Test) -> int:
@@ -134,26 +163,11 @@ def run_conversation(engine: Engine, test: Test) -> Trace:
     """As a user meets it: template, tokenization, sampling and detokenizing inside the clock."""
     engine.reset()
     start_ns = time.monotonic_ns()
-    prompt = make_prompt(engine, fixed_text(test.n_prompt // 3))
+    text = fixed_text(test.n_prompt // 3)  # a base model has no template, and continues it
+    chat = engine.has_template
+    prompt = engine.render([Message("user", text)]) if chat else engine.prompt(text)
     config = GenerationConfig(max_tokens=test.n_gen, ignore_eos=True, temperature=0.7, seed=1)
     return record(engine, prompt, config, start_ns)
-
-
-def make_prompt(engine: Engine, text: str) -> list[int]:
-    """Put a text into the model's chat template; a base model has none, and continues the text."""
-    try:
-        return engine.render([Message("user", text)])
-    except UnsupportedModelError:
-        return engine.prompt(text)
-
-
-def has_template(engine: Engine) -> bool:
-    """Whether the model has a chat template. One that is broken is there, and raises."""
-    try:
-        engine.render([Message("user", "x")])
-    except UnsupportedModelError:
-        return False
-    return True
 
 
 def record(engine: Engine, prompt: Sequence[int], config: GenerationConfig, start_ns: int) -> Trace:
@@ -178,10 +192,8 @@ def finish(run: TestRun, sampler: ResourceSampler, before: Conditions, after: Co
 def measure_load(
     open_engine: Callable[[], Engine], model_path: Path, *, repeats: int, cold: bool
 ) -> TestRun:
-    """Open and close the engine `repeats` times, timing the open and the first token after it.
-
-    Cold means that the kernel was asked to drop the file from the page cache (posix_fadvise
-    DONTNEED, which needs no rights but cannot drop pages that another process maps).
+    """Time opening the engine and the first token after it, `repeats` times. Cold: the kernel was
+    asked to drop the file from the page cache, which it does not where another process maps it.
     """
     run = TestRun(Test("load", 0, 0, 0, "cold" if cold else "warm"))
     STATUS.set_label(run.test.label)

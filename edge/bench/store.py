@@ -8,16 +8,15 @@ skipped, with a note.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from boardfit.edge.bench.newest import find_newest, line_spans
 from boardfit.edge.bench.record_schema import check_entries
-from boardfit.edge.bench.seal import sealed
 from boardfit.edge.bench.trace_rows import check_trace
 from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.disk.rooted import open_to_append
@@ -31,13 +30,17 @@ KIND = "boardfit-result"
 REQUIRED = ("run_id", "time", "kit", "engine", "artifact", "machine", "settings", "test", "metrics")
 MAX_LINE_BYTES = 64 * 1024 * 1024
 MAX_FILE_BYTES = 1024 * 1024 * 1024
+DIGEST = "digest"
+# Lines that a page reads: some hundred runs. Also what is read of one run that has more.
+MAX_LINES = 2000
+
+_RUN, _TIME = b'"run_id": "', b'"time": "'
+_MAX_VALUE = 100
 
 
 @dataclass(frozen=True)
 class Results:
-    """Records read from one or more files, and notes about what could not be read. Of the runs in
-    `partial` only some tests were read.
-    """
+    """Records, and notes on what could not be read. Of runs in `partial` some tests were not."""
 
     records: tuple[dict[str, Any], ...]
     notes: tuple[str, ...]
@@ -52,13 +55,9 @@ def data_directory() -> Path:
 
 def append_results(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Append records as whole lines, fsynced. Raises ValueError on NaN or infinity in a record."""
-    lines = [
-        json.dumps(
-            sealed({"kind": KIND, "schema": SCHEMA, **record}), allow_nan=False, sort_keys=True
-        )
-        for record in records
-    ]
-    append_lines(path, "".join(line + "\n" for line in lines).encode())
+    made = [sealed({"kind": KIND, "schema": SCHEMA, **record}) for record in records]
+    lines = [json.dumps(record, allow_nan=False, sort_keys=True) + "\n" for record in made]
+    append_lines(path, "".join(lines).encode())
 
 
 def append_lines(path: Path, lines: bytes) -> None:
@@ -67,7 +66,8 @@ def append_lines(path: Path, lines: bytes) -> None:
     whole = lines if lines.endswith(b"\n") or not lines else lines + b"\n"
     with open_to_append(path) as file:
         size = file.tell()
-        if size and not _ends_with_newline(file):
+        file.seek(-1 if size else 0, os.SEEK_END)
+        if size and file.read(1) != b"\n":
             whole = b"\n" + whole  # a run was cut off here: its half line stays alone
         try:
             file.write(whole)
@@ -80,16 +80,8 @@ def append_lines(path: Path, lines: bytes) -> None:
             raise
 
 
-def _ends_with_newline(file: BinaryIO) -> bool:
-    """Look at the last byte; the place to append to stays the end."""
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) == b"\n"
-
-
 def read_results(paths: Iterable[Path], most: int | None = None) -> Results:
-    """Read and check result files. Raises InputError that names file, line and what is wrong.
-    `most` as for `parse_results`.
-    """
+    """Read and check result files. Raises InputError that names file, line and what is wrong."""
     return joined([parse_results(path, read_file(path), most) for path in paths])
 
 
@@ -114,10 +106,9 @@ def parse_results(path: Path, data: bytes, most: int | None = None) -> Results:
     """The records in a file's bytes, checked. Of a file of more than `most` lines only the newest
     runs are parsed, with a note that says so. Raises InputError.
     """
-    records, notes = [], []
+    records, notes, partial = [], [], frozenset[str]()
     spans = line_spans(data)
     chosen: Iterable[int] = range(len(spans))
-    partial = frozenset[str]()
     if most is not None and len(spans) > most + 1:
         newest = find_newest(data, spans, most)
         chosen = newest.lines
@@ -159,10 +150,9 @@ def check_record(record: Any, where: str) -> dict[str, Any]:
     for key in REQUIRED:
         if key not in record:
             raise InputError(f"{where}: entry {key!r} is missing")
-    for key in REQUIRED[2:]:
-        if not isinstance(record[key], dict):
+        if key in REQUIRED[2:] and not isinstance(found := record[key], dict):
             raise InputError(
-                f"{where}: entry {key!r} must be an object, got {printable(str(record[key]))}"
+                f"{where}: entry {key!r} must be an object, got {printable(str(found))}"
             )
     for name, figure in record["metrics"].items():
         if not isinstance(figure, (dict, type(None))):
@@ -188,3 +178,106 @@ def check_traces(traces: Any, where: str) -> None:
             check_trace(trace)
         except InputError as error:
             raise InputError(f"{where}: trace {number}: {error}") from None
+
+
+# ---- seals: SHA-256 over a record's canonical JSON without the entry itself ----------------------
+# A seal proves that a line is as `edge bench` wrote it, not who wrote it. An editor can compute a
+# new one: `edge report --verify` catches that, because it derives every figure from the raw trace.
+
+
+def canonical(record: Mapping[str, Any]) -> bytes:
+    """Bytes that two equal records share. Raises ValueError on NaN or infinity."""
+    rest = {key: value for key, value in record.items() if key != DIGEST}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return text.encode()
+
+
+def digest_of(record: Mapping[str, Any]) -> str:
+    return "sha256:" + hashlib.sha256(canonical(record)).hexdigest()
+
+
+def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {**record, DIGEST: digest_of(record)}
+
+
+# ---- the newest runs of a large file -------------------------------------------------------------
+# A line of results is some kilobytes of JSON and takes some 50 µs to parse; a page shows a few runs
+# in full. So of a file with many lines only the run's id and time are looked for in each, from the
+# line's end, where `edge bench` writes them (keys are sorted).
+
+
+@dataclass(frozen=True)
+class Newest:
+    """Indexes of the lines to parse; how many runs and tests there are, and how many runs are
+    taken; the run, if any, of which only the first lines are.
+    """
+
+    lines: tuple[int, ...]
+    n_runs: int
+    n_tests: int
+    n_taken: int
+    cut_run: str | None
+
+
+def line_spans(data: bytes) -> list[tuple[int, int]]:
+    """Where the lines of a file begin and end, the newline left out; the last may be empty."""
+    spans, start = [], 0
+    while (end := data.find(b"\n", start)) >= 0:
+        spans.append((start, end))
+        start = end + 1
+    return [*spans, (start, len(data))]
+
+
+def find_newest(data: bytes, spans: Sequence[tuple[int, int]], most: int = MAX_LINES) -> Newest:
+    """Choose whole runs, newest first, until `most` lines are reached. A line without a run is
+    chosen; its parser then reports the fault.
+    """
+    runs: dict[str, list[int]] = {}
+    times: dict[str, str] = {}
+    odd, n_tests = [], 0
+    for i, span in enumerate(spans):
+        if span[0] == span[1]:
+            continue
+        found = run_and_time(data, span)
+        if found is None:
+            odd.append(i)
+            continue
+        n_tests += 1
+        run, time = found
+        runs.setdefault(run, []).append(i)
+        times[run] = max(times.get(run, ""), time)
+    chosen: list[int] = []
+    n_taken, cut_run = 0, None
+    for run in sorted(runs, key=times.__getitem__, reverse=True):
+        if n_taken and len(chosen) + len(runs[run]) > most:
+            break
+        cut_run = run if len(runs[run]) > most else None
+        chosen += runs[run][:most]
+        n_taken += 1
+    taken = tuple(sorted([*chosen, *odd[: most + 1]]))
+    return Newest(taken, len(runs), n_tests, n_taken, cut_run)
+
+
+def run_and_time(data: bytes, span: tuple[int, int]) -> tuple[str, str] | None:
+    """A line's run id and time, None where it has none. What else is called so in it can only move
+    the line to another run's place in the order: the record itself is read after that.
+    """
+    run, time = _last_value(data, span, _RUN), _last_value(data, span, _TIME)
+    if run is not None and time is not None:
+        return run, time
+    try:
+        record = json.loads(data[slice(*span)])
+        return str(record["run_id"]), str(record["time"])
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return None
+
+
+def _last_value(data: bytes, span: tuple[int, int], key: bytes) -> str | None:
+    """The text behind the last such key, None where it is not plain."""
+    start = data.rfind(key, *span)
+    if start < 0:
+        return None
+    start += len(key)
+    end = data.find(b'"', start, min(span[1], start + _MAX_VALUE))
+    value = data[start:end] if end >= 0 else b"\\"
+    return None if b"\\" in value else value.decode("utf-8", "replace")

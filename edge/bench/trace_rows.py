@@ -1,18 +1,15 @@
-"""Traces as they are stored: numbers relative to the request's start, and back again.
-
-`expand_trace(compact_trace(t, origin))` measures exactly like `t`: all times are whole nanoseconds.
-What is read is checked, because anyone may have written a stored trace.
+"""Traces as they are stored, and back again: `expand_trace(compact_trace(t, origin))` measures
+exactly like `t`. What is read is checked: anyone may have written it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
-from boardfit.edge.bench.metrics import LoadTrace
+from boardfit.edge.bench.metrics import LoadTrace, check_order
 from boardfit.edge.errors import InputError
-from boardfit.edge.fields import Whole, is_finite, shown
+from boardfit.edge.fields import FieldKind, OrNull, Real, Whole, shown
 from boardfit.edge.types import HeatSample, MemorySample, TokenEvent, Trace
 
 # Columns of a stored memory row after its time.
@@ -21,6 +18,7 @@ MEMORY_FIELDS = ("rss_bytes", "anon_bytes", "file_bytes", "pss_bytes", "swap_byt
 MAX_NS = 86_400 * 10**9
 # A year: the time between the first and the last request of a run is shorter.
 MAX_RUN_NS = 366 * MAX_NS
+MAX_COUNT = (1 << 63) - 1
 # More than any clock, temperature or bit field of a board reads.
 MAX_READING = 1e15
 
@@ -61,128 +59,96 @@ def memory_row(sample: MemorySample, start_ns: int) -> list[int | None]:
 
 def expand_trace(stored: Mapping[str, Any]) -> Trace:
     """A stored request as a Trace that starts at 0. Raises InputError on anything out of place."""
-    tokens = _times(stored.get("token_t_ns"), "token_t_ns")
-    prefill_end = stored.get("prefill_end_ns")
+    deadline_s = _field(stored, "deadline_s")
     return Trace(
         request_start_ns=0,
-        n_prompt=_count(stored.get("n_prompt"), "n_prompt"),
-        n_reused=_count(stored.get("n_reused"), "n_reused"),
-        prefill_end_ns=None if prefill_end is None else _time(prefill_end, "prefill_end_ns"),
-        events=tuple(TokenEvent(0, "", t) for t in tokens),
-        request_end_ns=_time(stored.get("end_ns"), "end_ns"),
+        n_prompt=_field(stored, "n_prompt"),
+        n_reused=_field(stored, "n_reused"),
+        prefill_end_ns=_field(stored, "prefill_end_ns"),
+        events=tuple(TokenEvent(0, "", t) for t in _token_times(stored.get("token_t_ns"))),
+        request_end_ns=_field(stored, "end_ns"),
         memory=expand_memory(stored.get("memory", [])),
         heat=expand_heat(stored.get("heat", [])),
-        deadline_s=_seconds(stored.get("deadline_s")),
+        deadline_s=None if deadline_s is None else float(deadline_s),
     )
 
 
 def expand_load(stored: Mapping[str, Any]) -> LoadTrace:
-    return LoadTrace(
-        start_ns=0,
-        loaded_ns=_time(stored.get("loaded_ns"), "loaded_ns"),
-        first_token_ns=_time(stored.get("first_token_ns"), "first_token_ns"),
-        memory=expand_memory(stored.get("memory", [])),
-    )
+    loaded_ns, first_ns = (_field(stored, name) for name in ("loaded_ns", "first_token_ns"))
+    return LoadTrace(0, loaded_ns, first_ns, expand_memory(stored.get("memory", [])))
 
 
 def expand_memory(rows: Any) -> tuple[MemorySample, ...]:
-    samples = []
-    for row in memory_rows(rows):
-        samples.append(MemorySample(*row))
-    return tuple(samples)
+    return tuple(MemorySample(*row) for row in memory_rows(rows))
 
 
 def memory_rows(rows: Any) -> Sequence[Sequence[Any]]:
     """Stored memory rows `[t_ns, rss, anon, file, pss, swap]`, checked. Raises InputError."""
-    for row in _rows(rows, "memory", 1 + len(MEMORY_FIELDS)):
-        _sample_time(row[0])
-        for value in row[1:]:
-            if value is not None and (type(value) is not int or not 0 <= value < 2**63):
-                raise InputError(f"trace refused: a memory sample holds {shown(value)}")
-    found: Sequence[Sequence[Any]] = rows
-    return found
+    return _rows(rows, "memory", OrNull(Whole(0, MAX_COUNT)), 1 + len(MEMORY_FIELDS))
 
 
 def expand_heat(rows: Any) -> tuple[HeatSample, ...]:
-    samples = []
-    for row in _rows(rows, "heat", 4, 5):  # schema 1 had no power
-        for value in row[1:]:
-            if value is not None and not (is_finite(value) and abs(value) < MAX_READING):
-                raise InputError(f"trace refused: a heat sample holds {shown(value)}")
-        samples.append(HeatSample(_sample_time(row[0]), *row[1:]))
-    return tuple(samples)
+    checked = _rows(rows, "heat", OrNull(Real(-MAX_READING, MAX_READING)), 4, 5)
+    return tuple(HeatSample(*row) for row in checked)  # schema 1 had no power
 
 
 def check_trace(stored: Mapping[str, Any]) -> None:
-    """Raise InputError where a stored request or load is not as a chart reads it. Memory samples
-    are many: who draws them checks them.
-    """
+    """Raise InputError where a stored trace is not as a chart reads it. Memory is checked later."""
     check_clock(stored)
-    if (start := stored.get("start_ns")) is not None and not Whole(-MAX_RUN_NS, MAX_RUN_NS).accepts(
-        start
-    ):
-        raise InputError(f"trace refused: 'start_ns' must be nanoseconds, got {shown(start)}")
+    _field(stored, "start_ns")
     expand_heat(stored.get("heat", []))
-    _seconds(stored.get("deadline_s"))
+    _field(stored, "deadline_s")
 
 
 def check_clock(stored: Mapping[str, Any]) -> None:
     """Raise InputError where the times of a stored request or load are not in order."""
     if "loaded_ns" in stored:
-        names = ("loaded_ns", "first_token_ns")
-        times = [0, *(_time(stored.get(name), name) for name in names)]
+        times = [_field(stored, "loaded_ns"), _field(stored, "first_token_ns")]
     else:
-        prefill_end = stored.get("prefill_end_ns")
-        times = [0] if prefill_end is None else [0, _time(prefill_end, "prefill_end_ns")]
-        times += _times(stored.get("token_t_ns", []), "token_t_ns")
-        times.append(_time(stored.get("end_ns"), "end_ns"))
-    for before, after in pairwise(times):
-        if after < before:
-            raise InputError(
-                f"trace refused: its clock goes backwards by {before - after} ns; "
-                "a result needs monotonic timestamps"
-            )
+        prefill_end = _field(stored, "prefill_end_ns")
+        times = [] if prefill_end is None else [prefill_end]
+        times += [*_token_times(stored.get("token_t_ns", [])), _field(stored, "end_ns")]
+    check_order([0, *times])
 
 
-def _rows(value: Any, name: str, *widths: int) -> Sequence[Sequence[Any]]:
+_SINCE_START = "nanoseconds since the request's start"
+_TIME, _COUNT = (Whole(0, MAX_NS), _SINCE_START), (Whole(0, MAX_COUNT), "a count")
+_FIELDS: Mapping[str, tuple[FieldKind, str]] = {
+    **dict.fromkeys(("end_ns", "loaded_ns", "first_token_ns"), _TIME),
+    **dict.fromkeys(("n_prompt", "n_reused"), _COUNT),
+    "prefill_end_ns": (OrNull(_TIME[0]), _SINCE_START),
+    "start_ns": (OrNull(Whole(-MAX_RUN_NS, MAX_RUN_NS)), "nanoseconds"),
+    "deadline_s": (OrNull(Real(0, MAX_NS / 1e9)), "seconds"),
+}
+
+
+def _field(stored: Mapping[str, Any], name: str) -> Any:
+    kind, what = _FIELDS[name]
+    return _check(stored.get(name), kind, name, what)
+
+
+def _check(value: Any, kind: FieldKind, name: str, what: str) -> Any:
+    if not kind.accepts(value):
+        raise InputError(f"trace refused: {name!r} must be {what}, got {shown(value)}")
+    return value
+
+
+def _token_times(value: Any) -> list[int]:
+    if not isinstance(value, list):
+        raise InputError("trace refused: 'token_t_ns' must be a list")
+    return [_check(t_ns, _TIME[0], "token_t_ns", _SINCE_START) for t_ns in value]
+
+
+def _rows(value: Any, name: str, kind: FieldKind, *widths: int) -> Sequence[Sequence[Any]]:
+    """Rows of a time and readings. A sample may lie shortly before its request."""
     if not isinstance(value, list) or not all(
         isinstance(row, list) and len(row) in widths for row in value
     ):
         raise InputError(f"trace refused: {name!r} must be rows of {widths[-1]} values")
-    return value
-
-
-def _time(value: Any, name: str) -> int:
-    if type(value) is not int or not 0 <= value <= MAX_NS:
-        raise InputError(
-            f"trace refused: {name!r} must be nanoseconds since the request's start, "
-            f"got {shown(value)}"
-        )
-    return value
-
-
-def _times(value: Any, name: str) -> list[int]:
-    if not isinstance(value, list):
-        raise InputError(f"trace refused: {name!r} must be a list")
-    return [_time(t, name) for t in value]
-
-
-def _sample_time(value: Any) -> int:
-    """Like `_time`, but a sample may lie shortly before its request."""
-    if type(value) is not int or abs(value) > MAX_NS:
-        raise InputError(f"trace refused: a sample at {shown(value)} ns")
-    return value
-
-
-def _seconds(value: Any) -> float | None:
-    if value is None:
-        return None
-    if not is_finite(value) or not 0 <= value <= MAX_NS / 1e9:
-        raise InputError(f"trace refused: 'deadline_s' must be seconds, got {shown(value)}")
-    return float(value)
-
-
-def _count(value: Any, name: str) -> int:
-    if type(value) is not int or not 0 <= value < 2**63:
-        raise InputError(f"trace refused: {name!r} must be a count, got {shown(value)}")
+    for t_ns, *readings in value:
+        if not Whole(-MAX_NS, MAX_NS).accepts(t_ns):
+            raise InputError(f"trace refused: a sample at {shown(t_ns)} ns")
+        for reading in readings:
+            if not kind.accepts(reading):
+                raise InputError(f"trace refused: a {name} sample holds {shown(reading)}")
     return value

@@ -14,7 +14,7 @@ import click
 
 from boardfit.edge.bundle.bundle import open_bundle
 from boardfit.edge.engines.model_file import bundle_around, model_file
-from boardfit.edge.process.cage import SCRATCH, Caged, cage_command, hidden_folders
+from boardfit.edge.process.cage import SCRATCH, cage_command, hidden_folders
 from boardfit.edge.process.child import OUR_FOLDER, python_argv, run_child, start_child
 from boardfit.edge.trust.board_rules import BOARD_RULES
 from boardfit.edge.trust.pins import REVOKED_KEYS, VARIABLE, key_files, rule_files
@@ -45,18 +45,13 @@ def run_in_cage(bundle: Path, words: list[str]) -> int:
     except BaseException as error:
         process.kill()
         process.wait()
-        _stop(caged)
+        if caged.stop:  # the service outlives the program that started it
+            with contextlib.suppress(OSError):
+                run_child(caged.stop, timeout_s=_STOP_S)
         if isinstance(error, KeyboardInterrupt):
             raise click.Abort from None
         raise
     return code if code >= 0 else 128 - code
-
-
-def _stop(caged: Caged) -> None:
-    """The service outlives the program that started it."""
-    if caged.stop:
-        with contextlib.suppress(OSError):
-            run_child(caged.stop, timeout_s=_STOP_S)
 
 
 def visible_paths(bundle: Path, words: list[str]) -> list[Path]:

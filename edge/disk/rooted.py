@@ -224,9 +224,12 @@ class Root:
 
     def sync(self, path: str) -> None:
         info = self.stat(path)
-        is_folder = info is not None and stat.S_ISDIR(info.st_mode)
-        with self._folder(path) if is_folder else self.open(path) as opened:
-            os.fsync(opened)
+        if info is not None and stat.S_ISDIR(info.st_mode):
+            with self._folder(path) as fd:
+                os.fsync(fd)
+        else:
+            with self.open(path) as file:
+                os.fsync(file.fileno())
 
     def remove(self, path: str) -> None:
         """Remove a file, a link, or a folder of ours with all that is in it; missing is no error.

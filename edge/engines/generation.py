@@ -14,6 +14,7 @@ from boardfit.edge.engines.lease import Lease
 from boardfit.edge.engines.lookup import Guesser
 from boardfit.edge.engines.prefix_cache import PrefixCache
 from boardfit.edge.engines.vocabulary import EngineVocabulary
+from boardfit.edge.template.thinking import count_begun
 from boardfit.edge.types import FinishReason, GenerationConfig, StreamStart, TokenEvent
 
 C = TypeVar("C", bound=PrefixCache)
@@ -56,17 +57,9 @@ class TextStream:
         if found:
             self.stopped, self._held = True, ""
             return text[: min(found)[1]]
-        keep = max(_overlap(text, s) for s in self._stop)
+        keep = count_begun(text, self._stop)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that is a proper beginning of `stop`."""
-    for size in range(min(len(text), len(stop) - 1), 0, -1):
-        if text.endswith(stop[:size]):
-            return size
-    return 0
 
 
 class TokenSampler(Protocol):
@@ -111,9 +104,10 @@ class TokenGeneration(ABC, Generic[C]):
         lease, vocabulary, n_out = self._lease, self._vocabulary, 0
         stops = config.stop if config.ignore_eos else (*config.stop, *self._stop_texts)
         text = TextStream(stops)
+        is_passed = config.passing.is_wanted if config.passing else None
         with (
             self._samplers(config, prompt) as (sampler, closer),
-            self._watch(stop, config) as watcher,
+            StopWatcher(stop, lease.interrupt, self._get_look(), is_passed) as watcher,
         ):
             with lease.lock:
                 n_reused = lease.get_for(stream_id).keep_prefix(prompt)
@@ -175,10 +169,6 @@ class TokenGeneration(ABC, Generic[C]):
                 if not self._step(stream_id, tokens, guesser, watcher):
                     yield aborted(text)
                     return
-
-    def _watch(self, stop: Callable[[], bool] | None, config: GenerationConfig) -> StopWatcher:
-        is_passed = config.passing.is_wanted if config.passing else None
-        return StopWatcher(stop, self._lease.interrupt, self._get_look(), is_passed)
 
     def _read(
         self, stream_id: int, known: list[int], config: GenerationConfig, watcher: StopWatcher

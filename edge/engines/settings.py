@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import psutil
 
 from boardfit.edge.errors import UsageError
-from boardfit.edge.template.thinking import SWITCH_NAMES
+from boardfit.edge.template.thinking import switch_names
 from boardfit.edge.types import Plan, Thinking
 from boardfit.edge.units import did_you_mean
 
@@ -129,7 +129,7 @@ class EngineSettings:
         given = {key: value for key, value in changes.items() if value is not None}
         if given.keys() & {"thinking", "template_variables"}:
             # Beside those of the plan, but for its own switch of what is switched here.
-            dropped = SWITCH_NAMES if "thinking" in given else frozenset[str]()
+            dropped = switch_names() if "thinking" in given else frozenset[str]()
             kept = {k: v for k, v in self.template_variables.items() if k not in dropped}
             given["template_variables"] = {**kept, **given.get("template_variables", {})}
         if given.keys() & {"n_ctx", "kv_type", "n_ubatch"} and "need_bytes" not in given:

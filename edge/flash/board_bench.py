@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from boardfit.edge.bench.importers import read_any
-from boardfit.edge.bench.seal import DIGEST, digest_of
-from boardfit.edge.bench.store import append_lines, append_results
+from boardfit.edge.bench.store import DIGEST, append_lines, append_results, digest_of
 from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.errors import EngineError, IntegrityError, UsageError
 from boardfit.edge.flash.board import Board

@@ -10,7 +10,7 @@ import shlex
 import zipfile
 from dataclasses import dataclass, field, replace
 
-from boardfit.edge.bench.seal import DIGEST, digest_of
+from boardfit.edge.bench.store import DIGEST, digest_of
 from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.errors import DeviceError, EngineError, InputError
 from boardfit.edge.flash.answers import parse_program

@@ -20,7 +20,7 @@ from boardfit.edge.errors import DeviceError, DeviceUnreachableError, EdgeError,
 from boardfit.edge.flash import answers
 from boardfit.edge.flash.board import Board
 from boardfit.edge.flash.session import Channel, Done, ShellSession
-from boardfit.edge.probe.remote import SCRIPT
+from boardfit.edge.probe.remote import probe_script
 from boardfit.edge.probe.system import MAX_DUMP_BYTES, CapturedSystem, parse_dump
 from boardfit.edge.process.child import PIPE, Popen, TimeoutExpired, start_child
 from boardfit.edge.process.listener import Listener, stop
@@ -364,7 +364,7 @@ class ShellBoard(Board):
 
     def capture(self) -> CapturedSystem:
         mark = secrets.token_hex(16)
-        done = self._session.run(SCRIPT.replace("@MARK@", mark), timeout_s=120)
+        done = self._session.run(probe_script(mark), timeout_s=120)
         if done.rc != 0:
             raise shell_error(self.place, done.err, done.rc)
         try:

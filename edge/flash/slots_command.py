@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from boardfit.edge.bench.seal import sealed
+from boardfit.edge.bench.store import sealed
 from boardfit.edge.errors import EngineError
 from boardfit.edge.flash.connect import connect, ssh_config_option
 from boardfit.edge.flash.target import parse_flash_target
@@ -109,7 +109,7 @@ def bench_command(
     from boardfit.edge.bench.store import data_directory
     from boardfit.edge.flash.board_bench import bench_board
     from boardfit.edge.report.figures import group_runs
-    from boardfit.edge.report.terminal import run_lines
+    from boardfit.edge.report.kinds import run_lines
 
     path = output or data_directory() / f"{datetime.now(timezone.utc):%Y-%m}.jsonl"
     reporter = TerminalReporter(quiet=as_json, is_timed=False, in_bytes=True)

@@ -11,7 +11,6 @@ import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -37,14 +36,13 @@ class SshChannel:
     """OpenSSH with a shared connection. `config` stands in for the user's own ~/.ssh/config."""
 
     def __init__(
-        self, target: FlashTarget, config: Path | None = None, more: Mapping[str, str] | None = None
+        self, target: FlashTarget, config: Path | None = None, ciphers: str | None = None
     ) -> None:
-        """`more` are further options of ssh_config(5)."""
         assert target.board is not None
         self._flash_target = target
         self._target = target.board
         self._user_config = config
-        self._more = dict(more or {})
+        self._more = {"Ciphers": ciphers} if ciphers else {}
         self.place = str(target)
         if child.find_program("ssh") is None:
             raise DeviceUnreachableError(
@@ -122,7 +120,7 @@ class SshChannel:
         order = quick_ciphers(self._ciphers)
         if order is None:
             return None
-        made = SshChannel(self._flash_target, self._user_config, {"Ciphers": order})
+        made = SshChannel(self._flash_target, self._user_config, order)
         try:
             made.connect()
         except EdgeError:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from boardfit.device_profiles.catalog import THIS_MACHINE
 from boardfit.edge.bundle.bundle import MANIFEST, Bundle
+from boardfit.edge.disk.data_files import read_text_beside
 from boardfit.edge.errors import DeviceError, EdgeError, IntegrityError, UsageError
 from boardfit.edge.flash.board import Board
 from boardfit.edge.flash.session import Done
@@ -200,15 +201,10 @@ def ssh_keygen_script(folder: str, admission: SignatureAdmission) -> str:
     of the file only, so that its "no" is not taken for an answer.
     """
     allowed = "".join(f'builder namespaces="{NAMESPACE}" {key.line}\n' for key in admission.keys)
-    return (
-        "command -v ssh-keygen >/dev/null 2>&1 || exit 9\n"
-        f"cd {shlex.quote(folder)} || exit 9\n"
-        "umask 077; t=$(mktemp) || exit 9; trap 'rm -f \"$t\"' EXIT\n"
-        f'printf %s {shlex.quote(allowed)} > "$t"\n'
-        f'ssh-keygen -Y verify -f "$t" -I builder -n {NAMESPACE} -s {SIGNATURE} '
-        f"< {MANIFEST} >/dev/null || exit 9\n"
-        f'echo \'{{"kind": "{KIND}", "ok": true}}\'\n'
-    )
+    return read_text_beside(
+        __file__, "ssh_keygen.sh", folder=shlex.quote(folder), allowed=shlex.quote(allowed),
+        namespace=NAMESPACE, signature=SIGNATURE, manifest=MANIFEST, kind=KIND,
+    )  # fmt: skip
 
 
 def read_verdict(done: Done, place: str) -> str | None:

@@ -6,6 +6,7 @@ import json
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +63,7 @@ def probe(
     """
     found: Measurements | None = None
     if target is None:
-        report = report_this_machine()
-        profile = report.profile
-        if not no_measure:
-            with closing(ProgressLine("measuring")) as line:
-                found = measure_machine(profile, quick=quick, progress=line)
-            profile = measured_profile(profile, found)
+        report, measure = report_this_machine(), measure_machine
     else:
         place = parse_target(target)
         remote = read_report(capture(place))
@@ -75,11 +71,12 @@ def probe(
             raise InputError(
                 f"{place} shows neither cores nor memory under /proc; is it Linux or Android?"
             )
-        report, profile = remote, remote.profile
-        if not no_measure:
-            with closing(ProgressLine("measuring there")) as line:
-                found = measure_remote(place, profile, quick=quick, progress=line)
-            profile = measured_profile(profile, found)
+        report, measure = remote, partial(measure_remote, place)
+    profile = report.profile
+    if not no_measure:
+        with closing(ProgressLine("measuring there" if target else "measuring")) as line:
+            found = measure(profile, quick=quick, progress=line)
+        profile = measured_profile(profile, found)
     profile = replace(profile, id=board_id(name, output, report), aliases=())
     path = None if no_write else output or user_boards_directory() / f"{profile.id}.toml"
     measured = found is not None and (found.method is not None or found.storage_read is not None)
@@ -97,9 +94,8 @@ def probe(
 
 
 def board_id(name: str | None, output: Path | None, report: ProbeReport) -> str:
-    """The profile's id: what the user wrote, else the output file's name, else the host's.
-
-    Raises UsageError for an id that a file cannot have or that a shipped board has.
+    """The profile's id: what the user wrote, else the output file's name, else the host's. Raises
+    UsageError for an id that a file cannot have or that a shipped board has.
     """
     wanted = name or (output.stem if output else profile_name(report))
     if not BOARD_ID.match(wanted) or wanted == THIS_MACHINE:
@@ -119,9 +115,7 @@ def board_id(name: str | None, output: Path | None, report: ProbeReport) -> str:
 def write_profile(
     path: Path, profile: DeviceProfile, *, measured: bool, matched: str | None = None
 ) -> None:
-    """The profile as a board file, whole or not at all. `matched` is the shipped board that it took
-    the rest from.
-    """
+    """The profile as a board file. `matched` is the shipped board that it took the rest from."""
     today = datetime.now(timezone.utc).strftime("%Y-%m-%d")
     tool = f"boardfit {__version__}, edge probe"
     marks = {"date": today, "tool": tool} if measured else None
@@ -155,14 +149,14 @@ def report_lines(
     rows.append(("RAM", f"{format_bytes(profile.ram_bytes)}, {free} free for a model now"))
     if report.limit_bytes is not None and report.limit_bytes <= profile.ram_bytes:
         rows.append(("  limit", f"a cgroup allows {format_bytes(report.limit_bytes)}"))
-    rows.append(("storage", _storage(profile)))
+    speed = profile.storage.read
+    read = f"reads {speed / 1e6:.0f} MB/s" if speed is not None else "speed not known"
+    rows.append(("storage", f"{profile.storage.medium or 'unknown medium'}, {read}"))
     temps = [s for s in report.heat if s.temp_c is not None]
     heat = ", ".join(f"{printable(s.name)} {s.temp_c:.1f} °C" for s in temps[:4])
     rows.append(("heat", heat or "–"))
-    bits = report.throttled
-    rows.append(
-        ("throttling", "–" if bits is None else ", ".join(describe_throttled(bits)) or "none")
-    )
+    bits = ", ".join(describe_throttled(report.throttled)) or "none"
+    rows.append(("throttling", "–" if report.throttled is None else bits))
     power = [
         f"{printable(s.name)} ({s.kind}) {'–' if s.power_w is None else f'{s.power_w:.2f} W'}"
         for s in report.power
@@ -178,11 +172,8 @@ def report_lines(
 
 def measured_rows(found: Measurements) -> list[tuple[str, str]]:
     """Bandwidth by threads, kernels and notes."""
-    how = (
-        "4-bit decode of the engine"
-        if found.method == "engine"
-        else "copies of memory, a stand-in for what decode reads"
-    )
+    how = "copies of memory, a stand-in for what decode reads"
+    how = "4-bit decode of the engine" if found.method == "engine" else how
     rates = [f"{n}: {rate / 1e9:.1f}" for n, rate in sorted(found.bandwidth_by_threads.items())]
     rows = [("bandwidth", f"{', '.join(rates)} GB/s by threads ({how})")] if rates else []
     for kernel in found.kernels:
@@ -191,12 +182,6 @@ def measured_rows(found: Measurements) -> list[tuple[str, str]]:
         rate = f"{kernel.macs_per_s / 1e9:.1f} G products/s on {kernel.threads} thread{plural}"
         rows.append(("prefill", f"{kernel.ggml_type} {layout}: {rate}"))
     return rows + [("note", note) for note in found.notes]
-
-
-def _storage(profile: DeviceProfile) -> str:
-    speed = profile.storage.read
-    rate = f"reads {speed / 1e6:.0f} MB/s" if speed is not None else "speed not known"
-    return f"{profile.storage.medium or 'unknown medium'}, {rate}"
 
 
 def report_record(
@@ -213,17 +198,12 @@ def report_record(
         "n_cores_present": report.n_cores_present,
         "n_cores_online": report.n_cores_online,
         "cgroup_limit_bytes": report.limit_bytes,
-        "heat": [{"name": s.name, "path": s.path, "temp_c": s.temp_c} for s in report.heat],
+        "heat": [vars(sensor) for sensor in report.heat],
         "throttled": report.throttled,
         "throttled_means": describe_throttled(report.throttled),
-        "power": [
-            {"kind": s.kind, "name": s.name, "path": s.path, "power_w": s.power_w}
-            for s in report.power
-        ],
+        "power": [vars(sensor) for sensor in report.power],
         "android": None if report.android is None else vars(report.android),
-        "engine_isa": None
-        if found is None or found.engine_isa is None
-        else sorted(found.engine_isa),
+        "engine_isa": sorted(found.engine_isa) if found and found.engine_isa is not None else None,
         "bandwidth_method": found.method if found else None,
         "notes": found.notes if found else [],
     }

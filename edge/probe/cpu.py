@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from boardfit.device_profiles.profile import CpuCluster
-
-# MIDR part numbers by implementer. Source: Linux, arch/arm64/include/asm/cputype.h.
-_ARM_PARTS: Mapping[int, Mapping[int, str]] = {
-    0x41: {
-        0xD03: "cortex-a53", 0xD04: "cortex-a35", 0xD05: "cortex-a55", 0xD07: "cortex-a57",
-        0xD08: "cortex-a72", 0xD09: "cortex-a73", 0xD0A: "cortex-a75", 0xD0B: "cortex-a76",
-        0xD0C: "neoverse-n1", 0xD0D: "cortex-a77", 0xD40: "neoverse-v1", 0xD41: "cortex-a78",
-        0xD42: "cortex-a78ae", 0xD44: "cortex-x1", 0xD46: "cortex-a510", 0xD47: "cortex-a710",
-        0xD48: "cortex-x2", 0xD49: "neoverse-n2", 0xD4B: "cortex-a78c", 0xD4D: "cortex-a715",
-        0xD4E: "cortex-x3", 0xD4F: "neoverse-v2", 0xD80: "cortex-a520", 0xD81: "cortex-a720",
-        0xD82: "cortex-x4", 0xD85: "cortex-x925", 0xD87: "cortex-a725",
-    },
-    0x4E: {0x003: "denver-2", 0x004: "carmel"},
-    0x51: {0x001: "oryon", 0x802: "kryo-385-gold", 0x803: "kryo-385-silver"},
-    0x61: {0x022: "apple-m1-icestorm", 0x023: "apple-m1-firestorm"},
-}  # fmt: skip
-
-# Kernel's name of a feature → ours. Sources: Linux, Documentation/arch/arm64/elf_hwcaps.rst and
-# arch/x86/include/asm/cpufeatures.h.
-_FLAGS = {
-    "asimd": "neon", "asimdhp": "fp16", "asimddp": "dotprod", "i8mm": "i8mm", "bf16": "bf16",
-    "sve": "sve", "sve2": "sve2", "sme": "sme", "atomics": "lse",
-    "sse4_2": "sse42", "avx": "avx", "avx2": "avx2", "fma": "fma", "f16c": "f16c",
-    "avx_vnni": "avx_vnni", "avx512f": "avx512", "avx512_vnni": "avx512_vnni",
-    "avx512_bf16": "avx512_bf16", "amx_int8": "amx_int8",
-}  # fmt: skip
+from boardfit.device_profiles.toml_parser import decode_toml
+from boardfit.edge.disk.data_files import read_text_beside
 
 _INDEX = re.compile(r"[0-9]{1,4}")
+
+
+@functools.cache
+def read_names() -> dict[str, Any]:
+    """The kernel's names of cores and features → ours."""
+    return decode_toml(read_text_beside(__file__, "cpu_names.toml"))
 
 
 @dataclass(frozen=True)
@@ -50,10 +34,8 @@ class CpuCore:
 
 
 def parse_cpuinfo(text: str) -> tuple[CpuCore, ...]:
-    """Online processors in order. Offline cores are absent, as the kernel leaves them out.
-
-    Handles arm64 (`Features`, `CPU part`), x86 (`flags`, `model name`) and 32-bit Arm kernels,
-    whose cores get no `neon` flag: the engine's 64-bit kernels cannot run under them.
+    """Online processors in order, on arm64, x86 and 32-bit Arm. Cores of the last get no `neon`
+    flag: the engine's 64-bit kernels cannot run under it.
     """
     cores = []
     for block in text.replace("\r\n", "\n").split("\n\n"):
@@ -70,11 +52,12 @@ def parse_cpuinfo(text: str) -> tuple[CpuCore, ...]:
 
 def _parse_core(fields: Mapping[str, str]) -> CpuCore:
     flags = (fields.get("features") or fields.get("flags") or "").split()
+    known = read_names()["features"]
     physical, core_id = fields.get("physical id"), fields.get("core id")
     return CpuCore(
         index=int(fields["processor"]),
         core=_core_name(fields),
-        isa=frozenset(_FLAGS[flag] for flag in flags if flag in _FLAGS),
+        isa=frozenset(known[flag] for flag in flags if flag in known),
         clock_hz=_megahertz(fields.get("cpu mhz")),
         core_key=(physical, core_id) if physical is not None and core_id is not None else None,
     )
@@ -86,7 +69,7 @@ def _core_name(fields: Mapping[str, str]) -> str:
         part = int(fields["cpu part"], 16)
     except (KeyError, ValueError):
         return fields.get("model name", "unknown")
-    known = _ARM_PARTS.get(implementer, {}).get(part)
+    known: str | None = read_names()["arm"].get(f"{implementer:#x}", {}).get(f"{part:#x}")
     return known or f"arm-{implementer:#x}-{part:#x}"
 
 
@@ -98,13 +81,12 @@ def _megahertz(text: str | None) -> float | None:
     return value * 1e6 if 0 < value < 1e6 and math.isfinite(value) else None
 
 
-def cpuinfo_model(text: str) -> str | None:
-    """The board's name that Raspberry Pi kernels print at the end; None elsewhere."""
-    for line in text.splitlines():
-        key, colon, value = line.partition(":")
-        if colon and key.strip() == "Model" and value.strip():
-            return value.strip()
-    return None
+def find_field(text: str, *names: str) -> str | None:
+    """The first value in /proc/cpuinfo of these names. Raspberry Pi kernels print `Model` at the
+    end.
+    """
+    match = re.search(rf"^(?:{'|'.join(names)})[ \t]*:[ \t]*(\S.*)$", text, re.MULTILINE)
+    return match[1].strip() if match else None
 
 
 def group_clusters(

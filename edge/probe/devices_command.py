@@ -63,12 +63,10 @@ def devices(
         raise UsageError("no board matches", next_step="edge devices lists all of them")
     width = max(len(profile.id) for profile in profiles)
     echo(f"{'board':<{width}}  {'RAM':>9}  {'free':>9}  {'GB/s':>5}  cores")
-    for profile in profiles:
-        echo(
-            f"{profile.id:<{width}}  {format_bytes(profile.ram_bytes):>9}"
-            f"  {format_bytes(profile.free_ram_bytes):>9}"
-            f"  {_gigabytes(profile.memory.bandwidth_sustained):>5}  {_cores(profile)}"
-        )
+    for p in profiles:
+        ram, free = format_bytes(p.ram_bytes), format_bytes(p.free_ram_bytes)
+        rate = _gigabytes(p.memory.bandwidth_sustained)
+        echo(f"{p.id:<{width}}  {ram:>9}  {free:>9}  {rate:>5}  {_cores(p)}")
     echo(f"{THIS_MACHINE:<{width}}  probed when it is named")
 
 
@@ -82,8 +80,7 @@ def _words(profile: DeviceProfile) -> str:
 @click.argument("names", nargs=-1, required=True, metavar="DEVICE DEVICE…")
 def compare(names: tuple[str, ...]) -> None:
     """Compare boards side by side, one line per fact."""
-    for line in compare_lines([_find(name) for name in names]):
-        echo(line)
+    echo("\n".join(compare_lines([_find(name) for name in names])))
 
 
 def compare_lines(profiles: Sequence[DeviceProfile]) -> list[str]:
@@ -108,11 +105,11 @@ def compare_lines(profiles: Sequence[DeviceProfile]) -> list[str]:
     ]
     table = [(label, [show(profile) for profile in profiles]) for label, show in rows]
     widths = [max(len(cells[i]) for _, cells in table) for i in range(len(profiles))]
-    return [
-        f"{label:<17} "
-        + "  ".join(f"{c:<{w}}" for c, w in zip(cells, widths, strict=True)).rstrip()
-        for label, cells in table
-    ]
+    lines = []
+    for label, cells in table:
+        padded = "  ".join(cell.ljust(w) for cell, w in zip(cells, widths, strict=True))
+        lines.append(f"{label:<17} {padded.rstrip()}")
+    return lines
 
 
 @devices.command()
@@ -124,8 +121,7 @@ def show(device: str, as_json: bool) -> None:
     if as_json:
         echo(json.dumps(profile_record(profile)))
         return
-    for line in profile_lines(profile):
-        echo(line)
+    echo("\n".join(profile_lines(profile)))
 
 
 def _find(name: str) -> DeviceProfile:
@@ -144,13 +140,11 @@ def profile_lines(profile: DeviceProfile) -> list[str]:
         ("system keeps", format_bytes(profile.memory.reserved_bytes), "memory.reserved_mib"),
         ("free for a model", format_bytes(profile.free_ram_bytes), None),
     ]
-    for label, bandwidth, fact in (
-        ("bandwidth, peak", profile.memory.bandwidth_theoretical, "memory.theoretical_gb_per_s"),
-        ("bandwidth, kept", profile.memory.bandwidth_sustained, "memory.sustained_gb_per_s"),
-    ):
-        rows.append((label, f"{_gigabytes(bandwidth)} GB/s" if bandwidth else "not known", fact))
-    if profile.memory.bandwidth_by_threads:
-        pairs = profile.memory.bandwidth_by_threads
+    for label, name in (("bandwidth, peak", "theoretical"), ("bandwidth, kept", "sustained")):
+        bandwidth = getattr(profile.memory, f"bandwidth_{name}")
+        text = f"{_gigabytes(bandwidth)} GB/s" if bandwidth else "not known"
+        rows.append((label, text, f"memory.{name}_gb_per_s"))
+    if pairs := profile.memory.bandwidth_by_threads:
         text = ", ".join(f"{n}: {rate / 1e9:.1f}" for n, rate in pairs)
         rows.append(("  by threads", f"{text} GB/s", None))
     for i, cluster in enumerate(profile.clusters):

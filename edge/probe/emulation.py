@@ -40,9 +40,8 @@ def parse_smaps(text: str) -> GuestMemory:
 
 
 def own_emulated_memory(smaps: Path = Path("/proc/self/smaps")) -> GuestMemory | None:
-    """This process's memory if qemu-user runs it; None on a real processor or if unknown.
-
-    qemu fakes /proc/self/maps and /proc/self/exe for its guest, but smaps is the host's own.
+    """This process's memory if qemu-user runs it, else None. qemu fakes /proc/self/maps and
+    /proc/self/exe for its guest, but smaps is the host's own.
     """
     try:
         text = smaps.read_text(errors="replace")

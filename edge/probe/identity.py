@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from boardfit.device_profiles.catalog import shipped_profiles
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.device_profiles.spellings import BoardNames, find_profiles, plain_name
-from boardfit.edge.probe.cpu import cpuinfo_model
+from boardfit.edge.probe.cpu import find_field
 from boardfit.edge.probe.system import System, first_text
 
 _PROPERTY = re.compile(r"^\[([^\]\n]{1,256})\]: \[([^\]\n]{0,1024})\]\s*$", re.MULTILINE)
@@ -21,11 +21,8 @@ _PLACEHOLDERS = ("to be filled", "default string", "system product", "not specif
 _LEAST_RAM_SHARE = 0.6
 # Names under which phones are sold, by the maker's own property.
 _MARKETING_NAMES = (
-    "ro.product.marketname",
-    "ro.config.marketing_name",
-    "ro.vendor.oplus.market.name",
-    "ro.vendor.oplus.market.enname",
-    "ro.product.vendor.marketname",
+    *("ro.product.marketname", "ro.config.marketing_name", "ro.vendor.oplus.market.name"),
+    *("ro.vendor.oplus.market.enname", "ro.product.vendor.marketname"),
 )
 
 
@@ -41,10 +38,8 @@ class AndroidFacts:
 
     @property
     def name(self) -> str | None:
-        parts = [part for part in (self.manufacturer, self.model) if part]
-        if self.manufacturer and self.model and self.model.startswith(self.manufacturer):
-            parts = [self.model]
-        return " ".join(parts) or None
+        maker, model = self.manufacturer or "", self.model or ""
+        return (model if maker and model.startswith(maker) else f"{maker} {model}".strip()) or None
 
 
 def parse_getprop(text: str | None) -> dict[str, str]:
@@ -69,23 +64,19 @@ def android_facts(properties: dict[str, str]) -> AndroidFacts | None:
     )
 
 
-def read_board_model(system: System) -> str | None:
-    """The board's name: Android's properties, device tree, /proc/cpuinfo, DMI; None in most VMs."""
-    return next(iter(read_board_names(system).names), None)
-
-
 def read_board_names(system: System) -> BoardNames:
-    """Everything by which the system names its board."""
+    """Everything by which the system names its board. `names` is empty in most virtual machines."""
     properties = parse_getprop(system.output("getprop"))
     android = android_facts(properties)
     cpuinfo = system.read("/proc/cpuinfo") or ""
+    is_virtual = "hypervisor" in (find_field(cpuinfo, "flags") or "").split()
     tree = first_text(system, (f"{folder}/model" for folder in _TREES))
     compatible = first_text(system, (f"{folder}/compatible" for folder in _TREES)) or ""
     vendor, product = (_dmi_text(system, name) for name in ("sys_vendor", "product_name"))
     names = (
         android.name if android else None,
         tree,
-        None if tree else cpuinfo_model(cpuinfo),
+        None if tree else find_field(cpuinfo, "Model"),
         " ".join(text for text in (vendor, product) if text),
         _dmi_text(system, "board_name"),
         *(properties.get(name) for name in _MARKETING_NAMES),
@@ -96,7 +87,8 @@ def read_board_names(system: System) -> BoardNames:
         compatible=tuple(text for text in re.split(r"[\0\n]", compatible) if text),
         device=android.device if android else None,
         soc=android.soc if android else None,
-        cpu=_real_cpu(cpuinfo),
+        # A virtual machine shows its host's CPU and has another memory.
+        cpu=None if is_virtual else find_field(cpuinfo, "model name"),
     )
 
 
@@ -105,35 +97,17 @@ def _dmi_text(system: System, name: str) -> str | None:
     return text if text and not text.lower().startswith(_PLACEHOLDERS) else None
 
 
-def _real_cpu(cpuinfo: str) -> str | None:
-    """The CPU's name on a PC. A virtual machine shows its host's and has another memory."""
-    fields = dict(re.findall(r"^(model name|flags)\s*:\s*(.*)$", cpuinfo, re.MULTILINE))
-    is_virtual = "hypervisor" in fields.get("flags", "").split()
-    return None if is_virtual else fields.get("model name")
-
-
-def match_board(model: str | None, ram_bytes: int) -> DeviceProfile | None:
-    """The shipped profile of a board of this name and RAM; None without one."""
-    return next(iter(match_boards(BoardNames((model,) if model else ()), ram_bytes)), None)
-
-
 def match_boards(board: BoardNames, ram_bytes: int) -> tuple[DeviceProfile, ...]:
-    """The shipped profiles that this board can be: the likeliest first, more than one if nothing
-    that the board shows distinguishes them.
-
-    MemTotal is less than what is soldered (firmware and kernel keep some), so the smallest profile
-    that holds it is meant.
+    """The shipped profiles that this board can be, the likeliest first. MemTotal is less than what
+    is soldered (firmware and kernel keep some), so the smallest profile that holds it is meant.
     """
     shipped = shipped_profiles()
     wanted = find_profiles(board)
-    found = [shipped[name] for name in wanted] or _by_alias(board.names)
+    # Or those whose id or alias is this name, with the maker's name before it or without.
+    slugs = {plain_name(name).replace(" ", "-") for name in board.names}
+    slugs |= {slug.partition("-")[2] for slug in slugs}
+    alike = [profile for profile in shipped.values() if slugs & {profile.id, *profile.aliases}]
+    found = [shipped[name] for name in wanted] or alike
     fitting = [p for p in found if _LEAST_RAM_SHARE * p.ram_bytes <= ram_bytes <= p.ram_bytes]
     least = min((profile.ram_bytes for profile in fitting), default=0)
     return tuple(profile for profile in fitting if profile.ram_bytes == least)
-
-
-def _by_alias(names: tuple[str, ...]) -> list[DeviceProfile]:
-    """Profiles whose id or alias is this name, with the maker's name before it or without."""
-    slugs = {plain_name(name).replace(" ", "-") for name in names}
-    slugs |= {slug.partition("-")[2] for slug in slugs}
-    return [p for p in shipped_profiles().values() if slugs & {p.id, *p.aliases}]

@@ -1,8 +1,4 @@
-"""Describe a system as a `DeviceProfile`: parsers on Linux, psutil elsewhere.
-
-report = read_report(LocalSystem())      # everything that can be read, nothing measured
-profile = probe_this_machine()           # the profile alone, bandwidth measured quickly
-"""
+"""Describe a system as a `DeviceProfile`: parsers on Linux, psutil elsewhere."""
 
 from __future__ import annotations
 
@@ -23,16 +19,15 @@ from boardfit.device_profiles.profile import (
     Software,
     Storage,
 )
-from boardfit.edge.probe.bandwidth import measure_copy_bandwidth
 from boardfit.edge.probe.cpu import group_clusters, parse_cpuinfo
 from boardfit.edge.probe.identity import (
     AndroidFacts,
     android_facts,
     match_boards,
     parse_getprop,
-    read_board_model,
     read_board_names,
 )
+from boardfit.edge.probe.measure import measure_copy_bandwidth
 from boardfit.edge.probe.memory import parse_meminfo, read_limits, usable_memory
 from boardfit.edge.probe.sensors import (
     HeatSensor,
@@ -62,15 +57,15 @@ class ProbeReport:
     """
 
     profile: DeviceProfile
-    matched: str | None
-    n_cores_present: int | None
-    n_cores_online: int | None
-    limit_bytes: int | None
-    heat: tuple[HeatSensor, ...]
-    throttled: int | None
-    power: tuple[PowerSensor, ...]
-    hostname: str | None
-    android: AndroidFacts | None
+    matched: str | None = None
+    n_cores_present: int | None = None
+    n_cores_online: int | None = None
+    limit_bytes: int | None = None
+    heat: tuple[HeatSensor, ...] = ()
+    throttled: int | None = None
+    power: tuple[PowerSensor, ...] = ()
+    hostname: str | None = None
+    android: AndroidFacts | None = None
     possible: tuple[str, ...] = ()
     userland_bits: int | None = None
 
@@ -91,66 +86,41 @@ def read_max_clocks(system: System) -> dict[int, float]:
     return clocks
 
 
-def read_machine(system: System, usable: frozenset[int] | None = None) -> DeviceProfile | None:
-    """The profile of a Linux or Android system; None when it shows no CPU or memory.
-
-    `usable` are the processors that this process may run on (None: all that are online).
+def read_report(system: System, usable: frozenset[int] | None = None) -> ProbeReport | None:
+    """Everything that can be read of a Linux or Android system without measuring; None without CPU
+    or memory. `usable` are the processors that this process may run on (None: all online).
     """
-    online = parse_index_list(system.read("/sys/devices/system/cpu/online"))
+    present, online = (
+        parse_index_list(system.read(f"/sys/devices/system/cpu/{name}"))
+        for name in ("present", "online")
+    )
     if online is not None:
         usable = online if usable is None else usable & online
     cores = parse_cpuinfo(system.read("/proc/cpuinfo") or "")
     clusters = group_clusters(cores, read_max_clocks(system), usable)
-    meminfo = parse_meminfo(system.read("/proc/meminfo") or "")
-    total, free = usable_memory(meminfo, read_limits(system))
+    meminfo, limits = parse_meminfo(system.read("/proc/meminfo") or ""), read_limits(system)
+    total, free = usable_memory(meminfo, limits)
     if not clusters or not total or free is None:
         return None
-    model = read_board_model(system)
-    boards = match_boards(read_board_names(system), meminfo.get("MemTotal", total))
-    known = boards[0] if boards else None
-    name = model or _host_name(clusters)
-    memory = BoardMemory(total, max(0, total - free))
-    storage = Storage(medium=storage_medium(system))
-    software = _software(system)
-    if known is None:
-        return DeviceProfile(
-            THIS_MACHINE, name, memory, clusters, storage=storage, software=software
-        )
-    memory = replace(known.memory, ram_bytes=memory.ram_bytes, reserved_bytes=memory.reserved_bytes)
-    return replace(
-        known,
-        id=THIS_MACHINE,
-        name=name,
-        aliases=(),
-        memory=memory,
-        clusters=_with_known_clocks(clusters, known.clusters),
-        storage=storage if storage.medium else known.storage,
-        software=replace(software, wheel_tags=_wheel_tags(system, known.software)),
+    names = read_board_names(system)
+    boards = match_boards(names, meminfo.get("MemTotal", total))
+    own_name = " + ".join(f"{cluster.count}x {cluster.core}" for cluster in clusters)
+    profile = DeviceProfile(
+        THIS_MACHINE,
+        next(iter(names.names), own_name),
+        BoardMemory(total, max(0, total - free)),
+        clusters,
+        storage=Storage(medium=storage_medium(system)),
+        software=_software(system),
     )
-
-
-def read_report(system: System, usable: frozenset[int] | None = None) -> ProbeReport | None:
-    """Everything that can be read without measuring; None when the system shows no CPU or memory.
-
-    The profile's identity is `this-machine` on every system. The writer of the profile gives it a
-    name.
-    """
-    profile = read_machine(system, usable)
-    if profile is None:
-        return None
-    meminfo = parse_meminfo(system.read("/proc/meminfo") or "")
-    limits = [limit.limit_bytes for limit in read_limits(system)]
-    boards = match_boards(read_board_names(system), meminfo.get("MemTotal", profile.ram_bytes))
-    present = parse_index_list(system.read("/sys/devices/system/cpu/present"))
-    online = parse_index_list(system.read("/sys/devices/system/cpu/online"))
     return ProbeReport(
-        profile=profile,
+        profile=_complete(system, profile, boards[0]) if boards else profile,
         matched=boards[0].id if boards else None,
         possible=tuple(board.id for board in boards),
         userland_bits=userland_bits(system),
         n_cores_present=len(present) if present else None,
         n_cores_online=len(online) if online else None,
-        limit_bytes=min(limits, default=None),
+        limit_bytes=min((limit.limit_bytes for limit in limits), default=None),
         heat=read_heat(system),
         throttled=parse_throttled(system.output("throttled")),
         power=read_power(system),
@@ -159,11 +129,28 @@ def read_report(system: System, usable: frozenset[int] | None = None) -> ProbeRe
     )
 
 
+def _complete(system: System, seen: DeviceProfile, known: DeviceProfile) -> DeviceProfile:
+    """A shipped profile with what was seen in place of what it says."""
+    memory = replace(
+        known.memory, ram_bytes=seen.memory.ram_bytes, reserved_bytes=seen.memory.reserved_bytes
+    )
+    # The board's usual wheels, unless they cannot load on the system on it.
+    loads = userland_bits(system) != 32 and not is_musl(system)
+    return replace(
+        known,
+        id=THIS_MACHINE,
+        name=seen.name,
+        aliases=(),
+        memory=memory,
+        clusters=_with_known_clocks(seen.clusters, known.clusters),
+        storage=seen.storage if seen.storage.medium else known.storage,
+        software=replace(seen.software, wheel_tags=known.software.wheel_tags if loads else ()),
+    )
+
+
 def usable_processors() -> frozenset[int] | None:
     """Processors that this process may run on (taskset, cpuset); None if unknown."""
-    if hasattr(os, "sched_getaffinity"):
-        return frozenset(os.sched_getaffinity(0))
-    return None
+    return frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
 def report_this_machine() -> ProbeReport:
@@ -173,48 +160,36 @@ def report_this_machine() -> ProbeReport:
         if report is not None:
             return report
     profile = replace(_portable_profile(), software=_own_software())
-    return ProbeReport(profile, None, None, None, None, (), None, (), platform.node() or None, None)
+    return ProbeReport(profile, hostname=platform.node() or None)
 
 
 def probe_this_machine(*, measure: bool = True) -> DeviceProfile:
-    """This machine, as free as it is right now.
-
-    Bandwidth is what `edge probe` has measured here, else the published figure of a known board,
-    else timed for some 0.1 s; with `measure` off it may stay None and no speed is predicted.
+    """This machine, as free as it is right now. Bandwidth is what `edge probe` has measured here,
+    else the published figure of a known board, else (with `measure`) timed for some 0.1 s.
     """
     report = report_this_machine()
     profile = replace(report.profile, software=_own_software())
     earlier = user_profiles().get(profile_name(report))
     if earlier is not None and earlier.clusters == profile.clusters:
+        known = earlier.memory
         memory = replace(
             profile.memory,
-            bandwidth_sustained=earlier.memory.bandwidth_sustained,
-            bandwidth_by_threads=earlier.memory.bandwidth_by_threads,
+            bandwidth_sustained=known.bandwidth_sustained,
+            bandwidth_by_threads=known.bandwidth_by_threads,
         )
-        return replace(
-            profile,
-            memory=memory,
-            storage=earlier.storage,
-            kernel_speeds=earlier.kernel_speeds,
-            basis=earlier.basis,
-        )
+        measured = {"storage": earlier.storage, "kernel_speeds": earlier.kernel_speeds}
+        return replace(profile, memory=memory, basis=earlier.basis, **measured)  # type: ignore[arg-type]
     if profile.memory.bandwidth_sustained is None and measure:
         n_threads = default_threads(profile)
-        bandwidth = measure_copy_bandwidth(n_threads)
-        memory = replace(
-            profile.memory,
-            bandwidth_sustained=bandwidth,
-            bandwidth_by_threads=((n_threads, bandwidth),),
-        )
+        rate = measure_copy_bandwidth(n_threads)
+        rates = ((n_threads, rate),)
+        memory = replace(profile.memory, bandwidth_sustained=rate, bandwidth_by_threads=rates)
         profile = replace(profile, memory=memory, basis="measured here")
     return profile
 
 
 def profile_name(report: ProbeReport) -> str:
-    """Make the id of a probed board, unless the user names it.
-
-    It is the host name, else the model, in lower-case words with hyphens.
-    """
+    """Make the id of a probed board: the host name, else the model, in words with hyphens."""
     for text in (report.hostname, report.profile.name):
         slug = re.sub(r"[^a-z0-9]+", "-", (text or "").lower()).strip("-")[:60].strip("-")
         if slug and slug not in ("localhost", THIS_MACHINE):
@@ -266,11 +241,6 @@ def is_musl(system: System) -> bool:
     return _MUSL.search(system.read("/etc/os-release") or "") is not None
 
 
-def _wheel_tags(system: System, known: Software) -> tuple[str, ...]:
-    """The board's usual tags, unless the system on it is one on which such wheels cannot load."""
-    return () if userland_bits(system) == 32 or is_musl(system) else known.wheel_tags
-
-
 def _own_software() -> Software:
     libc = " ".join(platform.libc_ver()).strip() or None
     return Software(platform.platform(terse=True), libc, platform.python_version())
@@ -295,14 +265,6 @@ def _portable_profile() -> DeviceProfile:
     # Every Arm Mac has these; on x86 no portable way exists, so only the baseline is claimed.
     isa = frozenset(["neon", "fp16", "dotprod", "lse"]) if machine == "arm64" else frozenset[str]()
     cluster = CpuCluster(platform.processor() or machine or "unknown", cores, None, isa)
-    available = min(memory.available, memory.total)
-    return DeviceProfile(
-        THIS_MACHINE,
-        f"{platform.system()} {machine}".strip(),
-        BoardMemory(memory.total, memory.total - available),
-        (cluster,),
-    )
-
-
-def _host_name(clusters: tuple[CpuCluster, ...]) -> str:
-    return " + ".join(f"{cluster.count}x {cluster.core}" for cluster in clusters)
+    ram = BoardMemory(memory.total, memory.total - min(memory.available, memory.total))
+    name = f"{platform.system()} {machine}".strip()
+    return DeviceProfile(THIS_MACHINE, name, ram, (cluster,))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from boardfit.edge.probe.system import System, parse_number
 
@@ -14,19 +14,15 @@ _MEMINFO = re.compile(r"^(\w+(?:\(\w+\))?):\s+([0-9]{1,15})\s*kB", re.MULTILINE)
 _NO_LIMIT = 1 << 60
 
 
-@dataclass(frozen=True)
-class CgroupMount:
-    """A mounted memory controller: `version` 1 or 2, where it is mounted, and which part of the
-    hierarchy (`root`) shows there.
-    """
+class CgroupMount(NamedTuple):
+    """A mounted memory controller: version 1 or 2, and which part of the hierarchy shows there."""
 
     version: int
     mount_point: str
     root: str
 
 
-@dataclass(frozen=True)
-class CgroupLimit:
+class CgroupLimit(NamedTuple):
     """One cgroup's limit and what is used of it, droppable page cache left out; None: unknown."""
 
     limit_bytes: int
@@ -39,9 +35,7 @@ def parse_meminfo(text: str) -> dict[str, int]:
 
 
 def available_bytes(meminfo: dict[str, int]) -> int | None:
-    """What can be used without swapping. Kernels before 3.14 lack MemAvailable: free pages and the
-    page cache stand in for it.
-    """
+    """What can be used without swapping; before Linux 3.14 free pages and the page cache."""
     if "MemAvailable" in meminfo:
         return meminfo["MemAvailable"]
     if "MemFree" not in meminfo:
@@ -81,13 +75,11 @@ def parse_cgroup_path(text: str, version: int) -> str | None:
 
 def cgroup_folders(mount: CgroupMount, path: str) -> tuple[str, ...]:
     """The process's own folder and all above it up to the mount point: every limit on the way
-    counts. In a container, the path may begin outside what is mounted; then only the mount point
-    is left.
+    counts. In a container only the mount point may be left.
     """
-    if path == mount.root or path.startswith(mount.root.rstrip("/") + "/"):
-        inside = path[len(mount.root.rstrip("/")) :].strip("/")
-    else:
-        inside = ""
+    root = mount.root.rstrip("/")
+    is_inside = path == mount.root or path.startswith(f"{root}/")
+    inside = path[len(root) :].strip("/") if is_inside else ""
     folders = [mount.mount_point]
     for part in PurePosixPath(inside).parts:
         if part == "..":
@@ -111,26 +103,18 @@ def parse_droppable(memory_stat: str) -> int:
 
 def read_limits(system: System) -> tuple[CgroupLimit, ...]:
     """All cgroup memory limits that hold for the reading process, innermost first."""
-    mountinfo = system.read("/proc/self/mountinfo")
-    own = system.read("/proc/self/cgroup")
-    found = []
-    for mount in parse_cgroup_mounts(mountinfo or ""):
-        path = parse_cgroup_path(own or "", mount.version)
-        if path is None:
-            continue
-        for folder in cgroup_folders(mount, path):
-            limit = _read_limit(system, folder, mount.version)
-            if limit is not None:
-                found.append(limit)
-    return tuple(found)
+    own, found = system.read("/proc/self/cgroup") or "", []
+    for mount in parse_cgroup_mounts(system.read("/proc/self/mountinfo") or ""):
+        path = parse_cgroup_path(own, mount.version)
+        folders = () if path is None else cgroup_folders(mount, path)
+        found += [_read_limit(system, folder, mount.version) for folder in folders]
+    return tuple(limit for limit in found if limit is not None)
 
 
 def _read_limit(system: System, folder: str, version: int) -> CgroupLimit | None:
-    limit_name, used_name = (
-        ("memory.max", "memory.current")
-        if version == 2
-        else ("memory.limit_in_bytes", "memory.usage_in_bytes")
-    )
+    limit_name, used_name = "memory.max", "memory.current"
+    if version == 1:
+        limit_name, used_name = "memory.limit_in_bytes", "memory.usage_in_bytes"
     limit = parse_limit(system.read(f"{folder}/{limit_name}") or "")
     if limit is None:
         return None

@@ -1,10 +1,7 @@
-"""Prove once per machine and build that the installed engine's kernels run and compute rightly.
-
-A compiler can emit what this CPU lacks, or drop what a kernel needs (ggml-org/llama.cpp#26954). The
-first such step kills the process without a word. So every kernel runs once beforehand in a child
-process (`boardfit.edge.probe.proof_kernels`), and a stamp beside the libraries, or in the cache
-folder, keeps the verdict. Standard library only: `scripts/build_engine` proves a wheel before it is
-installed.
+"""Prove once per machine and build that the installed engine's kernels run and compute rightly. A
+compiler can emit what this CPU lacks, or drop what a kernel needs (ggml-org/llama.cpp#26954). So
+every kernel runs once in a child process, and a stamp keeps the verdict. Standard library only:
+`scripts/build_engine` proves a wheel before it is installed.
 """
 
 from __future__ import annotations
@@ -14,7 +11,6 @@ import json
 import os
 import platform
 import re
-import selectors
 import signal
 import sys
 from collections.abc import Collection, Iterator, Mapping
@@ -25,7 +21,8 @@ from typing import Any
 
 from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.probe.ggml import PLAIN
-from boardfit.edge.process.child import DEVNULL, PIPE, Popen, python_argv, start_child
+from boardfit.edge.probe.system import read_lines
+from boardfit.edge.process.child import DEVNULL, PIPE, python_argv, start_child
 from boardfit.edge.terminal.progress import Progress
 
 KIND = "boardfit-engine-proof"
@@ -57,10 +54,8 @@ _MOST_DEATHS = 4
 
 @dataclass(frozen=True)
 class Failure:
-    """One case that failed, and why.
-
-    It names the operation, tensor type (`` for plain floats), buffer type (`plain`, or the name of
-    an extra one) and number of threads.
+    """One case that failed, and why. `kind` is a tensor type, `` for plain floats; `buffer` is
+    `plain` or the name of an extra buffer type.
     """
 
     op: str
@@ -83,17 +78,11 @@ class Proof:
     failures: tuple[Failure, ...] = ()
 
     def find_failures(self, needs: Collection[tuple[str, str]], *, extra: bool) -> list[Failure]:
-        """Select the failures that a model meets.
-
-        The model needs these (operation, tensor type) and all operations on plain floats. The
-        failures are those with weights in the extra buffer types, or the others.
+        """Select the failures of a model that needs these (operation, tensor type) and all
+        operations on plain floats, with its weights in the `extra` buffer types or the others.
         """
-        return [
-            failure
-            for failure in self.failures
-            if (failure.buffer != PLAIN) == extra
-            and (not failure.kind or (failure.op, failure.kind) in needs)
-        ]
+        found = [failure for failure in self.failures if (failure.buffer != PLAIN) == extra]
+        return [f for f in found if not f.kind or (f.op, f.kind) in needs]
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -104,11 +93,8 @@ class Proof:
     @classmethod
     def from_dict(cls, data: Any) -> Proof:
         """Raises ValueError, TypeError or KeyError for anything else than `to_dict` gave."""
-        failures = tuple(
-            Failure(str(op), str(kind), str(buffer), int(n), str(why))
-            for op, kind, buffer, n, why in data["failures"]
-        )
-        return cls(int(data["n_cases"]), failures)
+        rows = [(*map(str, row[:3]), int(row[3]), str(row[4])) for row in data["failures"]]
+        return cls(int(data["n_cases"]), tuple(Failure(*row) for row in rows))  # type: ignore[arg-type]
 
 
 def prove_once(folder: Path, n_threads: int, progress: Progress | None = None) -> Proof:
@@ -148,9 +134,7 @@ def describe_cpu() -> list[str]:
 
 
 def stamp_folders(folder: Path) -> list[Path]:
-    """Where a stamp may lie: with the engine's package, which an installer may write; else in the
-    user's cache.
-    """
+    """Where a stamp may lie: with the engine's package, or in the cache."""
     from boardfit.edge.disk.verified import cache_directory
 
     return [folder.parent, cache_directory()]
@@ -168,10 +152,9 @@ def read_stamp(path: Path, key: str) -> Proof | None:
 
 
 def prove(folder: Path, n_threads: int, progress: Progress | None = None) -> tuple[Proof, bool]:
-    """Run every case. A child that dies is started again behind the case that killed it.
-
-    Returns the proof, and whether it is complete: not where the proof itself could not run, nor
-    after a kill from outside, for lack of memory perhaps. A later start then tries again.
+    """Run every case. A child that dies is started again behind the case that killed it. Returns
+    the proof, and whether it is complete: not after a kill from outside, for lack of memory
+    perhaps.
     """
     failures: list[Failure] = []
     deaths: dict[str, list[str]] = {}
@@ -203,24 +186,20 @@ def prove(folder: Path, n_threads: int, progress: Progress | None = None) -> tup
 def run_cases(
     folder: Path, n_threads: int, first: int, hopeless: Mapping[str, str] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """One child's findings. The last one records how it ended if it did not reach its end. What
-    `hopeless` names is not run: it maps a buffer type to the reason.
+    """One child's findings, the last of them how it died. `hopeless` maps buffer types to the
+    reason why they are not run.
     """
-    command = python_argv(
-        "boardfit.edge.probe.proof_kernels", str(folder.resolve()), str(n_threads), str(first),
-        json.dumps(dict(hopeless or {})),
-    )  # fmt: skip
+    words = (str(folder.resolve()), str(n_threads), str(first), json.dumps(dict(hopeless or {})))
+    command = python_argv("boardfit.edge.probe.proof_kernels", *words)
+    env = {**os.environ, "GGML_NO_BACKTRACE": "1"}
     try:
-        child = start_child(
-            command, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL,
-            env={**os.environ, "GGML_NO_BACKTRACE": "1"},
-        )  # fmt: skip
+        child = start_child(command, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, env=env)
     except OSError:  # an emulator of one program cannot start another
         yield {"exit": None}
         return
     try:
         ended = False
-        for line in read_lines(child):
+        for line in read_lines(child, lambda: _CASE_S):
             finding = json.loads(line)
             ended = "end" in finding
             yield finding
@@ -233,20 +212,6 @@ def run_cases(
     finally:
         child.kill()
         child.communicate()
-
-
-def read_lines(child: Popen[bytes]) -> Iterator[bytes]:
-    """What a child prints, line by line, until it ends or is silent for `_CASE_S`."""
-    assert child.stdout is not None
-    pending = b""
-    with selectors.DefaultSelector() as selector:
-        selector.register(child.stdout, selectors.EVENT_READ)
-        while selector.select(_CASE_S):
-            if not (chunk := os.read(child.stdout.fileno(), 1 << 16)):
-                child.wait()
-                return
-            *lines, pending = (pending + chunk).split(b"\n")
-            yield from lines
 
 
 def main(argv: list[str]) -> None:

@@ -1,17 +1,14 @@
-"""Compute with every kernel of the installed ggml, at small shapes, and compare with a reference.
-
-This program runs in a process of its own: a kernel that this CPU cannot run kills it. Before each
-case it prints the case's number, so that its parent knows which case was running
-(`boardfit.edge.probe. proof`). The reference is plain Python over weights that ggml's base library
-dequantizes.
-
-    python -m boardfit.edge.probe.proof_kernels FOLDER N_THREADS FIRST_CASE HOPELESS
+"""Compute with every kernel of the installed ggml, at small shapes, and compare with a reference
+in plain Python, over weights that ggml's base library dequantizes. Before each case it prints its
+number: a kernel that this CPU cannot run kills the process. Words: FOLDER N_THREADS FIRST_CASE
+HOPELESS
 """
 
 from __future__ import annotations
 
 import array
 import ctypes
+import functools
 import json
 import math
 import operator
@@ -19,13 +16,12 @@ import random
 import struct
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from boardfit.edge.files.ggml_types import GGML_TYPES, row_bytes
-from boardfit.edge.probe.ggml import PLAIN, Ggml, InitParams
+from boardfit.edge.probe import ggml
+from boardfit.edge.probe.ggml import PLAIN, Bench, NotOffered, Wrong
 
 Row = Sequence[float]
 
@@ -34,7 +30,6 @@ _NO_WEIGHTS = {"I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K"}
 WEIGHT_TYPES = tuple(name for name in GGML_TYPES if name not in _NO_WEIGHTS)
 #: As in `boardfit.edge.engines.settings.KV_TYPES`.
 _KV_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_NL")
-_F32, _I32 = GGML_TYPES["F32"].id, GGML_TYPES["I32"].id
 
 # A row of every block size; rows and columns beyond one tile of the widest kernel (AMX: 32 rows, 16
 # columns) and beyond a multiple of it.
@@ -45,33 +40,22 @@ _HEAD, _HEADS, _KEYS = 64, 2, 64
 _TOLERANCE = 2e-3
 
 
-class ProofKernels(Ggml):
+class ProofKernels(ggml.Ggml):
     """The functions of ggml that a proof needs beyond those that are timed."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         pointer, number = ctypes.c_void_p, ctypes.c_float
-
-        def bind(name: str, result: Any, *arguments: Any) -> Any:
-            function = getattr(self.base, name)
-            function.restype, function.argtypes = result, arguments
-            return function
-
-        self.tensor_4d = bind("ggml_new_tensor_4d", pointer, pointer, ctypes.c_int,
-                              *[ctypes.c_int64] * 4)  # fmt: skip
-        self.mul_mat_id = bind("ggml_mul_mat_id", pointer, *[pointer] * 4)
-        self.get_rows = bind("ggml_get_rows", pointer, *[pointer] * 3)
-        self.attention = bind("ggml_flash_attn_ext", pointer, *[pointer] * 5, *[number] * 3)
-        self.unary = {name: bind(f"ggml_{name}", pointer, pointer, pointer)
-                      for name in _UNARY}  # fmt: skip
-        self.binary = {name: bind(f"ggml_{name}", pointer, *[pointer] * 3)
-                       for name in _BINARY}  # fmt: skip
-        self.scaled = {name: bind(f"ggml_{name}", pointer, pointer, pointer, number)
-                       for name in _SCALED}  # fmt: skip
-        self.rope = bind("ggml_rope", pointer, *[pointer] * 3, ctypes.c_int, ctypes.c_int)
-        self.cast = bind("ggml_cast", pointer, pointer, pointer, ctypes.c_int)
-        self.get = bind("ggml_backend_tensor_get", None, pointer, pointer, *[ctypes.c_size_t] * 2)
-        self.supports = bind("ggml_backend_dev_supports_op", ctypes.c_bool, pointer, pointer)
+        bind = functools.partial(ggml.bind, self.base)
+        self.mul_mat_id = bind("ggml_mul_mat_id", *[pointer] * 5)
+        self.get_rows = bind("ggml_get_rows", *[pointer] * 4)
+        self.attention = bind("ggml_flash_attn_ext", *[pointer] * 6, *[number] * 3)
+        operands = {**dict.fromkeys(_BINARY, (pointer,)), **dict.fromkeys(_SCALED, (number,))}
+        self.floats = {
+            name: bind(f"ggml_{name}", *[pointer] * 3, *operands.get(name, ())) for name in _FLOATS
+        }
+        self.rope = bind("ggml_rope", *[pointer] * 4, ctypes.c_int, ctypes.c_int)
+        self.cast = bind("ggml_cast", *[pointer] * 3, ctypes.c_int)
         self.buffer_name = bind("ggml_backend_buft_name", ctypes.c_char_p, pointer)
 
     def dequantize(self, kind: str, data: bytes, width: int) -> list[Row]:
@@ -95,12 +79,9 @@ class ProofKernels(Ggml):
         return [values[i : i + width] for i in range(0, n, width)]
 
 
-@dataclass(frozen=True)
-class KernelCase:
-    """One case to prove: an operation, its weights and the number of threads.
-
-    The tensor type is `` for plain floats. The weights lie in `plain`, or in the extra buffer type
-    of that name.
+class KernelCase(NamedTuple):
+    """One case to prove. `kind` is a tensor type, `` for plain floats; `buffer` is `plain` or the
+    name of an extra buffer type.
     """
 
     op: str
@@ -108,81 +89,13 @@ class KernelCase:
     buffer: str
     n_threads: int
 
-    def to_list(self) -> list[Any]:
-        return [self.op, self.kind, self.buffer, self.n_threads]
-
-
-class Wrong(Exception):
-    """A kernel's result is not the reference's."""
-
-
-class NotOffered(Exception):
-    """ggml has no kernel for this operation on these tensors."""
-
-
-class Bench:
-    """One graph: tensors of weights in one buffer type, the others in the plain one."""
-
-    def __init__(self, lib: ProofKernels, n_threads: int, buffer: int | None = None) -> None:
-        self.lib, self._buffer = lib, buffer
-        small = InitParams(1 << 20, None, True)
-        self.weights, self.rest = lib.init(small), lib.init(small)
-        self._data: list[tuple[int, bytes]] = []
-        self._buffers: list[int] = []
-        lib.threads(lib.backend, n_threads)
-
-    def weight(self, kind: str, data: bytes, *shape: int) -> int:
-        return self._tensor(self.weights, GGML_TYPES[kind].id, data, shape)
-
-    def input(self, data: bytes, *shape: int, kind: int = _F32) -> int:
-        return self._tensor(self.rest, kind, data, shape)
-
-    def _tensor(self, context: int, kind: int, data: bytes, shape: tuple[int, ...]) -> int:
-        sizes = (*shape, 1, 1, 1)[:4]
-        tensor = int(self.lib.tensor_4d(context, kind, *sizes))
-        self._data.append((tensor, data))
-        return tensor
-
-    def compute(self, result: int) -> bytes:
-        """The result's bytes. Raises NotOffered, or Wrong when the graph does not run."""
-        lib = self.lib
-        for context, kind in ((self.weights, self._buffer), (self.rest, None)):
-            if not lib.first_tensor(context):
-                continue
-            place = lib.place(context, lib.backend) if kind is None else lib.place_in(context, kind)
-            if not place:
-                raise Wrong("the buffer cannot be allocated")
-            self._buffers.append(place)
-        if not lib.supports(lib.device_of(lib.backend), result):
-            raise NotOffered
-        for tensor, data in self._data:
-            lib.set(tensor, data, 0, len(data))
-        graph = lib.graph(self.rest)
-        lib.expand(graph, result)
-        if lib.compute(lib.backend, graph) != 0:
-            raise Wrong("the graph does not run")
-        out = ctypes.create_string_buffer(lib.n_bytes(result))
-        lib.get(result, out, 0, len(out))
-        return out.raw
-
-    def __enter__(self) -> Bench:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for place in self._buffers:
-            self.lib.buffer_free(place)
-        self.lib.free(self.weights)
-        self.lib.free(self.rest)
-
 
 # ---- data ---------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=2)
 def make_weights(kind: str, n_rows: int) -> bytes:
-    """Make rows of `_WIDTH` weights.
-
-    The float types get numbers of few bits. The others get random bits in which no scale is
+    """Make rows of `_WIDTH` weights: numbers of few bits, or random bits in which no scale is
     infinite and no signed byte is -128, which quantizers never write.
     """
     source = random.Random(kind)
@@ -197,7 +110,7 @@ def make_weights(kind: str, n_rows: int) -> bytes:
     return source.randbytes(row_bytes(kind, n)).translate(table)
 
 
-@lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=8)
 def make_columns(n: int, width: int = _WIDTH) -> list[Row]:
     """Vectors that survive the quantization of a product's input: whole numbers up to 127 in size,
     of which each 32 hold one.
@@ -240,7 +153,7 @@ def expect(got: Sequence[Row], want: Sequence[Row], allowed: Callable[[int, int]
 # ---- cases --------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=1)
 def make_products(lib: ProofKernels, kind: str) -> tuple[list[Row], list[Row]]:
     """Every column's product with weights of one type, and how far off each number may be."""
     weights = lib.dequantize(kind, make_weights(kind, _ROWS), _WIDTH)
@@ -273,7 +186,7 @@ def run_experts(lib: ProofKernels, case: KernelCase, buffer: int | None) -> None
     with Bench(lib, case.n_threads, buffer) as bench:
         experts = bench.weight(case.kind, data, _WIDTH, _ROWS, _EXPERTS)
         inputs = bench.input(pack(columns), _WIDTH, 1, len(columns))
-        ids = bench.input(array.array("i", chosen).tobytes(), 1, len(columns), kind=_I32)
+        ids = bench.input(array.array("i", chosen).tobytes(), 1, len(columns), kind="I32")
         out = bench.compute(lib.mul_mat_id(bench.rest, experts, inputs, ids))
     want = [[dot(row, x) for row in part] for part, x in zip(rows, columns, strict=True)]
     expect(unpack(out, _ROWS), want,
@@ -285,7 +198,7 @@ def run_rows(lib: ProofKernels, case: KernelCase, buffer: int | None) -> None:
     data, chosen = make_weights(case.kind, _ROWS), [3, 0, 31]
     with Bench(lib, case.n_threads, buffer) as bench:
         table = bench.weight(case.kind, data, _WIDTH, _ROWS)
-        ids = bench.input(array.array("i", chosen).tobytes(), len(chosen), kind=_I32)
+        ids = bench.input(array.array("i", chosen).tobytes(), len(chosen), kind="I32")
         out = bench.compute(lib.get_rows(bench.rest, table, ids))
     weights = lib.dequantize(case.kind, data, _WIDTH)
     want = [weights[i] for i in chosen]
@@ -293,9 +206,7 @@ def run_rows(lib: ProofKernels, case: KernelCase, buffer: int | None) -> None:
 
 
 def run_attention(lib: ProofKernels, case: KernelCase, buffer: int | None) -> None:
-    """Fused attention over keys and values of one type: one query as in decode, several as in
-    prefill.
-    """
+    """Fused attention over keys and values of one type: one query as in decode, then several."""
     n_rows = _KEYS * _HEADS
     per_row = _WIDTH // _HEAD
     raw = make_weights(case.kind, 2 * n_rows // per_row)
@@ -346,13 +257,9 @@ def run_floats(lib: ProofKernels, case: KernelCase, buffer: int | None) -> None:
     a, b = [row[:width] for row in a], [row[:width] for row in b]
     with Bench(lib, case.n_threads) as bench:
         x, y = bench.input(pack(a), width, 4), bench.input(pack(b), width, 4)
-        if case.op in lib.unary:
-            result = lib.unary[case.op](bench.rest, x)
-        elif case.op in lib.binary:
-            result = lib.binary[case.op](bench.rest, x, y)
-        else:
-            result = lib.scaled[case.op](bench.rest, x, 0.5 if case.op == "scale" else 1e-6)
-        out = bench.compute(result)
+        operands = {**dict.fromkeys(_BINARY, y), **dict.fromkeys(_SCALED, 1e-6), "scale": 0.5}
+        others = [operands[case.op]] if case.op in operands else []
+        out = bench.compute(lib.floats[case.op](bench.rest, x, *others))
     want = [_FLOATS[case.op](r, s) for r, s in zip(a, b, strict=True)]
     # gelu reads a table of half precision.
     expect(unpack(out, width), want, lambda i, j: 5e-3 * max(1.0, abs(want[i][j])))
@@ -365,7 +272,7 @@ def run_rope(lib: ProofKernels, case: KernelCase, buffer: int | None) -> None:
         columns = make_columns(len(positions) * _HEADS, _HEAD)
         with Bench(lib, case.n_threads) as bench:
             x = bench.input(pack(columns), _HEAD, _HEADS, len(positions))
-            at = bench.input(array.array("i", positions).tobytes(), len(positions), kind=_I32)
+            at = bench.input(array.array("i", positions).tobytes(), len(positions), kind="I32")
             out = bench.compute(lib.rope(bench.rest, x, at, _HEAD, mode))
         want = [rotate(c, positions[i // _HEADS], mode) for i, c in enumerate(columns)]
         expect(unpack(out, _HEAD), want, lambda _i, _j: 0.1)
@@ -460,17 +367,14 @@ def list_cases(buffers: Sequence[str], n_threads: int) -> list[KernelCase]:
 def prove(
     folder: Path, n_threads: int, first: int, hopeless: Mapping[str, str]
 ) -> Iterator[dict[str, Any]]:
-    """Yield findings as they come.
-
-    They are `{"at", "of", "case"}` before a case, `{"wrong"}` after one that failed,
-    `{"not_offered"}` after one that ggml has no kernel for, `{"end"}` when all are done. What
-    `hopeless` names is wrong without a try: it maps a buffer type to the reason.
+    """Yield findings: `{"at", "of", "case"}` before a case, `{"wrong"}` after one that failed,
+    `{"not_offered"}` after one that ggml has no kernel for, `{"end"}` when all are done.
     """
     lib = ProofKernels(folder)
     buffers = {lib.buffer_name(b).decode("ascii", "replace"): b for b in lib.repack_buffers()}
     cases = list_cases(list(buffers), n_threads)
     for i, case in enumerate(cases[first:], first):
-        yield {"at": i, "of": len(cases), "case": case.to_list()}
+        yield {"at": i, "of": len(cases), "case": list(case)}
         try:
             if case.buffer in hopeless:
                 raise Wrong(hopeless[case.buffer])

@@ -1,8 +1,6 @@
 """Measure a board behind ssh: our own pure-Python package goes over, runs there, and is removed.
-
-The board needs a Python of at least 3.10; where the `edge` command is on its PATH, the Python that
-it runs with is taken, since that one has the engine whose kernels can be timed. Nothing is
-installed or left behind. What comes back is a stranger's word and is checked figure by figure.
+Where the `edge` command is on the PATH, its Python is taken: that one has the engine. What comes
+back is a stranger's word and is checked figure by figure.
 """
 
 from __future__ import annotations
@@ -21,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from boardfit.device_profiles.profile import ISA_FLAGS, DeviceProfile, KernelSpeed
+from boardfit.edge.disk.data_files import read_text_beside
 from boardfit.edge.probe.measure import Measurements
-from boardfit.edge.probe.remote import Target, ssh_command
+from boardfit.edge.probe.remote import Target, shell_command
 from boardfit.edge.process.child import DEVNULL, OUR_FOLDER, TimeoutExpired, start_child
 from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.units import printable
@@ -31,27 +30,17 @@ _TOTAL_S = 60
 _CLEANING_S = 5
 _MAX_LINE = 65536
 _MAX_LINES = 1000
-_NO_PYTHON, _NO_ROOM = 80, 81
+# What the script ends with.
+_EXITS = {
+    80: "the board has no Python 3.10 or later",
+    81: "the board has no room for a temporary file",
+}
 
-# The archive comes on stdin. `exec` would skip the removal.
-_SCRIPT = """
-cd / || exit 81
-d=$(mktemp -d) || exit 81
-trap 'rm -rf "$d"' EXIT
-trap 'exit 82' HUP INT TERM
-cat > "$d/probe.zip" || exit 81
-p=
-e=$(command -v edge 2>/dev/null) && p=$(head -n 1 "$e" 2>/dev/null | sed -n 's/^#! *//p')
-for c in "$p" python3 python; do
-  [ -n "$c" ] || continue
-  "$c" -I -c 'import sys; sys.exit(sys.version_info < (3, 10))' </dev/null >/dev/null 2>&1 ||
-    continue
-  "$c" -E -B "$d/probe.zip" @MARK@ @ASKED@ </dev/null
-  exit $?
-done
-exit 80
-"""
-_MAIN = "import sys\nfrom boardfit.edge.probe.measure_here import main\nmain(sys.argv[1:])\n"
+_FOLDERS = (
+    *("", "edge", "edge/process", "edge/disk", "edge/files", "edge/terminal", "edge/probe"),
+    *("device_profiles", "device_profiles/cost"),
+)
+_MAIN = "import sys\nfrom boardfit.edge.probe.measure import main\nmain(sys.argv[1:])\n"
 
 
 def package_archive() -> bytes:
@@ -59,18 +48,9 @@ def package_archive() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("__main__.py", _MAIN)
-        for folder in (
-            "",
-            "edge",
-            "edge/process",
-            "edge/disk",
-            "edge/files",
-            "edge/terminal",
-            "edge/probe",
-            "device_profiles",
-            "device_profiles/cost",
-        ):
-            for path in sorted(Path(OUR_FOLDER, "boardfit", folder).glob("*.py")):
+        for folder in _FOLDERS:
+            files = sorted(Path(OUR_FOLDER, "boardfit", folder).iterdir())
+            for path in (file for file in files if file.suffix in (".py", ".json", ".toml")):
                 archive.write(path, path.relative_to(OUR_FOLDER).as_posix())
     return buffer.getvalue()
 
@@ -78,16 +58,15 @@ def package_archive() -> bytes:
 def measure_remote(
     target: Target, profile: DeviceProfile, *, quick: bool = False, progress: Progress | None = None
 ) -> Measurements:
-    """Measure the board behind `target`, which `profile` describes. What cannot be measured is None
-    or empty and `notes` gives the reason; a board without a usable Python is no error.
-    """
+    """Measure the board behind `target`. A board without a usable Python is no error."""
     if target.scheme != "ssh":
         return Measurements(notes=["nothing was measured: a phone's shell has no Python"])
     mark = secrets.token_hex(16)
-    script = _SCRIPT.replace("@MARK@", mark).replace(
-        "@ASKED@", shlex.quote(_settings_json(profile, quick))
-    )
-    command = [*ssh_command(target)[:-2], f"sh -c {shlex.quote(script)}"]
+    clusters = [{**vars(cluster), "isa": sorted(cluster.isa)} for cluster in profile.clusters]
+    memory = {"ram_bytes": profile.ram_bytes, "free_bytes": profile.free_ram_bytes}
+    asked = shlex.quote(json.dumps({"clusters": clusters, "quick": quick, **memory}))
+    script = read_text_beside(__file__, "measure_board.sh", mark=mark, asked=asked)
+    command = [*shell_command(target)[:-2], f"sh -c {shlex.quote(script)}"]
     lines: list[str] = []
     with tempfile.TemporaryFile() as archive:
         archive.write(package_archive())
@@ -110,18 +89,9 @@ def measure_remote(
     found = next((line for line in lines if line.startswith(f"{mark} found ")), None)
     if found is not None:
         return parse_findings(found.partition(" found ")[2])
-    return Measurements(notes=[f"nothing was measured: {_explain_exit(code)}"])
-
-
-def _settings_json(profile: DeviceProfile, quick: bool) -> str:
-    clusters = [
-        {"core": c.core, "count": c.count, "clock_hz": c.clock_hz, "isa": sorted(c.isa)}
-        for c in profile.clusters
-    ]
-    free = profile.free_ram_bytes
-    return json.dumps(
-        {"clusters": clusters, "ram_bytes": profile.ram_bytes, "free_bytes": free, "quick": quick}
-    )
+    failed = f"measuring on the board failed (exit {code})"
+    why = _EXITS.get(code, f"it took more than {_TOTAL_S} s" if code < 0 else failed)
+    return Measurements(notes=[f"nothing was measured: {why}"])
 
 
 def _show(line: str, mark: str, progress: Progress | None) -> None:
@@ -130,16 +100,6 @@ def _show(line: str, mark: str, progress: Progress | None) -> None:
         return
     if all(word.isascii() and word.isdigit() and len(word) < 6 for word in words[2:]):
         progress(int(words[2]), int(words[3]))
-
-
-def _explain_exit(code: int) -> str:
-    if code == _NO_PYTHON:
-        return "the board has no Python 3.10 or later"
-    if code == _NO_ROOM:
-        return "the board has no room for a temporary file"
-    if code < 0:
-        return f"it took more than {_TOTAL_S} s"
-    return f"measuring on the board failed (exit {code})"
 
 
 def parse_findings(text: str) -> Measurements:
@@ -151,21 +111,19 @@ def parse_findings(text: str) -> Measurements:
     if not isinstance(data, dict):
         return Measurements(notes=["nothing was measured: the board's answer is not a JSON object"])
     found = Measurements(method=data["method"] if data.get("method") in _METHODS else None)
-    for pair in _items(data, "bandwidth_by_threads"):
-        match pair:
-            case [int(threads), int() | float() as rate] if _is_rate(rate) and 0 < threads <= 1024:
-                found.bandwidth_by_threads[threads] = float(rate)
-    for item in _items(data, "kernels"):
+    for item in [*_items(data, "bandwidth_by_threads"), *_items(data, "kernels")]:
         match item:
-            case [str(kind), bool(repacked), int(threads), int() | float() as rate] if (
-                kind in _KINDS and _is_rate(rate) and 0 < threads <= 1024
+            case [int(n), int() | float() as rate] if _is_rate(rate) and 0 < n <= 1024:
+                found.bandwidth_by_threads[n] = float(rate)
+            case [str(kind), bool(repacked), int(n), int() | float() as rate] if (
+                kind in _KINDS and _is_rate(rate) and 0 < n <= 1024
             ):
-                found.kernels.append(KernelSpeed(kind, repacked, threads, float(rate)))
+                found.kernels.append(KernelSpeed(kind, repacked, n, float(rate)))
     read = data.get("storage_read")
     if isinstance(read, int | float) and _is_rate(read):
         found.storage_read = float(read)
     if isinstance(data.get("engine_isa"), list):
-        found.engine_isa = frozenset(f for f in _items(data, "engine_isa") if _is_flag(f))
+        found.engine_isa = frozenset(f for f in ISA_FLAGS if f in _items(data, "engine_isa"))
     python = data.get("python")
     who = f"Python {printable(python)[:20]}" if isinstance(python, str) else "its Python"
     found.notes.append(f"measured on the board itself, by {who}; nothing was left there")
@@ -181,10 +139,6 @@ _LARGEST_RATE = 1e15
 def _items(data: Mapping[str, Any], name: str) -> list[Any]:
     value = data.get(name)
     return value[:200] if isinstance(value, list) else []
-
-
-def _is_flag(value: object) -> bool:
-    return isinstance(value, str) and value in ISA_FLAGS
 
 
 def _is_rate(value: float) -> bool:

@@ -1,6 +1,5 @@
-"""Heat, throttling and power: pure parsers, and readers that find the sensors of a system.
-
-Every reading is None where there is no sensor or it does not answer: 0 °C and 0 W are readings.
+"""Heat, throttling and power. A reading is None where no sensor answers: 0 °C and 0 W are
+readings.
 """
 
 from __future__ import annotations
@@ -13,15 +12,10 @@ from boardfit.edge.probe.system import System, parse_number, read_number
 # Bits of `vcgencmd get_throttled`. Source: https://www.raspberrypi.com/documentation/computers/
 # os.html#get_throttled
 THROTTLE_BITS = {
-    0: "under-voltage now",
-    1: "clock capped now",
-    2: "throttled now",
-    3: "soft temperature limit now",
-    16: "under-voltage has occurred",
-    17: "clock was capped",
-    18: "throttling has occurred",
-    19: "soft temperature limit has occurred",
-}
+    0: "under-voltage now", 1: "clock capped now", 2: "throttled now",
+    3: "soft temperature limit now", 16: "under-voltage has occurred", 17: "clock was capped",
+    18: "throttling has occurred", 19: "soft temperature limit has occurred",
+}  # fmt: skip
 _THROTTLED = re.compile(r"throttled=0x([0-9a-fA-F]{1,8})\b")
 _TEMP = re.compile(r"temp=(-?\d{1,3}(?:\.\d{1,3})?)'C")
 _RAIL = re.compile(
@@ -31,10 +25,6 @@ _RAIL = re.compile(
 # What the rails do not see, fitted against a meter at the socket: total = rails × 1.1451 + 0.5879 W
 # (https://pitop.hongjunwu.com, Raspberry Pi 5).
 _PI5_SCALE, _PI5_OFFSET_W = 1.1451, 0.5879
-_TEGRA_RAM = re.compile(r"\bRAM (\d{1,7})/(\d{1,7})MB")
-_TEGRA_CPU = re.compile(r"\bCPU \[([^\]]{1,2000})\]")
-_TEGRA_CORE = re.compile(r"(\d{1,3})%(?:@(\d{1,5}))?")
-_TEGRA_TEMP = re.compile(r"\b([A-Za-z][\w-]{0,31})@(-?\d{1,3}(?:\.\d{1,3})?)C\b")
 _TEGRA_POWER = re.compile(r"\b((?:VDD|VIN|POM)_?\w{0,31}) (\d{1,7})(?:mW)?/(\d{1,7})(?:mW)?")
 # Sensors of a SoC that does not exist answer with these (Linux thermal: THERMAL_TEMP_INVALID).
 _MILLIDEGREES = range(-55_000, 200_000)
@@ -52,24 +42,13 @@ class HeatSensor:
 @dataclass(frozen=True)
 class PowerSensor:
     """A power sensor: `kind` is `ina3221` (or another hwmon chip), `rapl`, `pmic`. `power_w` is
-    what it read; None for counters, which need two looks, and for sensors without an answer.
+    None for counters, which need two looks, and for sensors without an answer.
     """
 
     kind: str
     name: str
     path: str
     power_w: float | None
-
-
-@dataclass(frozen=True)
-class Tegrastats:
-    """One line of NVIDIA's tegrastats: RAM in bytes, core states (None: the core is off), °C, W."""
-
-    ram_used_bytes: int | None
-    ram_bytes: int | None
-    core_clocks_hz: tuple[float | None, ...]
-    temps_c: dict[str, float]
-    power_w: dict[str, float]
 
 
 def parse_throttled(text: str | None) -> int | None:
@@ -86,18 +65,11 @@ def describe_throttled(bits: int | None) -> list[str]:
 def parse_vcgencmd_temp(text: str | None) -> float | None:
     """`temp=39.2'C` → °C."""
     match = _TEMP.search(text or "")
-    return float(match[1]) if match and is_temperature(float(match[1])) else None
-
-
-def is_temperature(celsius: float) -> bool:
-    """Whether silicon survives it. Anything else is a sensor's way to answer nothing."""
-    return int(celsius * 1000) in _MILLIDEGREES
+    return float(match[1]) if match and int(float(match[1]) * 1000) in _MILLIDEGREES else None
 
 
 def parse_pmic(text: str | None) -> dict[str, float]:
-    """`vcgencmd pmic_read_adc` → rail → watts. Rails that report a voltage and no current (EXT5V,
-    BATT), or the reverse, cannot yield power and are left out.
-    """
+    """`vcgencmd pmic_read_adc` → rail → watts, where a rail reports both current and voltage."""
     amps: dict[str, float] = {}
     volts: dict[str, float] = {}
     for rail, unit, value in _RAIL.findall(text or ""):
@@ -110,30 +82,9 @@ def pi5_total_w(rails: dict[str, float]) -> float | None:
     return sum(rails.values()) * _PI5_SCALE + _PI5_OFFSET_W if rails else None
 
 
-def parse_tegrastats(line: str) -> Tegrastats:
-    """One line of tegrastats of any Jetson; what a line does not contain is None or absent."""
-    ram, cpu = _TEGRA_RAM.search(line), _TEGRA_CPU.search(line)
-    clocks: list[float | None] = []
-    for part in (cpu[1] if cpu else "").split(","):
-        if part.strip() == "off":
-            clocks.append(None)
-        elif match := _TEGRA_CORE.fullmatch(part.strip()):
-            clocks.append(float(match[2]) * 1e6 if match[2] else None)
-    # Boards without a PMIC sensor report 100 °C for it, always.
-    # A domain that is off reads -256 °C.
-    temps = {
-        name: float(c)
-        for name, c in _TEGRA_TEMP.findall(line)
-        if name != "PMIC" and is_temperature(float(c))
-    }
-    power = {name: int(now) / 1000 for name, now, _ in _TEGRA_POWER.findall(line)}
-    return Tegrastats(
-        int(ram[1]) * 2**20 if ram else None,
-        int(ram[2]) * 2**20 if ram else None,
-        tuple(clocks),
-        temps,
-        power,
-    )
+def parse_tegra_power(line: str) -> dict[str, float]:
+    """One line of NVIDIA's tegrastats, of any Jetson: rail → watts."""
+    return {name: int(now) / 1000 for name, now, _ in _TEGRA_POWER.findall(line)}
 
 
 def parse_millidegrees(text: str | None) -> float | None:
@@ -147,8 +98,8 @@ def read_heat(system: System) -> tuple[HeatSensor, ...]:
     sensors = []
     for zone in sorted(system.glob("/sys/class/thermal/thermal_zone*"), key=_natural):
         name = (system.read(f"{zone}/type") or "").strip() or zone.rsplit("/", 1)[1]
-        temp = parse_millidegrees(system.read(f"{zone}/temp"))
-        sensors.append(HeatSensor(name, f"{zone}/temp", temp))
+        path = f"{zone}/temp"
+        sensors.append(HeatSensor(name, path, parse_millidegrees(system.read(path))))
     firmware = parse_vcgencmd_temp(system.output("temp"))
     if not sensors and firmware is not None:
         sensors.append(HeatSensor("firmware", "vcgencmd measure_temp", firmware))
@@ -165,8 +116,8 @@ def read_power(system: System) -> tuple[PowerSensor, ...]:
         if name:  # `energy_uj` is readable by root alone since CVE-2020-8694
             found.append(PowerSensor("rapl", name, f"{zone}/energy_uj", None))
     if not found:  # Jetsons whose sensors are no hwmon chips: Nano, TX2 and older
-        stats = parse_tegrastats(system.output("tegrastats") or "")
-        found += [PowerSensor("tegrastats", n, "tegrastats", w) for n, w in stats.power_w.items()]
+        rails = parse_tegra_power(system.output("tegrastats") or "")
+        found += [PowerSensor("tegrastats", n, "tegrastats", w) for n, w in rails.items()]
     rails = parse_pmic(system.output("pmic"))
     if rails:
         total = pi5_total_w(rails)

@@ -12,7 +12,6 @@ from contextlib import closing
 from pathlib import Path
 
 from boardfit.edge.probe.system import System, read_number
-from boardfit.edge.terminal.progress import Progress
 
 _BLOCK_BYTES = 4 << 20  # one read: long enough for a card's sequential speed, and a page multiple
 _ENOUGH_BYTES = 96 << 20
@@ -23,10 +22,8 @@ _FOLDERS = ("/usr/lib", "/usr/lib64", "/usr/bin", "/boot", "/opt", "/system/lib6
 
 
 def storage_medium(system: System) -> str | None:
-    """Name the kind of device that / (on Android /data) is on.
-
-    It is `NVMe SSD`, `microSD`, `eMMC`, `UFS`, `SSD` or `disk`, if the device's name shows it. It
-    is None behind overlays, device mappers and network roots.
+    """`NVMe SSD`, `microSD`, `eMMC`, `UFS`, `SSD` or `disk` for / (on Android /data). None behind
+    overlays, device mappers and network roots.
     """
     device = _root_device(system.read("/proc/self/mountinfo") or "")
     if device is None:
@@ -56,11 +53,9 @@ def _root_device(mountinfo: str) -> str | None:
     return device if device and re.match(r"(nvme|mmcblk|sd|vd)", device) else None
 
 
-def measure_read_speed(
-    files: list[Path] | None = None, *, seconds: float = 2.0, progress: Progress | None = None
-) -> float | None:
+def measure_read_speed(files: list[Path] | None = None, *, seconds: float = 2.0) -> float | None:
     """Bytes per second of sequential reads past the page cache (O_DIRECT), from large files that
-    are there already. None where no file system allows it or too little could be read.
+    are there already. None where that is not allowed or too little could be read.
     """
     if not hasattr(os, "O_DIRECT"):
         return None
@@ -68,8 +63,6 @@ def measure_read_speed(
     for path in files if files is not None else large_files():
         for n_bytes, took in _read_direct(path):
             total, spent = total + n_bytes, spent + took
-            if progress:
-                progress(int(min(spent, seconds) * 1000), int(seconds * 1000))
             if total >= _ENOUGH_BYTES or spent >= seconds:
                 return total / spent if total >= _LEAST_BYTES else None
     return total / spent if total >= _LEAST_BYTES and spent > 0 else None
@@ -101,7 +94,8 @@ def large_files() -> list[Path]:
     """The largest files in the usual places, those of one folder deep included."""
     found: list[tuple[int, Path]] = []
     for folder in _FOLDERS:
-        for directory in (Path(folder), *_subfolders(Path(folder))):
+        inside = [e.path for e in _entries(folder) if e.is_dir(follow_symlinks=False)]
+        for directory in (folder, *inside[:64]):
             for entry in _entries(directory):
                 if entry.is_file(follow_symlinks=False):
                     size = entry.stat(follow_symlinks=False).st_size
@@ -110,11 +104,7 @@ def large_files() -> list[Path]:
     return [path for _, path in sorted(found, reverse=True)[:32]]
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    return [Path(e.path) for e in _entries(folder) if e.is_dir(follow_symlinks=False)][:64]
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
+def _entries(folder: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as found:
             return list(found)

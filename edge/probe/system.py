@@ -1,19 +1,19 @@
-"""Where a probe reads from: this machine, a folder that looks like one, or text sent by a board.
-
-All readers take a `System`, so that a Raspberry Pi behind ssh, a captured tree in a test and this
-machine go through the same parsers. A path or command that gives nothing is None, never "".
+"""Where a probe reads from: this machine, a folder that looks like one, or text sent by a board. A
+path or command that gives nothing is None, never "".
 """
 
 from __future__ import annotations
 
 import fnmatch
+import os
 import re
-from collections.abc import Iterable, Mapping
+import selectors
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from boardfit.edge.errors import InputError
-from boardfit.edge.process.child import SubprocessError, run_child
+from boardfit.edge.process.child import Popen, SubprocessError, run_child
 
 #: No file of /proc or /sys that a probe reads is longer; the rest of one that is gets cut off.
 MAX_TEXT_BYTES = 1 << 20
@@ -105,10 +105,8 @@ class CapturedSystem:
 
 
 def parse_dump(text: str, mark: str) -> CapturedSystem:
-    """What the remote reader printed (`boardfit.edge.probe.remote`): a line `<mark> file PATH` or
-    `<mark> output NAME` before each text, `<mark> end` as the last line.
-
-    Raises InputError when the text was cut off, or holds more than any board's.
+    """What the remote reader printed: a line `<mark> file PATH` or `<mark> output NAME` before each
+    text, `<mark> end` as the last line. Raises InputError when it was cut off, or is too large.
     """
     if not _MARK.fullmatch(mark):
         raise ValueError("the mark must be 8 to 64 letters and digits")
@@ -144,6 +142,20 @@ def parse_dump(text: str, mark: str) -> CapturedSystem:
             next_step="try again; a slow link may have been closed",
         )
     return CapturedSystem(files, outputs)
+
+
+def read_lines(child: Popen[bytes], seconds_left: Callable[[], float]) -> Iterator[bytes]:
+    """What a child prints, line by line, until it ends or is silent for `seconds_left()`."""
+    assert child.stdout is not None
+    pending = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(child.stdout, selectors.EVENT_READ)
+        while (left := seconds_left()) > 0 and selector.select(left):
+            if not (chunk := os.read(child.stdout.fileno(), 1 << 16)):
+                child.wait()
+                return
+            *lines, pending = (pending + chunk).split(b"\n")
+            yield from lines
 
 
 def read_text(path: Path) -> str | None:

@@ -17,16 +17,21 @@ from boardfit.edge.bench.store import append_results, data_directory
 from boardfit.edge.bench.workloads import Test
 from boardfit.edge.bundle.bundle import Bundle, open_bundle
 from boardfit.edge.errors import UsageError
-from boardfit.edge.race.agreement import EntrantAgreement, check_agreement, compare_answers
-from boardfit.edge.race.entrants import Entrant, make_entrants
-from boardfit.edge.race.text import measure_pace, median, peak_anonymous, race_lines
-from boardfit.edge.race.turns import Course, run_race
-from boardfit.edge.race.verdict import Lead, find_leads, sentence
+from boardfit.edge.race.turns import (
+    Course,
+    EntrantAgreement,
+    check_agreement,
+    compare_answers,
+    make_entrants,
+    run_race,
+)
+from boardfit.edge.race.verdict import EntrantPace, Lead, find_leads, sentence
+from boardfit.edge.report.rows import align_columns
 from boardfit.edge.terminal.options import add_options
 from boardfit.edge.terminal.output import echo
 from boardfit.edge.terminal.progress import ProgressLine
 from boardfit.edge.types import EngineInfo
-from boardfit.edge.units import printable
+from boardfit.edge.units import format_bytes, format_seconds, printable
 
 PREFILL = (16, 128, 512, 2048)
 DEPTHS = (0, 512, 2048)
@@ -36,21 +41,15 @@ ROUNDS, N_GEN = 5, 32
 #: Adds the options of a race to every command that ends in one.
 race_options = add_options(
     click.option(
-        "--rounds",
-        type=click.IntRange(min=1),
-        default=ROUNDS,
-        show_default=True,
+        "--rounds", type=click.IntRange(min=1), default=ROUNDS, show_default=True,
         help="Number of rounds.",
     ),
     click.option(
-        "--threads",
-        "n_threads",
+        "--threads", "n_threads",
         help="Thread counts to try, for example 1,2,4. [default: 1, half, all cores]",
     ),
     click.option(
-        "--ctx",
-        "n_ctx",
-        type=click.IntRange(min=64),
+        "--ctx", "n_ctx", type=click.IntRange(min=64),
         help="Context length, in tokens. [default: the plans']",
     ),
     click.option("--quick", is_flag=True, help="Use short prompts and two rounds."),
@@ -61,7 +60,7 @@ race_options = add_options(
         "--output", "-o", type=click.Path(path_type=Path), help="Append the results to this file."
     ),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout."),
-)
+)  # fmt: skip
 
 
 @click.command(name="race")
@@ -139,28 +138,12 @@ def make_race_records(courses: Sequence[Course], found: Sequence[Lead]) -> list[
     for number, course in enumerate(order):
         time = (start + timedelta(seconds=number)).isoformat(timespec="seconds")
         info = EngineInfo(**course.info)
-        words = ["edge", "race", course.entrant.bundle.path.name, "…"]
-        made = make_records(
-            [*course.runs, course.loads], describe_subject(course.entrant), info, " ".join(words),
-            course.baseline,
-        )  # fmt: skip
+        bundle = course.entrant.bundle
+        subject, repeat = MeasuredArtifact.from_bundle(bundle), f"edge race {bundle.path.name} …"
+        runs = [*course.runs, course.loads]
+        made = make_records(runs, subject, info, repeat, course.baseline)
         records += [{**record, "time": time, "race": sentence(found)} for record in made]
     return records
-
-
-def describe_subject(entrant: Entrant) -> MeasuredArtifact:
-    bundle = entrant.bundle
-    model = bundle.manifest["model"]
-    return MeasuredArtifact(
-        name=printable(bundle.name),
-        sha256=bundle.model_file.sha256,
-        n_bytes=bundle.plan.artifact_bytes,  # of all its files, where there are several
-        bundle_id=bundle.id,
-        arch=model.get("arch"),
-        license=model.get("license"),
-        plan=bundle.plan,
-        quality=bundle.manifest.get("quality"),
-    )
 
 
 def as_record(
@@ -174,24 +157,88 @@ def as_record(
             {"engine": r.entrant.engine, "recipe": r.entrant.recipe, "share": r.share}
             for r in agreements
         ],
-        "entrants": [
-            {
-                "engine": c.entrant.engine,
-                "recipe": c.entrant.recipe,
-                "n_threads": c.entrant.n_threads,
-                "bundle": str(c.entrant.bundle.path),
-                "n_bytes": c.entrant.bundle.n_bytes,
-                "load_s": median(c.loads.metrics(), "load_s"),
-                "peak_anon_bytes": peak_anonymous(c),
-                "tests": {
-                    run.test.label: {
-                        name: run.metrics().get(name)
-                        for name in ("prefill_tps", "decode_tps", "ttft_s")
-                    }
-                    for run in c.runs
-                },
-                "flags": sorted({flag for run in c.runs for flag in run.flags}),
-            }
-            for c in courses
-        ],
+        "entrants": [record_course(course) for course in courses],
     }
+
+
+def record_course(course: Course) -> dict[str, Any]:
+    entrant, names = course.entrant, ("prefill_tps", "decode_tps", "ttft_s")
+    metrics = {run.test.label: run.metrics() for run in course.runs}
+    return {
+        "engine": entrant.engine,
+        "recipe": entrant.recipe,
+        "n_threads": entrant.n_threads,
+        "bundle": str(entrant.bundle.path),
+        "n_bytes": entrant.bundle.n_bytes,
+        "load_s": median(course.loads.metrics(), "load_s"),
+        "peak_anon_bytes": peak_anonymous(course),
+        "tests": {
+            label: {name: found.get(name) for name in names} for label, found in metrics.items()
+        },
+        "flags": sorted({flag for run in course.runs for flag in run.flags}),
+    }
+
+
+# ---- as text: one row per entrant, medians, fastest first ----------------------------------------
+
+
+def measure_pace(course: Course) -> EntrantPace:
+    """Medians of a finished course."""
+    prefill: dict[int, float] = {}
+    decode: dict[int, float] = {}
+    for run in course.runs:
+        if run.test.kind == "prefill" and (value := median(run.metrics(), "prefill_s")):
+            prefill[run.test.n_prompt] = value
+        if run.test.kind == "decode" and (value := median(run.metrics(), "decode_tps")):
+            decode[run.test.n_depth] = value
+    return EntrantPace(course.entrant.label, prefill, decode)
+
+
+def median(metrics: dict[str, dict[str, Any] | None], name: str) -> float | None:
+    figure = metrics.get(name)
+    return None if figure is None else float(figure["median"])
+
+
+def table(courses: Sequence[Course], tests: Sequence[Test]) -> list[str]:
+    """Tokens per second by test; TTFT of the shortest prompt, load, peak of anonymous memory."""
+    shortest = next((t for t in tests if t.kind == "prefill"), None)
+    heads = [f"pp{t.n_prompt}" if t.kind == "prefill" else f"tg@{t.n_depth}" for t in tests]
+    rows = [("entrant", *heads, "TTFT", "load", "anonymous", "file")]
+    for course in sorted(courses, key=lambda c: measure_pace(c).seconds(128)):
+        cells = []
+        for test in tests:
+            metrics = course.find_run(test).metrics()
+            rate = median(metrics, f"{test.kind}_tps")
+            cells.append("–" if rate is None else f"{rate:.1f}" if rate < 100 else f"{rate:.0f}")
+        ttft = median(course.find_run(shortest).metrics(), "ttft_s") if shortest else None
+        load = median(course.loads.metrics(), "load_s")
+        times = (format_seconds(ttft), format_seconds(load))
+        sizes = (peak_anonymous(course), course.entrant.bundle.n_bytes)
+        rows.append((course.entrant.label, *cells, *times, *map(format_bytes, sizes)))
+    return align_columns(rows)
+
+
+def peak_anonymous(course: Course) -> int | None:
+    figures = [run.metrics().get("peak_anon_bytes") for run in course.runs]
+    return max((int(figure["maximum"]) for figure in figures if figure), default=None)
+
+
+def race_lines(
+    courses: Sequence[Course],
+    tests: Sequence[Test],
+    found: Sequence[Lead],
+    agreements: Sequence[EntrantAgreement],
+) -> list[str]:
+    """The verdict, the table, who agrees with whom, and what disturbed it."""
+    lines = [sentence(found), "", *table(courses, tests)]
+    lines += ["", "  pp: prefill, tg: decode, tokens/s, medians; answers of 64 tokens decide"]
+    if agreements:
+        first = courses[0].entrant
+        shares = ", ".join(
+            f"{row.entrant.engine} {row.entrant.recipe} {row.share:.1%}" for row in agreements
+        )
+        lines.append(f"  same greedy token as {first.engine} {first.recipe}: {shares}")
+    flags = sorted({flag.split(":")[0] for c in courses for run in c.runs for flag in run.flags})
+    if flags:
+        lines.append(f"  disturbed: {', '.join(flags)}; repeat it on a quiet machine")
+    return lines

@@ -37,10 +37,8 @@ class EntrantPace:
 
 @dataclass(frozen=True)
 class Lead:
-    """A range of prompt lengths and its winner.
-
-    `label` wins for prompts of `first` to `last` tokens. `ratio` is how much longer the best of the
-    other bundles takes, in the middle of them (1.0: no other bundle).
+    """`label` wins for prompts of `first` to `last` tokens. `ratio` is how much longer the best
+    other bundle takes, in the middle of them (1.0: no other bundle).
     """
 
     label: str
@@ -64,48 +62,40 @@ def interpolate(points: Mapping[int, float], x: int, *, flat: bool = False) -> f
     return max(found, y1) if x > x1 else found
 
 
-def find_leads(paces: Sequence[EntrantPace], longest: int, n_answer: int = N_ANSWER) -> list[Lead]:
-    """The winner for every prompt from 1 to `longest` tokens, as ranges.
-
-    Raises ValueError if there is no bundle.
+def find_leads(paces: Sequence[EntrantPace], longest: int) -> list[Lead]:
+    """The winner for every prompt from 1 to `longest` tokens, as ranges. Raises ValueError for
+    none.
     """
     if not paces:
         raise ValueError("no bundle finished")
     found: list[tuple[EntrantPace, int, int]] = []
     for n in range(1, longest + 1):
-        best = min(paces, key=lambda pace: pace.seconds(n, n_answer))
-        if found:
-            leader, first, _ = found[-1]
-            if leader.seconds(n, n_answer) <= best.seconds(n, n_answer) * (1 + MARGIN):
-                found[-1] = (leader, first, n)
-                continue
-            # The lead changed hands where the two were equal, not where the margin was passed.
-            equal = n
-            while equal > first + 1 and best.seconds(equal - 1, n_answer) < leader.seconds(
-                equal - 1, n_answer
-            ):
-                equal -= 1
-            found[-1] = (leader, first, equal - 1)
-            found.append((best, equal, n))
-        else:
+        best = min(paces, key=lambda pace: pace.seconds(n))
+        if not found:
             found.append((best, n, n))
+            continue
+        leader, first, _ = found[-1]
+        if leader.seconds(n) <= best.seconds(n) * (1 + MARGIN):
+            found[-1] = (leader, first, n)
+            continue
+        # The lead changed hands where the two were equal, not where the margin was passed.
+        equal = n
+        while equal > first + 1 and best.seconds(equal - 1) < leader.seconds(equal - 1):
+            equal -= 1
+        found[-1:] = [(leader, first, equal - 1), (best, equal, n)]
     return [
-        Lead(pace.label, first, last, advantage(pace, paces, (first + last) // 2, n_answer))
+        Lead(pace.label, first, last, advantage(pace, paces, (first + last) // 2))
         for pace, first, last in found
     ]
 
 
-def advantage(
-    winner: EntrantPace, paces: Sequence[EntrantPace], n_prompt: int, n_answer: int
-) -> float:
+def advantage(winner: EntrantPace, paces: Sequence[EntrantPace], n_prompt: int) -> float:
     engine = winner.label.split(",")[0]
-    others = [
-        pace.seconds(n_prompt, n_answer) for pace in paces if pace.label.split(",")[0] != engine
-    ]
-    return min(others) / winner.seconds(n_prompt, n_answer) if others else 1.0
+    others = [pace.seconds(n_prompt) for pace in paces if pace.label.split(",")[0] != engine]
+    return min(others) / winner.seconds(n_prompt) if others else 1.0
 
 
-def sentence(found: Sequence[Lead], n_answer: int = N_ANSWER) -> str:
+def sentence(found: Sequence[Lead]) -> str:
     """`prompts over 210 tokens: litert …; shorter: llama_cpp …`, in plain words."""
     if len(found) == 1:
         (only,) = found

@@ -1,16 +1,13 @@
-"""A chart as data: what is drawn, its content in words, and the same figures as a table.
-
-Nothing here draws. `boardfit.edge.report.draw` turns a chart into SVG, `boardfit.edge.report.page`
-puts the table below it for readers who see no picture.
-"""
+"""A chart as data: what is drawn, its content in words, and the same figures as a table."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Style = Literal["line", "points", "area", "steps"]
+Style = Literal["line", "points", "steps"]
+Rows = tuple[tuple[str, ...], ...]
 
 # More points than this are not visible at a chart's width; see `thin`.
 MAX_POINTS = 400
@@ -68,7 +65,7 @@ class Chart:
     x_label: str
     panels: tuple[Panel | Bars, ...]
     header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    rows: Rows
     note: str | None = None
 
 
@@ -80,12 +77,15 @@ class Missing:
     reason: str
 
 
+def sentence(parts: Iterable[str]) -> str:
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
 def thin(
     x: Sequence[float], y: Sequence[float], most: int = MAX_POINTS
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """At most `most` of the points: of each stretch its lowest and its highest, in their order, so
-    that no peak is lost.
-    """
+    """At most `most` of the points: of each stretch its lowest and its highest."""
     if len(x) <= most:
         return tuple(x), tuple(y)
     stretch = -(-len(x) // max(1, most // 2))

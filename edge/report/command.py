@@ -11,8 +11,7 @@ from typing import Any, Literal, get_args
 import click
 
 from boardfit.edge.bench.importers import read_all
-from boardfit.edge.bench.newest import MAX_LINES
-from boardfit.edge.bench.store import Results, data_directory
+from boardfit.edge.bench.store import MAX_LINES, Results, data_directory
 from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.errors import InputError, IntegrityError, UsageError
 from boardfit.edge.report.exports import to_csv, to_llama_bench
@@ -24,14 +23,8 @@ from boardfit.edge.terminal.output import echo
 from boardfit.edge.units import parse_seconds, printable
 
 Format = Literal["md", "html", "json", "png", "csv", "llama-bench"]
-_BY_SUFFIX: dict[str, Format] = {
-    ".html": "html",
-    ".htm": "html",
-    ".json": "json",
-    ".png": "png",
-    ".md": "md",
-    ".csv": "csv",
-}
+_BY_SUFFIX: dict[str, Format] = {".html": "html", ".htm": "html", ".json": "json", ".png": "png",
+                                 ".md": "md", ".csv": "csv"}  # fmt: skip
 
 
 class Seconds(click.ParamType):  # type: ignore[type-arg]
@@ -94,12 +87,8 @@ def report(
     echo(f"{output}: {n_runs} run(s), {len(data) / 1000:,.0f} kB", err=True)
 
 
-def choose_results(
-    results: Sequence[Path], *, last: bool = False, most: int | None = None
-) -> Results:
-    """The named files, or the store; of a file with more than `most` lines only the newest runs.
-    Raises InputError when there are no results.
-    """
+def choose_results(results: Sequence[Path], last: bool = False, most: int | None = None) -> Results:
+    """The results of the files, or of the store. Raises InputError when there are none."""
     paths = list(results) or sorted(data_directory().glob("*.jsonl"))
     if not paths:
         raise InputError("no results are stored yet", next_step="edge bench BUNDLE")
@@ -119,25 +108,22 @@ def choose_format(output: Path | None) -> Format:
 def render_report(found: Results, kind: Format, within_s: float | None = None) -> bytes:
     """The report in one of its formats. Raises EngineMissingError without the extra it needs."""
     records = found.records
-    if kind == "json":
-        plain = [{k: v for k, v in r.items() if k != "traces"} for r in records]
-        return (json.dumps(plain) + "\n").encode()
-    if kind == "csv":
-        return replace_surrogates(to_csv(records)).encode()
-    if kind == "llama-bench":
-        return replace_surrogates(to_llama_bench(records)).encode()
-    if kind == "html":
-        from boardfit.edge.report.page import render_page
-
-        return render_page(records, found.notes, within_s, found.partial).encode()
     if kind == "png":
         return picture(records, within_s)
-    return replace_surrogates(render(records, found.notes)).encode()
+    if kind == "json":
+        plain = [{k: v for k, v in r.items() if k != "traces"} for r in records]
+        text = json.dumps(plain) + "\n"
+    elif kind == "csv":
+        text = to_csv(records)
+    elif kind == "llama-bench":
+        text = to_llama_bench(records)
+    elif kind == "html":
+        from boardfit.edge.report.page import render_page
 
-
-def replace_surrogates(text: str) -> str:
-    """The text with a question mark for lone surrogates: JSON may hold them, UTF-8 may not."""
-    return text.encode("utf-8", "replace").decode()
+        text = render_page(records, found.notes, within_s, found.partial)
+    else:
+        text = render(records, found.notes)
+    return text.encode("utf-8", "replace")  # lone surrogates: JSON may hold them, UTF-8 may not
 
 
 def picture(records: Sequence[Record], within_s: float | None) -> bytes:
@@ -146,8 +132,8 @@ def picture(records: Sequence[Record], within_s: float | None) -> bytes:
     from boardfit.edge.report.draw import draw_png
 
     run = group_runs(records)[-1]
-    lines = [printable(verdict(run), 200)]
-    lines += [" · ".join(f"{name} {text}" for name, text in key_figures(run))]
+    figures = " · ".join(f"{name} {text}" for name, text in key_figures(run))
+    lines = [printable(verdict(run), 200), figures]
     charts = [chart for chart in run_charts(run, within_s) if isinstance(chart, Chart)]
     return draw_png(charts, printable(page_title([run])), lines)
 
@@ -155,22 +141,16 @@ def picture(records: Sequence[Record], within_s: float | None) -> bytes:
 def check(records: Sequence[Record], *, as_json: bool) -> None:
     """Print what was checked, run by run. Raises IntegrityError when something does not hold."""
     verdicts = [(run, verify_run(run)) for run in group_runs(records)]
-    if as_json:
-        for run, found in verdicts:
-            line = {
-                "run_id": run.run_id,
-                "tests": found.n_records,
-                "figures": found.n_figures,
-                "problems": found.problems,
-                "unchecked": found.gaps,
-            }
-            echo(json.dumps(line))
-    else:
-        for run, found in verdicts:
-            echo(f"{printable(run.run_id[:12])}  {printable(page_title([run]), 80)}")
-            echo(f"  {found.text}")
-            for text in (*found.problems, *found.gaps):
-                echo(f"  - {text}")
+    for run, found in verdicts:
+        if as_json:
+            counts = {"tests": found.n_records, "figures": found.n_figures}
+            problems = {"problems": found.problems, "unchecked": found.gaps}
+            echo(json.dumps({"run_id": run.run_id, **counts, **problems}))
+            continue
+        echo(f"{printable(run.run_id[:12])}  {printable(page_title([run]), 80)}")
+        echo(f"  {found.text}")
+        for text in (*found.problems, *found.gaps):
+            echo(f"  - {text}")
     broken = sum(bool(found.problems) for _, found in verdicts)
     if broken:
         raise IntegrityError(

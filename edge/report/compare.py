@@ -11,22 +11,17 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from boardfit.edge.bench.metrics import quantile
-from boardfit.edge.errors import InputError
-from boardfit.edge.report.figures import (
-    Record,
-    Run,
-    engine_text,
-    machine_key,
-    machine_name,
-    settings_text,
-)
-from boardfit.edge.units import printable
+from boardfit.edge.errors import InputError, UsageError
+from boardfit.edge.report.figures import Record, Run, machine_key, median
+from boardfit.edge.units import did_you_mean, printable
 
 SEED = 20260101
 N_DRAWS = 2000
@@ -70,9 +65,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Ratio:
-    """`figure` of one side over that of the first. `low` and `high` are None without enough
-    repetitions; `n` repetitions on the two sides.
-    """
+    """`figure` of one side over that of the first. `n` repetitions on each side."""
 
     figure: Figure
     value: float
@@ -105,31 +98,24 @@ def dimensions(run: Run) -> dict[str, Any]:
     """What a run is of, by the dimensions in which two runs may differ."""
     head = run.head
     artifact, engine, settings = head["artifact"], head["engine"], head["settings"]
-    prompts = {
-        test_key(record): record["test"].get("prompt_sha256")
-        for record in run.records
-        if record["test"].get("prompt_sha256")
-    }
+    hashes = {test_key(record): record["test"].get("prompt_sha256") for record in run.records}
     return {
         "machine": machine_key(head),
-        "artifact": (artifact.get("sha256") or (artifact.get("name"), artifact.get("n_bytes"))),
-        "engine": (engine.get("name"), engine.get("version"), engine.get("build")),
-        "settings": tuple(
-            settings.get(key) for key in ("n_ctx", "n_threads", "n_batch", "kv_type")
-        ),
-        "prompts": prompts,
+        "artifact": artifact.get("sha256") or (artifact.get("name"), artifact.get("n_bytes")),
+        "engine": tuple(map(engine.get, ("name", "version", "build"))),
+        "settings": tuple(map(settings.get, ("n_ctx", "n_threads", "n_batch", "kv_type"))),
+        "prompts": {key: found for key, found in hashes.items() if found},
         "tool": (head.get("imported") or {}).get("tool"),
     }
 
 
 def describe(run: Run, dimension: str) -> str:
     head = run.head
-    engine, settings = head["engine"], head["settings"]
     text = {
-        "machine": machine_name(run),
-        "artifact": f"{head['artifact'].get('name')} {engine.get('quant') or ''}".rstrip(),
-        "engine": engine_text(engine),
-        "settings": settings_text(settings),
+        "machine": run.machine_name,
+        "artifact": f"{head['artifact'].get('name')} {head['engine'].get('quant') or ''}".rstrip(),
+        "engine": run.engine_text,
+        "settings": run.settings_text,
         "prompts": "its own prompts",
         "tool": (head.get("imported") or {}).get("tool") or "edge bench",
     }[dimension]
@@ -152,9 +138,7 @@ def differences(a: Run, b: Run) -> list[str]:
 
 
 def check_alike(first: Side, other: Side) -> None:
-    """Raise InputError when two sides differ in more than one dimension, or were asked different
-    things: their ratio would mix causes.
-    """
+    """Raise InputError when sides differ in more than one dimension: a ratio would mix causes."""
     found = differences(first.runs[-1], other.runs[-1])
     if len(found) <= 1 and "prompts" not in found:
         return
@@ -177,16 +161,11 @@ def test_key(record: Record) -> TestKey:
     """What makes two tests one: kind and exact sizes, and what goes into a network."""
     test = record["test"]
     label = test.get("label") if test.get("kind") in ("inference", "deadline") else None
-    return (
-        *(test.get(key) for key in ("kind", "n_prompt", "n_depth", "n_gen", "page_cache")),
-        label,
-    )
+    return *map(test.get, ("kind", "n_prompt", "n_depth", "n_gen", "page_cache")), label
 
 
 def samples(side: Side, figure: Figure) -> dict[TestKey, list[list[float]]]:
-    """Test → per run its repetitions of a figure. Without stored repetitions (imported results)
-    the median stands alone.
-    """
+    """Test → per run its repetitions of a figure, or its median where they are not stored."""
     found: dict[TestKey, list[list[float]]] = {}
     for run in side.runs:
         for record in run.records:
@@ -205,9 +184,8 @@ def repetitions(record: Record, metric: str) -> list[float]:
     known = [float(v) for v in values if isinstance(v, (int, float)) and v > 0]
     if known:
         return known
-    figure = record["metrics"].get(metric) or {}
-    median = figure.get("median")
-    return [float(median)] if isinstance(median, (int, float)) and median > 0 else []
+    value = median(record, metric)
+    return [value] if value is not None and value > 0 else []
 
 
 def ratio(first: Side, other: Side, figure: Figure, *, n_draws: int = N_DRAWS) -> Ratio | None:
@@ -216,21 +194,17 @@ def ratio(first: Side, other: Side, figure: Figure, *, n_draws: int = N_DRAWS) -
     pairs = [(a[key], b[key]) for key in a if key in b]
     if not pairs:
         return None
-    value = _mean_ratio([(_pool(x), _pool(y)) for x, y in pairs])
-    n = (min(len(_pool(x)) for x, _ in pairs), min(len(_pool(y)) for _, y in pairs))
+    pools = [(list(chain(*x)), list(chain(*y))) for x, y in pairs]
+    value = _mean_ratio(pools)
+    n = (min(len(x) for x, _ in pools), min(len(y) for _, y in pools))
     low = high = None
     if min(n) >= MIN_REPEATS:
         draw = random.Random(SEED)
-        drawn = [
-            _mean_ratio([(_resample(x, draw), _resample(y, draw)) for x, y in pairs])
-            for _ in range(n_draws)
-        ]
+        drawn = []
+        for _ in range(n_draws):
+            drawn.append(_mean_ratio([(_resample(x, draw), _resample(y, draw)) for x, y in pairs]))
         low, high = quantile(drawn, 0.025), quantile(drawn, 0.975)
     return Ratio(figure, value, low, high, n, len(pairs))
-
-
-def _pool(runs: Sequence[Sequence[float]]) -> list[float]:
-    return [value for run in runs for value in run]
 
 
 def _resample(runs: Sequence[Sequence[float]], draw: random.Random) -> list[float]:
@@ -246,3 +220,48 @@ def _mean_ratio(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> flo
 def compare(first: Side, other: Side) -> list[Ratio]:
     """All figures that both sides have, in the order of FIGURES."""
     return [found for figure in FIGURES if (found := ratio(first, other, figure)) is not None]
+
+
+# ---- conditions for CI ---------------------------------------------------------------------------
+
+_FORM = re.compile(r"^\s*([a-z]+)\s*(<|>)\s*(\d+(?:\.\d+)?)\s*x?\s*$")
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Fails when a figure's ratio is beyond `bound`. An interval that holds 1 is noise."""
+
+    figure: str
+    less: bool
+    bound: float
+
+    @property
+    def text(self) -> str:
+        return f"{self.figure}{'<' if self.less else '>'}{self.bound:g}x"
+
+    def is_missed(self, ratios: Sequence[Ratio]) -> bool:
+        """Raises InputError when the figure was not measured on both sides: nothing was checked."""
+        found = next((r for r in ratios if r.figure.name == self.figure), None)
+        if found is None:
+            raise InputError(
+                f"{self.text} cannot be checked: {self.figure} is not in both runs",
+                next_step="measure both with the same edge bench command",
+            )
+        beyond = found.value < self.bound if self.less else found.value > self.bound
+        return beyond and found.is_significant is not False
+
+
+def parse_gate(text: str) -> Gate:
+    """Raises UsageError on anything but FIGURE<RATIOx or FIGURE>RATIOx."""
+    match = _FORM.match(text)
+    names = [figure.name for figure in FIGURES]
+    if not match:
+        raise UsageError(
+            f"not a condition: {text!r}", next_step="write for example --fail-if 'decode<0.95x'"
+        )
+    if match[1] not in names:
+        raise UsageError(
+            f"there is no figure {match[1]!r}.{did_you_mean(match[1], names)}",
+            next_step=f"figures: {', '.join(names)}",
+        )
+    return Gate(match[1], match[2] == "<", float(match[3]))

@@ -10,10 +10,9 @@ import click
 
 from boardfit.edge.bench.importers import read_all
 from boardfit.edge.errors import InputError, UsageError
-from boardfit.edge.report.compare import Ratio, Side, check_alike, compare, differences
+from boardfit.edge.report.compare import Ratio, Side, check_alike, compare, differences, parse_gate
 from boardfit.edge.report.figures import Run, group_runs, run_labels
 from boardfit.edge.report.fleet_charts import fleet_rows, heat_shares, list_columns
-from boardfit.edge.report.gate import parse_gate
 from boardfit.edge.report.kinds import group_alike, name_kind
 from boardfit.edge.report.rows import align_columns
 from boardfit.edge.terminal.output import echo
@@ -59,7 +58,8 @@ def compare_command(
     if not unlike:
         for side in sides[1:]:
             check_alike(sides[0], side)
-    found = [(side, compare(sides[0], side)) for side in sides[1:]]
+    first = sides[0]
+    found = [(side, compare(first, side)) for side in sides[1:]]
     if not any(ratios for _, ratios in found):
         raise InputError(
             "the runs have no test in common",
@@ -67,7 +67,7 @@ def compare_command(
         )
     failed = [(side, gate) for side, ratios in found for gate in gates if gate.is_missed(ratios)]
     if as_json:
-        echo(json.dumps([pair_data(sides[0], side, ratios) for side, ratios in found]))
+        echo(json.dumps([pair_data(first, side, ratios) for side, ratios in found]))
     else:
         echo("\n".join(pair_lines(sides, found)))
     for side, gate in failed:
@@ -95,10 +95,9 @@ def pair_lines(sides: Sequence[Side], found: Sequence[tuple[Side, list[Ratio]]])
     for side, ratios in found:
         lines += ["", f"{printable(side.label)} ({count_runs(side)})"]
         rows = [("", "ratio", "95 % interval", "", "tests")]
-        rows += [
-            (r.figure.label, f"{r.value:.3f}x", interval(r), r.verdict, str(r.n_tests))
-            for r in ratios
-        ]
+        for r in ratios:
+            span = "–" if r.low is None or r.high is None else f"{r.low:.3f}–{r.high:.3f}"
+            rows.append((r.figure.label, f"{r.value:.3f}x", span, r.verdict, str(r.n_tests)))
         lines += align_columns(rows) if ratios else ["  no test in common"]
     if all(len(side.runs) == 1 for side in sides):
         lines += ["", "one run each: what changes between runs (heat, other load) is not in it"]
@@ -106,14 +105,7 @@ def pair_lines(sides: Sequence[Side], found: Sequence[tuple[Side, list[Ratio]]])
 
 
 def count_runs(side: Side) -> str:
-    n = len(side.runs)
-    return f"{n} run{'s' if n > 1 else ''}"
-
-
-def interval(found: Ratio) -> str:
-    if found.low is None or found.high is None:
-        return "–"
-    return f"{found.low:.3f}–{found.high:.3f}"
+    return f"{len(side.runs)} run{'s' if len(side.runs) > 1 else ''}"
 
 
 def pair_data(first: Side, side: Side, ratios: Sequence[Ratio]) -> dict[str, object]:
@@ -136,9 +128,7 @@ def pair_data(first: Side, side: Side, ratios: Sequence[Ratio]) -> dict[str, obj
 
 
 def fleet_lines(runs: Sequence[Run]) -> list[str]:
-    """Every run with its figures, and each figure's share of the best as a bar of four steps. Each
-    kind of runs has its own table.
-    """
+    """Every run with its figures, and each figure's share of the best as a bar of four steps."""
     groups, lines = group_alike(runs), list[str]()
     for group in groups:
         title = [f"{printable(name_kind(group[0]), 80)}:"] if len(groups) > 1 else []
@@ -150,10 +140,8 @@ def group_lines(runs: Sequence[Run]) -> list[str]:
     """A table of runs of one kind."""
     rows = [("run", *(column.heading for column in list_columns(runs)))]
     for cells, shares in zip(fleet_rows(runs), heat_shares(runs), strict=True):
-        marked = [
-            f"{cell} {bar(share)}".rstrip() for cell, share in zip(cells[1:], shares, strict=True)
-        ]
-        rows.append((printable(cells[0], 60), *marked))
+        marked = zip(cells[1:], map(bar, shares), strict=True)
+        rows.append((printable(cells[0], 60), *(" ".join(pair).rstrip() for pair in marked)))
     return align_columns(rows)
 
 

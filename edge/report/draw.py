@@ -1,7 +1,7 @@
 """Charts drawn by matplotlib, as SVG that follows the page's colours, or as pixels.
 
-matplotlib is imported inside functions and used without pyplot: no window, no global state. Colours
-are drawn as place-holders and replaced by CSS variables: one SVG serves light, dark and print.
+matplotlib is imported inside functions and used without pyplot: no window, no global state. In SVG
+CSS variables take the place of the colours: one picture serves light, dark and print.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -25,20 +26,11 @@ EXTRA = "report"
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"
 
-# Place-holder colour → (CSS variable of the page, colour on paper). None of them occurs otherwise.
-COLOURS = {
-    "#11110a": ("--ink", "#1b1f24"),
-    "#11110b": ("--muted", "#57606a"),
-    "#11110c": ("--grid", "#d8dee4"),
-    "#11110d": ("--band", "#e6edf5"),
-    "#111101": ("--s1", "#0a58a8"),
-    "#111102": ("--s2", "#b3470b"),
-    "#111103": ("--s3", "#1a7037"),
-    "#111104": ("--s4", "#7a3fd0"),
-    "#111105": ("--s5", "#b0123f"),
-}
-INK, MUTED, GRID, BAND = "#11110a", "#11110b", "#11110c", "#11110d"
-SERIES = tuple(f"#11110{i}" for i in range(1, 6))
+# Colours on paper. No other occurs in our charts.
+INK, MUTED, GRID, BAND = "#1b1f24", "#57606a", "#d8dee4", "#e6edf5"
+SERIES = ("#0a58a8", "#b3470b", "#1a7037", "#7a3fd0", "#b0123f")
+VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", BAND: "--band"}
+VARIABLES |= {colour: f"--s{number}" for number, colour in enumerate(SERIES, 1)}
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v")
 
@@ -50,8 +42,10 @@ PNG_CHARS = 118
 LEGEND_CHARS = 54  # what one line of a legend holds
 
 
-def style() -> AbstractContextManager[None]:
-    """matplotlib's settings for our charts. Raises EngineMissingError without the extra."""
+def style(key: str = "") -> AbstractContextManager[None]:
+    """matplotlib's settings for our charts, with ids of its own for each `key`. Raises
+    EngineMissingError without the extra.
+    """
     try:
         with _root_folder():  # matplotlib reads settings from the current folder
             import matplotlib
@@ -60,32 +54,10 @@ def style() -> AbstractContextManager[None]:
             "charts need the Python package 'matplotlib', which is not installed",
             next_step=f"{install_line(EXTRA)}, or --format md",
         ) from None
-    settings: dict[Any, Any] = {
-        "svg.fonttype": "none",  # text stays text: searchable, selectable, in the page's font
-        "svg.hashsalt": "boardfit",  # the same results give the same bytes
-        "text.parse_math": False,  # a $ in a model's name is a $
-        "font.family": "sans-serif",
-        "font.size": 10,
-        "text.color": INK,
-        "axes.edgecolor": MUTED,
-        "axes.labelcolor": INK,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.color": GRID,
-        "grid.linewidth": 0.7,
-        "xtick.color": MUTED,
-        "ytick.color": MUTED,
-        "xtick.labelcolor": INK,
-        "ytick.labelcolor": INK,
-        "lines.linewidth": 1.6,
-        "lines.markersize": 5,
-        "figure.facecolor": "none",
-        "axes.facecolor": "none",
-        "savefig.facecolor": "none",
-    }
-    context: AbstractContextManager[None] = matplotlib.rc_context(settings)
+    settings = Path(__file__).with_name("charts.mplstyle")
+    context: AbstractContextManager[None] = matplotlib.rc_context(
+        {"svg.hashsalt": f"boardfit-{key}"}, settings
+    )
     return context
 
 
@@ -101,41 +73,34 @@ def _root_folder() -> Iterator[None]:
         os.close(before)
 
 
-def height_in(chart: Chart) -> float:
-    total = 0.0
-    for i, panel in enumerate(chart.panels):
-        if isinstance(panel, Bars):
-            total += 0.75 + 0.5 * len(panel.rows)
-        else:
-            total += 2.75 if i == 0 else 1.25
-    return total
+def panel_heights_in(chart: Chart) -> list[float]:
+    heights = [2.75, *[1.25] * (len(chart.panels) - 1)]
+    return [
+        0.75 + 0.5 * len(panel.rows) if isinstance(panel, Bars) else height
+        for panel, height in zip(chart.panels, heights, strict=True)
+    ]
 
 
 def plain(value: Any) -> Any:
-    """A chart, or a part of it, whose texts hold no control character: SVG allows none, and names
-    come from files of strangers.
-    """
+    """A chart, or a part of it, without control characters: names come from files of strangers."""
     if isinstance(value, str):
         return "\n".join(printable(line, MAX_TEXT) for line in value.split("\n"))
     if isinstance(value, tuple):
-        return tuple(map(plain, value)) if not _is_numeric(value) else value
+        return value if value and isinstance(value[0], (int, float)) else tuple(map(plain, value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         parts = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return type(value)(**parts)
     return value
 
 
-def _is_numeric(values: tuple[Any, ...]) -> bool:
-    return bool(values) and isinstance(values[0], (int, float))
-
-
 def draw_svg(chart: Chart) -> str:
     """The chart as one `<svg role="img">` with title and description, ids unique to the chart."""
     chart = plain(chart)
-    with style():
+    with style(chart.key):
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(WIDTH_IN, height_in(chart)), layout="constrained")
+        size = (WIDTH_IN, sum(panel_heights_in(chart)))
+        figure = Figure(figsize=size, layout="constrained")
         draw_into(figure, chart)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
@@ -151,7 +116,7 @@ def draw_png(charts: Sequence[Chart], heading: str, lines: Sequence[str]) -> byt
 
         matplotlib.rcParams.update({"savefig.facecolor": "white"})
         rows = [charts[i : i + 2] for i in range(0, len(charts), 2)]
-        heights = [max(height_in(c) for c in row) + 0.35 for row in rows]
+        heights = [max(sum(panel_heights_in(c)) for c in row) + 0.35 for row in rows]
         lines = [part for line in lines for part in textwrap.wrap(line, PNG_CHARS)]
         text_in = 0.55 + 0.2 * len(lines)
         figure: Any = Figure(figsize=(2 * WIDTH_IN, text_in + sum(heights)), layout="constrained")
@@ -164,7 +129,6 @@ def draw_png(charts: Sequence[Chart], heading: str, lines: Sequence[str]) -> byt
             for place, chart in zip(part.subfigures(1, 2).flat, row, strict=False):
                 place.suptitle(chart.title, fontsize=10, weight="bold")
                 draw_into(place, chart)
-        replace_placeholders(figure)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     return buffer.getvalue()
@@ -172,13 +136,10 @@ def draw_png(charts: Sequence[Chart], heading: str, lines: Sequence[str]) -> byt
 
 def draw_into(figure: Any, chart: Chart) -> None:
     """Draw a chart's panels below one another into a matplotlib figure or subfigure."""
-    heights = [2.75 if i == 0 else 1.25 for i in range(len(chart.panels))]
-    if any(isinstance(p, Bars) for p in chart.panels):
-        heights = [0.75 + 0.5 * len(p.rows) if isinstance(p, Bars) else 2.75 for p in chart.panels]
-        share = False
-    else:
-        share = True
-    axes = figure.subplots(len(chart.panels), 1, height_ratios=heights, squeeze=False, sharex=share)
+    share = not any(isinstance(panel, Bars) for panel in chart.panels)
+    axes = figure.subplots(
+        len(chart.panels), 1, height_ratios=panel_heights_in(chart), squeeze=False, sharex=share
+    )
     for place, panel in zip(axes[:, 0], chart.panels, strict=True):
         if isinstance(panel, Bars):
             draw_bars(place, panel)
@@ -230,33 +191,25 @@ def draw_series(axes: Any, series: Series, index: int) -> None:
 
 def draw_limit(axes: Any, limit: LimitLine, series: Sequence[Series]) -> None:
     """A line in scale, or a note at the edge where the limit is far beyond the data."""
-    largest = max((max(s.x if limit.axis == "x" else s.y, default=0.0) for s in series), default=0)
-    colour = SERIES[4]
+    is_x = limit.axis == "x"
+    largest = max((max(s.x if is_x else s.y, default=0.0) for s in series), default=0)
+    label, place = limit.label, axes.transAxes
+    at = (0.99, 0.03) if is_x else (0.99, 0.97)
     if largest > 0 and limit.value > FAR * largest:
-        times = limit.value / largest
-        label = f"{limit.label}, {times:,.0f} times the peak ↑"
-        if limit.axis == "x":
-            label = f"{limit.label} → ({times:,.0f} times the slowest)"
-        axes.text(
-            0.99, 0.03 if limit.axis == "x" else 0.97, label, transform=axes.transAxes, ha="right",
-            va="bottom" if limit.axis == "x" else "top", color=colour, fontsize=9,
-        )  # fmt: skip
-        if limit.axis == "y":
+        times = f"{limit.value / largest:,.0f} times the"
+        label = f"{label} → ({times} slowest)" if is_x else f"{label}, {times} peak ↑"
+        if not is_x:
             axes.set_ylim(top=axes.get_ylim()[1] * 1.2)
-    elif limit.axis == "x":
-        axes.axvline(limit.value, color=colour, linestyle="--", linewidth=1.2)
+    elif is_x:
+        axes.axvline(limit.value, color=SERIES[4], linestyle="--", linewidth=1.2)
         axes.set_xlim(right=max(axes.get_xlim()[1], limit.value * 1.05))
-        axes.text(
-            limit.value, 0.03, f"{limit.label} ", transform=axes.get_xaxis_transform(),
-            ha="right", va="bottom", color=colour, fontsize=9,
-        )  # fmt: skip
+        label, at, place = f"{label} ", (limit.value, 0.03), axes.get_xaxis_transform()
     else:
-        axes.axhline(limit.value, color=colour, linestyle="--", linewidth=1.2)
+        axes.axhline(limit.value, color=SERIES[4], linestyle="--", linewidth=1.2)
         axes.set_ylim(top=max(axes.get_ylim()[1], limit.value * 1.15))
-        axes.text(
-            0.99, limit.value, limit.label, transform=axes.get_yaxis_transform(),
-            ha="right", va="bottom", color=colour, fontsize=9,
-        )  # fmt: skip
+        at, place, is_x = (0.99, limit.value), axes.get_yaxis_transform(), True
+    axes.text(*at, label, transform=place, ha="right", va="bottom" if is_x else "top",
+              color=SERIES[4], fontsize=9)  # fmt: skip
 
 
 def draw_bars(axes: Any, bars: Bars) -> None:
@@ -279,38 +232,12 @@ def draw_bars(axes: Any, bars: Bars) -> None:
     axes.set_xlabel(bars.x_label)
 
 
-def replace_placeholders(figure: Any) -> None:
-    """Place-holders replaced by real colours, for pixels."""
-    import matplotlib.colors
-
-    real = {matplotlib.colors.to_rgb(k): paper for k, (_, paper) in COLOURS.items()}
-
-    def repaint(artist: Any) -> None:
-        for name in ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor"):
-            getter, setter = getattr(artist, f"get_{name}", None), f"set_{name}"
-            if getter is None or not hasattr(artist, setter):
-                continue
-            value = getter()
-            try:
-                rgba = matplotlib.colors.to_rgba_array(value)
-            except (TypeError, ValueError):
-                continue
-            if len(rgba) == 1 and rgba[0][3] and tuple(rgba[0][:3]) in real:
-                getattr(artist, setter)(matplotlib.colors.to_rgba(real[tuple(rgba[0][:3])]))
-
-    figure.canvas.draw()  # ticks exist only now
-    for artist in figure.findobj(include_self=False):
-        repaint(artist)
-
-
-_PLACEHOLDER = re.compile("|".join(COLOURS))
+_COLOUR = re.compile("|".join(VARIABLES))
 _FONT = re.compile(r"(font(?:-family)?:)([^;]*)")
 
 
 def accessible(svg: str, chart: Chart) -> str:
-    """matplotlib's SVG made fit for a page: scalable, named, described, coloured by CSS variables,
-    its ids prefixed by the chart's key.
-    """
+    """matplotlib's SVG made fit for a page: scalable, named, described, in the page's colours."""
     ElementTree.register_namespace("", SVG)
     ElementTree.register_namespace("xlink", XLINK)
     root = ElementTree.fromstring(svg)
@@ -321,15 +248,10 @@ def accessible(svg: str, chart: Chart) -> str:
         root.attrib.pop(name, None)
     used = set(re.findall(r"url\(#([^)]+)\)", svg)) | set(re.findall(r'href="#([^"]+)"', svg))
     for element in root.iter():
-        own = element.attrib.pop("id", None)
-        if own in used:
-            element.set("id", f"{chart.key}-{own}")
-        for name, value in list(element.attrib.items()):
-            if name == f"{{{XLINK}}}href":
-                del element.attrib[name]  # SVG 2 knows the plain name
-                element.set("href", value.replace("#", f"#{chart.key}-", 1))
-            elif "url(#" in value:
-                element.set(name, value.replace("url(#", f"url(#{chart.key}-"))
+        if element.get("id") not in used:
+            element.attrib.pop("id", None)
+        if target := element.attrib.pop(f"{{{XLINK}}}href", None):
+            element.set("href", target)  # SVG 2 knows the plain name
         if "style" in element.attrib:
             element.set("style", page_style(element.attrib["style"]))
     root.set("role", "img")
@@ -343,7 +265,7 @@ def accessible(svg: str, chart: Chart) -> str:
 
 def page_style(text: str) -> str:
     """An element's style with the page's colours and font."""
-    text = _PLACEHOLDER.sub(lambda m: f"var({COLOURS[m[0]][0]})", text)
+    text = _COLOUR.sub(lambda m: f"var({VARIABLES[m[0]]})", text)
 
     def font(match: re.Match[str]) -> str:
         if match[1] == "font:":

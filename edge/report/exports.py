@@ -3,53 +3,29 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from boardfit.device_profiles.toml_parser import decode_toml
+from boardfit.edge.disk.data_files import read_text_beside
 from boardfit.edge.report.figures import Record, median
-
-# Column → where it is in a record; figures follow as medians.
-_FACTS = (
-    ("time", ("time",)),
-    ("run_id", ("run_id",)),
-    ("name", ("artifact", "name")),
-    ("quant", ("engine", "quant")),
-    ("recipe", ("settings", "recipe")),
-    ("n_bytes", ("artifact", "n_bytes")),
-    ("engine", ("engine", "name")),
-    ("engine_version", ("engine", "version")),
-    ("machine", ("machine", "model")),
-    ("cpu", ("machine", "cpu")),
-    ("ram_bytes", ("machine", "ram_bytes")),
-    ("n_threads", ("settings", "n_threads")),
-    ("n_ctx", ("settings", "n_ctx")),
-    ("kv_type", ("settings", "kv_type")),
-    ("imported_from", ("imported", "tool")),
-    ("test", ("test", "label")),
-    ("kind", ("test", "kind")),
-    ("n_prompt", ("test", "n_prompt")),
-    ("n_depth", ("test", "n_depth")),
-    ("n_gen", ("test", "n_gen")),
-    ("n_repeats", ("test", "n_repeats")),
-)
-_FIGURES = (
-    *("prefill_tps", "decode_tps", "ttft_s", "itl_p50_s", "itl_p95_s", "itl_max_s"),
-    *("end_to_end_s", "latency_s", "load_s", "load_to_first_token_s", "peak_anon_bytes"),
-    *("peak_file_bytes", "peak_pss_bytes", "peak_rss_bytes"),
-)
 
 
 def to_csv(records: Sequence[Record]) -> str:
     """One row per test, medians of the figures; empty where nothing was measured."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*(name for name, _ in _FACTS), *_FIGURES, "flags"])
+    text = read_text_beside(__file__, "csv_columns.toml")
+    columns = decode_toml(text)
+    places, names = columns["facts"], columns["medians"]["names"]
+    writer.writerow([*places, *names, "flags"])
     for record in records:
-        facts = [cell(_find(record, path)) for _, path in _FACTS]
-        figures = [median(record, name) for name in _FIGURES]
+        facts = [cell(_find(record, place.split("."))) for place in places.values()]
+        figures = [median(record, name) for name in names]
         flags = cell("; ".join(map(str, record.get("flags") or [])))
         writer.writerow([*facts, *("" if f is None else f"{f:.12g}" for f in figures), flags])
     return out.getvalue()
@@ -57,24 +33,18 @@ def to_csv(records: Sequence[Record]) -> str:
 
 def cell(value: Any) -> Any:
     """Text that a spreadsheet would run as a formula gets an apostrophe (OWASP, CSV injection)."""
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return f"'{value}" if value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
-    return value
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return f"'{value}"
+    return "" if value is None else value
 
 
 def _find(record: Record, path: Sequence[str]) -> Any:
-    value: Any = record
-    for key in path:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
+    start: Any = record
+    return functools.reduce(lambda value, key: (value or {}).get(key), path, start)
 
 
 def to_llama_bench(records: Sequence[Record]) -> str:
-    """The prefill and decode tests as `llama-bench -o json` names them. Only tests with stored
-    repetitions are there: that format has no place for a median alone.
-    """
+    """The prefill and decode tests with stored repetitions, as `llama-bench -o json` names them."""
     found = [entry for record in records if (entry := llama_bench_entry(record)) is not None]
     return json.dumps(found, indent=2) + "\n"
 
@@ -82,11 +52,9 @@ def to_llama_bench(records: Sequence[Record]) -> str:
 def llama_bench_entry(record: Record) -> dict[str, Any] | None:
     test, settings = record["test"], record["settings"]
     kind = test.get("kind")
-    metric, tokens = {
-        "prefill": ("prefill_tps", test.get("n_prompt")),
-        "decode": ("decode_tps", test.get("n_gen")),
-    }.get(kind, (None, None))
-    rates = [float(f[metric]) for f in record.get("figures") or [] if metric and f.get(metric)]
+    tokens = test.get({"prefill": "n_prompt", "decode": "n_gen"}.get(kind, ""))
+    metric = f"{kind}_tps"
+    rates = [float(f[metric]) for f in record.get("figures") or [] if f.get(metric)]
     if not rates or not tokens:
         return None
     nanoseconds = [round(tokens / rate * 1e9) for rate in rates]

@@ -29,6 +29,87 @@ class Run:
     def tests(self, kind: str) -> list[Record]:
         return [r for r in self.records if r["test"].get("kind") == kind]
 
+    def first(self, kind: str) -> Record | None:
+        return next(iter(self.tests(kind)), None)
+
+    def peak(self, name: str) -> int | None:
+        """The largest value of one memory figure over all tests."""
+        values = [find_spread(record, name).get("maximum") for record in self.records]
+        return max((int(value) for value in values if value is not None), default=None)
+
+    @property
+    def best_decode(self) -> Record | None:
+        """The decode test at the smallest depth: what a short chat feels like."""
+        tests = self.tests("decode")
+        return min(tests, key=lambda r: r["test"]["n_depth"]) if tests else None
+
+    @property
+    def longest_prefill(self) -> Record | None:
+        tests = self.tests("prefill")
+        return max(tests, key=lambda r: r["test"]["n_prompt"]) if tests else None
+
+    @property
+    def memory_limit(self) -> int | None:
+        """Bytes that the machine gave the process: its RAM, or a smaller cgroup limit."""
+        machine = self.head["machine"]
+        known = [machine.get("ram_bytes"), machine.get("memory_limit_bytes")]
+        return min((int(n) for n in known if isinstance(n, (int, float)) and n > 0), default=None)
+
+    @property
+    def settings_text(self) -> str:
+        """`4 threads, context 512, KV f16, batch 512`, as far as the run recorded them."""
+        keys = ("n_threads", "n_ctx", "kv_type", "n_batch")
+        forms = ("{} threads", "context {}", "KV {}", "batch {}")
+        pairs = zip(forms, map(self.head["settings"].get, keys), strict=True)
+        known = [form.format(value) for form, value in pairs if value]
+        return ", ".join(known) or "settings not recorded"
+
+    @property
+    def engine_text(self) -> str:
+        """Name and version, as far as the run recorded them."""
+        engine = self.head["engine"]
+        return " ".join(str(part) for part in (engine.get("name"), engine.get("version")) if part)
+
+    @property
+    def machine_name(self) -> str:
+        machine = self.head["machine"]
+        known = machine.get("model") or machine.get("cpu") or machine.get("arch")
+        return str(known or "an unnamed machine")
+
+    @property
+    def imported_note(self) -> str | None:
+        """What another tool's results lack, in one sentence; None for our own."""
+        origin = self.head.get("imported")
+        if origin is None:
+            return None
+        what = ", ".join(origin.get("not_measured") or ()) or "nothing known"
+        return f"Imported from {origin.get('tool')}, which did not measure: {what}."
+
+    @property
+    def is_planned_machine(self) -> bool:
+        """Whether the plan was made for the machine that measured: a bundle for a Pi may have been
+        tried on a laptop.
+        """
+        device = (self.head.get("predicted") or {}).get("device")
+        return device in {"this-machine", self.head["machine"].get("profile")} - {None}
+
+    def find_predictions(self) -> list[tuple[str, str, float, float]]:
+        """(figure, unit, predicted, measured), where the plan is for the machine that measured."""
+        promised = self.head.get("predicted")
+        if not promised or not self.is_planned_machine:
+            return []
+        decode, prefill = self.best_decode, self.longest_prefill
+        pairs = (
+            ("decode", "tokens/s", "decode_tps", median(decode, "decode_tps")),
+            ("prefill", "tokens/s", "prefill_tps", median(prefill, "prefill_tps")),
+            ("anonymous memory", "bytes", "anonymous_bytes", self.peak("peak_anon_bytes")),
+        )
+        return [
+            (name, unit, float(plan), float(got))
+            for name, unit, key, got in pairs
+            if (plan := promised.get(key)) and got
+        ]
+
 
 def group_runs(records: Sequence[Record]) -> list[Run]:
     """Records by run id, oldest first. Two machines under one run id are two runs."""
@@ -39,90 +120,41 @@ def group_runs(records: Sequence[Record]) -> list[Run]:
     return sorted(runs, key=lambda run: str(run.head["time"]))
 
 
+def find_spread(record: Record | None, name: str) -> Mapping[str, Any]:
+    """One figure's statistics, empty when it was not measured."""
+    return (record or {}).get("metrics", {}).get(name) or {}
+
+
 def median(record: Record | None, name: str) -> float | None:
     """One figure's median, None when it was not measured."""
-    figure = (record or {}).get("metrics", {}).get(name)
-    value = figure.get("median") if isinstance(figure, dict) else None
+    value = find_spread(record, name).get("median")
     return float(value) if value is not None else None
 
 
 def spread_text(record: Record, name: str, decimals: int = 1) -> str:
     """`median (p10–p90)`; the bracket is left out below two repetitions."""
-    figure = record["metrics"].get(name)
-    if not isinstance(figure, dict) or figure.get("median") is None:
+    value, interval = median(record, name), interval_text(record, name, decimals)
+    if value is None:
         return "–"
-    text = f"{figure['median']:.{decimals}f}"
-    if (figure.get("n") or 0) < 2:
-        return text
-    return f"{text} ({figure['p10']:.{decimals}f}–{figure['p90']:.{decimals}f})"
+    return f"{value:.{decimals}f} ({interval})" if interval else f"{value:.{decimals}f}"
 
 
-def peak(run: Run, name: str) -> int | None:
-    """The largest value of one memory figure over all tests of a run."""
-    values = [
-        figure["maximum"]
-        for record in run.records
-        if isinstance(figure := record["metrics"].get(name), dict)
-        and figure.get("maximum") is not None
-    ]
-    return int(max(values)) if values else None
+def interval_text(record: Record | None, name: str, decimals: int = 1) -> str:
+    """`p10–p90`, or nothing below two repetitions."""
+    figure = find_spread(record, name)
+    if figure.get("median") is None or (figure.get("n") or 0) < 2:
+        return ""
+    return f"{figure['p10']:.{decimals}f}–{figure['p90']:.{decimals}f}"
 
 
-def best_decode(run: Run) -> Record | None:
-    """The decode test at the smallest depth: what a short chat feels like."""
-    tests = run.tests("decode")
-    return min(tests, key=lambda r: r["test"]["n_depth"]) if tests else None
-
-
-def longest_prefill(run: Run) -> Record | None:
-    tests = run.tests("prefill")
-    return max(tests, key=lambda r: r["test"]["n_prompt"]) if tests else None
-
-
-def memory_limit(run: Run) -> int | None:
-    """What the machine gave the process: its RAM, or a smaller cgroup limit; None if not stored."""
-    machine = run.head["machine"]
-    known = [machine.get("ram_bytes"), machine.get("memory_limit_bytes")]
-    return min((int(n) for n in known if isinstance(n, (int, float)) and n > 0), default=None)
-
-
-def settings_text(settings: Mapping[str, Any]) -> str:
-    """`4 threads, context 512, KV f16, batch 512`, as far as the run recorded them."""
-    words = {
-        "n_threads": "{} threads",
-        "n_ctx": "context {}",
-        "kv_type": "KV {}",
-        "n_batch": "batch {}",
-    }
-    known = [text.format(settings[key]) for key, text in words.items() if settings.get(key)]
-    return ", ".join(known) or "settings not recorded"
-
-
-def engine_text(engine: Mapping[str, Any]) -> str:
-    """Name and version, as far as the run recorded them."""
-    return " ".join(str(part) for part in (engine.get("name"), engine.get("version")) if part)
-
-
-def machine_name(run: Run) -> str:
-    machine = run.head["machine"]
-    known = machine.get("model") or machine.get("cpu") or machine.get("arch")
-    return str(known or "an unnamed machine")
-
-
-def imported_note(run: Run) -> str | None:
-    """What another tool's results lack, in one sentence; None for our own."""
-    origin = run.head.get("imported")
-    if not isinstance(origin, dict):
-        return None
-    absent = origin.get("not_measured")
-    what = ", ".join(map(str, absent)) if isinstance(absent, list) and absent else "nothing known"
-    return f"Imported from {origin.get('tool')}, which did not measure: {what}."
+def name_test(record: Record) -> str:
+    return str(record["test"].get("label", "?"))
 
 
 def page_title(runs: Sequence[Run]) -> str:
     newest = runs[-1]
-    title = f"{newest.head['artifact']['name']} on {machine_name(newest)}"
-    others = {(str(run.head["artifact"]["name"]), machine_name(run)) for run in runs}
+    title = f"{newest.head['artifact']['name']} on {newest.machine_name}"
+    others = {(str(run.head["artifact"]["name"]), run.machine_name) for run in runs}
     if len(runs) == 1:
         return title
     return f"{title}, {len(runs)} runs" if len(others) == 1 else f"{title} and {len(runs) - 1} more"
@@ -137,18 +169,16 @@ def machine_key(record: Record) -> tuple[str, ...]:
 
 
 def run_labels(runs: Sequence[Run]) -> list[str]:
-    """Make a short label per run that distinguishes it.
-
-    It has the artifact and what differs (quantization, engine, machine). If two still look alike,
-    it has memory size or run id. Engines that differ are named in any case.
+    """Make a short label per run: its artifact, and what distinguishes it. Engines that differ are
+    named in any case.
     """
     parts = [
         {
             "artifact": str(run.head["artifact"]["name"]),
             "quant": str(run.head["engine"].get("quant") or "?"),
             "engine": str(run.head["engine"].get("name") or "?"),
-            "machine": machine_name(run),
-            "memory": format_bytes(memory_limit(run)),
+            "machine": run.machine_name,
+            "memory": format_bytes(run.memory_limit),
             "cores": f"{run.head['machine'].get('n_cores') or '?'} cores",
             "threads": f"{run.head['settings'].get('n_threads') or '?'} threads",
             "context": f"context {run.head['settings'].get('n_ctx') or '?'}",
@@ -170,48 +200,9 @@ def name_clashes(runs: Sequence[Run]) -> list[str]:
     found: dict[str, set[tuple[str, ...]]] = {}
     for run in runs:
         if not run.head.get("imported"):  # other tools report too little of a machine
-            found.setdefault(machine_name(run), set()).add(machine_key(run.head))
+            found.setdefault(run.machine_name, set()).add(machine_key(run.head))
     return [
         f"{len(keys)} different machines are called {name!r}: their results are kept apart"
         for name, keys in found.items()
         if len(keys) > 1
-    ]
-
-
-def interval_text(record: Record | None, name: str, decimals: int = 1) -> str:
-    """`p10–p90`, or nothing below two repetitions."""
-    figure = (record or {}).get("metrics", {}).get(name)
-    if not isinstance(figure, dict) or figure.get("median") is None or (figure.get("n") or 0) < 2:
-        return ""
-    return f"{figure['p10']:.{decimals}f}–{figure['p90']:.{decimals}f}"
-
-
-def is_planned_machine(run: Run) -> bool:
-    """Whether the plan was made for the machine that measured: a bundle for a Pi may have been
-    tried on a laptop.
-    """
-    device = (run.head.get("predicted") or {}).get("device")
-    return device is not None and device in ("this-machine", run.head["machine"].get("profile"))
-
-
-def predicted_rows(run: Run) -> list[tuple[str, str, str, str]]:
-    """(figure, predicted, measured, measured ÷ predicted), where the plan has a prediction for the
-    measuring machine; empty otherwise.
-    """
-    promised = run.head.get("predicted")
-    if not promised or not is_planned_machine(run):
-        return []
-    pairs = [
-        ("decode, tokens/s", promised.get("decode_tps"), median(best_decode(run), "decode_tps")),
-        (
-            "prefill, tokens/s",
-            promised.get("prefill_tps"),
-            median(longest_prefill(run), "prefill_tps"),
-        ),
-        ("anonymous memory, bytes", promised.get("anonymous_bytes"), peak(run, "peak_anon_bytes")),
-    ]
-    return [
-        (name, f"{plan:,.0f}", f"{got:,.0f}", f"{got / plan:.2f}")
-        for name, plan, got in pairs
-        if plan and got
     ]

@@ -4,44 +4,59 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from boardfit.edge.report import deadline_rows as workload
+from boardfit.edge.report import language_rows as language
+from boardfit.edge.report import network_rows as network
 from boardfit.edge.report.chart import Chart, Missing
-from boardfit.edge.report.columns import (
-    DEADLINE_COLUMNS,
-    LANGUAGE_COLUMNS,
-    NETWORK_COLUMNS,
-    Column,
+from boardfit.edge.report.figures import Figure, Run, Table, median
+from boardfit.edge.report.rows import flag_lines
+from boardfit.edge.report.run_charts import (
+    deadline_charts,
+    language_charts,
+    latencies,
+    memory_over_time,
 )
-from boardfit.edge.report.deadline_charts import deadline_charts
-from boardfit.edge.report.deadline_rows import (
-    deadline_figures,
-    deadline_lines,
-    deadline_notes,
-    deadline_tables,
-    deadline_verdict,
+from boardfit.edge.units import MIB, format_bytes, format_seconds, printable
+
+
+class Column(NamedTuple):
+    """A figure in which runs of one kind stand side by side. `praise` is what a headline states of
+    the best run. `scale` is what a bar's unit is worth; None draws no bars.
+    """
+
+    heading: str
+    find: Callable[[Run], float | None]
+    text: Callable[[float], str]
+    more_is_better: bool
+    praise: str = ""
+    scale: float | None = None
+
+
+def find_memory(run: Run) -> float | None:
+    value = run.peak("peak_anon_bytes")
+    return None if value is None else float(value)
+
+
+def find_slow(name: str) -> Callable[[Run], float | None]:
+    """Find the 99th percentile of one of a workload's times."""
+    return lambda run: (workload.find_summary(run.head).get(name) or {}).get("p99")
+
+
+MEMORY = Column(
+    "anonymous memory", find_memory, lambda value: format_bytes(int(value)), False,
+    "needs the least memory", float(MIB),
+)  # fmt: skip
+#: The first load test's, or what a network's own record holds.
+LOAD = Column(
+    "load", lambda run: median(run.first("load") or run.head, "load_s"), format_seconds, False
 )
-from boardfit.edge.report.figures import Figure, Run, Table
-from boardfit.edge.report.language_rows import (
-    SPEED_HEADER,
-    language_figures,
-    language_lines,
-    language_verdict,
-    speed_rows,
-)
-from boardfit.edge.report.network_rows import (
-    network_figures,
-    network_lines,
-    network_tables,
-    network_verdict,
-)
-from boardfit.edge.report.run_charts import language_charts, latencies, memory_over_time
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a report prints of runs of one kind. `lines` are for a terminal, and `columns` are what
-    several runs are compared in.
-    """
+    """What a report prints of runs of one kind. `lines` are for a terminal."""
 
     name: str
     columns: tuple[Column, ...]
@@ -55,35 +70,65 @@ class Kind:
 
 LANGUAGE = Kind(
     "speed",
-    LANGUAGE_COLUMNS,
-    language_verdict,
-    language_figures,
-    lambda run: [(SPEED_HEADER, speed_rows(run))],
-    language_lines,
+    (
+        Column(
+            "decode, tokens/s", lambda run: median(run.best_decode, "decode_tps"),
+            "{:,.1f}".format, True, "decodes fastest", 1.0,
+        ),
+        Column(
+            "prefill, tokens/s", lambda run: median(run.longest_prefill, "prefill_tps"),
+            "{:,.0f}".format, True, scale=1.0,
+        ),
+        Column(
+            "time to first token", lambda run: median(run.first("end-to-end"), "ttft_s"),
+            format_seconds, False,
+        ),
+        MEMORY,
+        LOAD,
+    ),
+    language.language_verdict,
+    language.language_figures,
+    lambda run: [(language.SPEED_HEADER, language.speed_rows(run))],
+    language.language_lines,
     language_charts,
-)
+)  # fmt: skip
 #: By the kind that all tests of a run share. Any other run is a language model's.
 KINDS = {
     "inference": Kind(
         "network",
-        NETWORK_COLUMNS,
-        network_verdict,
-        network_figures,
-        network_tables,
-        network_lines,
+        (
+            Column(
+                "latency, median", lambda run: median(run.head, "latency_s"),
+                network.latency_text, False, "is fastest",
+            ),
+            MEMORY,
+            LOAD,
+        ),
+        network.network_verdict,
+        network.network_figures,
+        network.network_tables,
+        network.network_lines,
         lambda run, within_s: [latencies(run, within_s), memory_over_time(run)],
     ),
     "deadline": Kind(
         "workload",
-        DEADLINE_COLUMNS,
-        deadline_verdict,
-        deadline_figures,
-        deadline_tables,
-        deadline_lines,
+        (
+            Column(
+                "answered in time", lambda run: workload.find_summary(run.head).get("hit_rate"),
+                workload.share_text, True, "answers most in time",
+            ),
+            Column("whole answer, p99", find_slow("total_s"), format_seconds, False),
+            Column("first token, p99", find_slow("first_s"), format_seconds, False),
+            MEMORY,
+        ),
+        workload.deadline_verdict,
+        workload.deadline_figures,
+        workload.deadline_tables,
+        workload.deadline_lines,
         deadline_charts,
-        deadline_notes,
+        workload.deadline_notes,
     ),
-}
+}  # fmt: skip
 
 
 def find_kind(run: Run) -> Kind:
@@ -93,9 +138,7 @@ def find_kind(run: Run) -> Kind:
 
 
 def group_alike(runs: Sequence[Run]) -> list[list[Run]]:
-    """Group runs that may be compared: of one kind, and of one workload with the same budget. In
-    the order of their first runs.
-    """
+    """Group runs that may be compared: of one kind, and of one workload with the same budget."""
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
         groups.setdefault((find_kind(run).name, *describe_workload(run)), []).append(run)
@@ -126,6 +169,13 @@ def key_figures(run: Run) -> list[tuple[str, str]]:
         (name, f"{text} ({interval})" if interval else text)
         for name, text, interval in find_kind(run).figures(run)
     ]
+
+
+def run_lines(run: Run) -> list[str]:
+    """Print a run in about twelve lines: verdict, one line per test, figures, flags."""
+    flags = [f"flagged: {printable(flag, 300)}" for flag in flag_lines(run)]
+    lines = [*find_kind(run).lines(run), *(["", *flags] if flags else [])]
+    return [printable(line, 1000) for line in lines]
 
 
 def run_charts(run: Run, within_s: float | None = None) -> list[Chart | Missing]:

@@ -6,13 +6,9 @@ from boardfit.edge.report.figures import (
     Figure,
     Record,
     Run,
-    best_decode,
     interval_text,
-    longest_prefill,
-    machine_name,
     median,
-    memory_limit,
-    peak,
+    name_test,
     spread_text,
 )
 from boardfit.edge.report.rows import align_columns
@@ -21,9 +17,9 @@ from boardfit.edge.units import format_bytes, format_seconds, printable
 
 def language_verdict(run: Run) -> str:
     """One sentence: how long a 200-token question takes to answer, and what limits."""
-    decode = median(best_decode(run), "decode_tps")
-    prefill = median(longest_prefill(run), "prefill_tps")
-    name, where = run.head["artifact"]["name"], machine_name(run)
+    decode = median(run.best_decode, "decode_tps")
+    prefill = median(run.longest_prefill, "prefill_tps")
+    name, where = run.head["artifact"]["name"], run.machine_name
     quant = run.head["engine"].get("quant") or "unknown quantization"
     if not decode or not prefill:
         return f"{name} ({quant}) on {where}: not enough was measured for a verdict."
@@ -42,7 +38,7 @@ ROOMY, TIGHT = 0.5, 0.9
 
 def memory_clause(run: Run) -> str:
     """What memory means for this run, or nothing where it was not measured."""
-    used, limit = peak(run, "peak_anon_bytes"), memory_limit(run)
+    used, limit = run.peak("peak_anon_bytes"), run.memory_limit
     if used is None or limit is None:
         return ""
     share = used / limit
@@ -52,9 +48,8 @@ def memory_clause(run: Run) -> str:
 
 def language_figures(run: Run) -> list[Figure]:
     """The five figures that matter, the rates with their spread."""
-    decode, prefill = best_decode(run), longest_prefill(run)
-    talk = next(iter(run.tests("end-to-end")), None)
-    loads = run.tests("load")
+    decode, prefill = run.best_decode, run.longest_prefill
+    ttft_s = median(run.first("end-to-end"), "ttft_s")
 
     def rate(record: Record | None, name: str) -> tuple[str, str]:
         value, interval = median(record, name), interval_text(record, name)
@@ -63,9 +58,9 @@ def language_figures(run: Run) -> list[Figure]:
     return [
         ("decode", *rate(decode, "decode_tps")),
         ("prefill", *rate(prefill, "prefill_tps")),
-        ("time to first token (end to end)", format_seconds(median(talk, "ttft_s")), ""),
-        ("peak anonymous memory", format_bytes(peak(run, "peak_anon_bytes")), ""),
-        ("load", format_seconds(median(loads[0], "load_s")) if loads else "–", ""),
+        ("time to first token (end to end)", format_seconds(ttft_s), ""),
+        ("peak anonymous memory", format_bytes(run.peak("peak_anon_bytes")), ""),
+        ("load", format_seconds(median(run.first("load"), "load_s")), ""),
         *mbu_figure(decode),
     ]
 
@@ -88,39 +83,26 @@ SPEED_HEADER = ("test", "tokens/s, median (p10–p90)", "TTFT", "slowest token",
 
 
 def speed_rows(run: Run) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = []
-    for record in run.records:
-        kind = record["test"]["kind"]
-        if kind == "load":
-            continue
-        rate = "prefill_tps" if kind == "prefill" else "decode_tps"
-        rows.append(
-            (
-                str(record["test"].get("label", "?")),
-                spread_text(record, rate),
-                format_seconds(median(record, "ttft_s")),
-                format_seconds(median(record, "itl_max_s")),
-                str(record["test"].get("n_repeats", "–")),
-            )
+    return [
+        (
+            name_test(record),
+            spread_text(record, "prefill_tps" if kind == "prefill" else "decode_tps"),
+            format_seconds(median(record, "ttft_s")),
+            format_seconds(median(record, "itl_max_s")),
+            str(record["test"].get("n_repeats", "–")),
         )
-    return rows
+        for record in run.records
+        if (kind := record["test"]["kind"]) != "load"
+    ]
 
 
 def language_lines(run: Run) -> list[str]:
     """Print a run for a terminal: one line per test, without the repeats."""
-    rows = [
-        ("test", "tokens/s (p10–p90)", *SPEED_HEADER[2:4]),
-        *(row[:4] for row in speed_rows(run)),
-    ]
+    header = ("test", "tokens/s (p10–p90)", *SPEED_HEADER[2:4])
+    table = align_columns([header, *(row[:4] for row in speed_rows(run))])
     figures = [
         (name, f"{text}, {basis}" if basis else text)
         for name, text, basis in language_figures(run)
         if "tokens/s" not in text
     ]
-    return [
-        printable(language_verdict(run), 400),
-        "",
-        *align_columns(rows),
-        "",
-        *align_columns(figures),
-    ]
+    return [printable(language_verdict(run), 400), "", *table, "", *align_columns(figures)]

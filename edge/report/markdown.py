@@ -5,25 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from boardfit.edge.report.figures import (
-    Record,
-    Run,
-    engine_text,
-    group_runs,
-    imported_note,
-    machine_name,
-    name_clashes,
-    predicted_rows,
-    settings_text,
-)
+from boardfit.edge.report.figures import Record, Run, group_runs, name_clashes
 from boardfit.edge.report.kinds import find_kind, key_figures
-from boardfit.edge.report.rows import (
-    energy_method,
-    energy_rows,
-    flag_lines,
-    load_rows,
-    memory_rows,
-)
+from boardfit.edge.report.rows import energy_method, energy_rows, flag_lines, load_rows, memory_rows
 from boardfit.edge.units import format_bytes, printable
 
 
@@ -51,13 +35,9 @@ def render(records: Sequence[Record], notes: Sequence[str] = ()) -> str:
 
 def render_run(run: Run) -> list[str]:
     kind, head = find_kind(run), run.head
-    artifact, machine, settings = head["artifact"], head["machine"], head["settings"]
-    lines = [
-        f"# {escape(artifact['name'])} on {escape(machine_name(run))}",
-        "",
-        escape(kind.verdict(run), limit=500),
-        "",
-    ]
+    artifact, machine = head["artifact"], head["machine"]
+    lines = [f"# {escape(artifact['name'])} on {escape(run.machine_name)}", ""]
+    lines += [escape(kind.verdict(run), limit=500), ""]
     lines += table(("figure", "value"), key_figures(run))
     lines += ["", "## Speed"]
     for header, cells in kind.tables(run):
@@ -72,12 +52,16 @@ def render_run(run: Run) -> list[str]:
     if loads := run.tests("load"):
         lines += ["", "## Load", ""]
         lines += table(("page cache", "open", "open to first token"), load_rows(loads))
-    if predictions := predicted_rows(run):
+    if found := run.find_predictions():
         lines += ["", "## Predicted and measured", ""]
-        lines += table(("figure", "plan", "measured", "ratio"), predictions)
+        cells = [
+            (f"{name}, {unit}", f"{plan:,.0f}", f"{got:,.0f}", f"{got / plan:.2f}")
+            for name, unit, plan, got in found
+        ]
+        lines += table(("figure", "plan", "measured", "ratio"), cells)
     lines += ["", "## Conditions", ""]
     lines += [f"- flagged: {escape(flag, 300)}" for flag in flag_lines(run)]
-    if origin := imported_note(run):
+    if origin := run.imported_note:
         lines.append(f"- {escape(origin, 500)}")
     elif not flag_lines(run):
         lines.append("- nothing was flagged")
@@ -86,7 +70,7 @@ def render_run(run: Run) -> list[str]:
     lines += [
         f"- machine: {escape(', '.join(str(f) for f in facts if f) or '–')}; "
         f"{cores or '–'} cores, {ram}",
-        f"- engine: {escape(engine_text(head['engine']))}, {escape(settings_text(settings))}",
+        f"- engine: {escape(run.engine_text)}, {escape(run.settings_text)}",
         f"- artifact: {format_bytes(artifact.get('n_bytes'))}, sha256 "
         f"`{escape(str(artifact.get('sha256') or '–')[:16])}`",
         f"- boardfit {escape(head['kit'].get('version'))}, {escape(head['time'])}",

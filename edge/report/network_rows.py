@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-from boardfit.edge.report.figures import (
-    Figure,
-    Record,
-    Run,
-    Table,
-    engine_text,
-    machine_name,
-    median,
-    peak,
-)
+from boardfit.edge.report.figures import Figure, Run, Table, median, name_test
 from boardfit.edge.report.rows import align_columns
 from boardfit.edge.units import format_bytes, format_seconds
 
@@ -27,23 +18,15 @@ def network_verdict(run: Run) -> str:
     """One sentence: how long one inference takes, and how many fit into a second."""
     record = run.records[0]
     latency = median(record, "latency_s")
-    name, where = run.head["artifact"]["name"], machine_name(run)
+    name, where = run.head["artifact"]["name"], run.machine_name
     if not latency:
         return f"{name} on {where}: not enough was measured for a verdict."
     threads = run.head["settings"].get("n_threads")
     return (
         f"{name} takes {latency_text(latency)} per inference on {where} "
-        f"({1 / latency:.1f} per second, {engine_text(run.head['engine'])}"
+        f"({1 / latency:.1f} per second, {run.engine_text}"
         f"{f', {threads} threads' if threads else ''})."
     )
-
-
-def latency_row(record: Record) -> tuple[str, str, str, str]:
-    """(test, p50, p95, p99)."""
-    figures = ("latency_p50_s", "latency_p95_s", "latency_p99_s")
-    label = str(record["test"].get("label", "inference"))
-    p50, p95, p99 = (latency_text(median(record, name)) for name in figures)
-    return label, p50, p95, p99
 
 
 LATENCY_HEADER = ("test", "p50", "p95", "p99")
@@ -51,7 +34,12 @@ LATENCY_HEADER = ("test", "p50", "p95", "p99")
 
 def network_tables(run: Run) -> list[Table]:
     """Latencies, one row per test."""
-    return [(LATENCY_HEADER, [latency_row(record) for record in run.records])]
+    names = ("latency_p50_s", "latency_p95_s", "latency_p99_s")
+    rows = [
+        (name_test(record), *(latency_text(median(record, name)) for name in names))
+        for record in run.records
+    ]
+    return [(LATENCY_HEADER, rows)]
 
 
 def network_figures(run: Run) -> list[Figure]:
@@ -61,7 +49,7 @@ def network_figures(run: Run) -> list[Figure]:
     return [
         ("latency, median", latency_text(median(record, "latency_s")), ""),
         ("load", format_seconds(median(record, "load_s")), ""),
-        ("peak anonymous memory", format_bytes(peak(run, "peak_anon_bytes")), ""),
+        ("peak anonymous memory", format_bytes(run.peak("peak_anon_bytes")), ""),
         ("file", format_bytes(run.head["artifact"].get("n_bytes")), ""),
         ("providers", ", ".join(map(str, providers)) or "–", ""),
     ]

@@ -7,25 +7,22 @@ scripts and all loading, in case something slips through anyway.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 from boardfit.edge.errors import EngineMissingError
+from boardfit.edge.report import rows
 from boardfit.edge.report.chart import Chart, Missing
 from boardfit.edge.report.draw import EXTRA, draw_svg
 from boardfit.edge.report.figures import (
     Record,
     Run,
     group_runs,
-    imported_note,
-    machine_name,
     name_clashes,
     page_title,
     run_labels,
-    settings_text,
 )
 from boardfit.edge.report.fleet_charts import (
     fleet_rows,
@@ -36,13 +33,6 @@ from boardfit.edge.report.fleet_charts import (
     side_by_side,
 )
 from boardfit.edge.report.kinds import find_kind, group_alike, name_kind
-from boardfit.edge.report.rows import (
-    energy_method,
-    energy_rows,
-    flag_lines,
-    load_rows,
-    memory_rows,
-)
 from boardfit.edge.report.verify import verify_run
 from boardfit.edge.requirements import install_line
 from boardfit.edge.units import format_bytes, printable
@@ -52,10 +42,9 @@ MAX_DETAILED, MAX_DETAILED_OF_MANY, MANY_RUNS = 6, 2, 50
 MAX_ROWS = 200
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     chart: Chart
-    svg: Any  # markupsafe.Markup
+    svg: str
 
 
 def render_page(
@@ -64,12 +53,11 @@ def render_page(
     within_s: float | None = None,
     partial: Collection[str] = (),
 ) -> str:
-    """The whole page; of the runs in `partial` some tests are known to be missing. Raises
-    InputError on a broken trace, EngineMissingError without the extra.
+    """The whole page; of the runs in `partial` tests are missing. Raises InputError,
+    EngineMissingError.
     """
     try:
         import jinja2
-        import markupsafe
     except ModuleNotFoundError as error:
         raise EngineMissingError(
             f"the page needs the Python package {error.name!r}, which is not installed",
@@ -80,23 +68,20 @@ def render_page(
     labels = label_sections(runs, groups)
     n_detailed = MAX_DETAILED if len(runs) <= MANY_RUNS else MAX_DETAILED_OF_MANY
     detailed = list(zip(runs, labels, strict=True))[-n_detailed:][::-1]
-    fleets = [
-        make_fleet(group, number, markupsafe.Markup)
-        for number, group in enumerate(groups, 1)
-        if len(group) > 1
-    ]
-    drawn, missing = pictures([quality_against_size(runs)], "all", markupsafe.Markup)
+    fleets = [make_fleet(group, n) for n, group in enumerate(groups, 1) if len(group) > 1]
+    drawn, missing = pictures([quality_against_size(runs)], "all")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.globals["run_rows"] = rows
     environment.filters["plain"] = lambda text, limit=300: printable(str(text), limit)
     template = environment.from_string(_file("page.html.j2"))
     sections = [
-        section(run, label, number, within_s, markupsafe.Markup, run.run_id in partial)
+        section(run, label, number, within_s, run.run_id in partial)
         for number, (run, label) in enumerate(detailed, 1)
     ]
-    page = template.render(
-        css=markupsafe.Markup(_file("page.css")),
+    return template.render(
+        css=_file("page.css"),
         title=page_title(runs),
         kinds_note=fleet_verdict(runs) if len(groups) > 1 else None,
         fleets=fleets,
@@ -108,130 +93,99 @@ def render_page(
         n_detailed=len(sections),
         notes=[*name_clashes(runs), *notes],
     )
-    return replace_surrogates(page)
 
 
 def label_sections(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> list[str]:
     """Label each run among those of its kind; where there are several kinds, its kind is named."""
     if len(groups) == 1:
         return run_labels(runs)
-    labels = {
-        id(run): f"{label}: {name_kind(run)}"
-        for group in groups
-        for run, label in zip(group, run_labels(group), strict=True)
-    }
+    pairs = [pair for group in groups for pair in zip(group, run_labels(group), strict=True)]
+    labels = {id(run): f"{label}: {name_kind(run)}" for run, label in pairs}
     return [labels[id(run)] for run in runs]
 
 
-def make_fleet(runs: Sequence[Run], number: int, markup: Any) -> dict[str, Any]:
+def make_fleet(runs: Sequence[Run], number: int) -> dict[str, Any]:
     """Everything the template shows of several runs of one kind."""
-    rows = list(zip(fleet_rows(runs), heat_shares(runs), strict=True))[-MAX_ROWS:][::-1]
-    drawn, missing = pictures([side_by_side(runs)], f"fleet{number}", markup)
+    shown = list(zip(fleet_rows(runs), heat_shares(runs), strict=True))[-MAX_ROWS:][::-1]
+    drawn, missing = pictures([side_by_side(runs)], f"fleet{number}")
     return {
         "id": f"fleet{number}",
         "kind": name_kind(runs[0]),
         "verdict": fleet_verdict(runs),
         "columns": [column.heading for column in list_columns(runs)],
-        "rows": [assign_heat(cells, shares) for cells, shares in rows],
+        "rows": [
+            (cells[0], list(zip(cells[1:], map(find_step, shares), strict=True)))
+            for cells, shares in shown
+        ],
         "n_runs": len(runs),
-        "n_rows": len(rows),
+        "n_rows": len(shown),
         "pictures": drawn,
         "missing": missing,
     }
 
 
-def assign_heat(
-    cells: Sequence[str], shares: Sequence[float | None]
-) -> tuple[str, list[tuple[str, int | None]]]:
-    """(label, [(text, step of the heat map from 0, far from the best, to 5, the best)])."""
-    steps = [None if s is None else max(0, min(5, int(s * 5 + 1e-9))) for s in shares]
-    return cells[0], list(zip(cells[1:], steps, strict=True))
-
-
-def replace_surrogates(text: str) -> str:
-    """Lone surrogates (JSON may hold them, UTF-8 may not) as question marks."""
-    return re.sub("[\ud800-\udfff]", "?", text)
+def find_step(share: float | None) -> int | None:
+    """The step of the heat map, from 0, far from the best, to 5, the best."""
+    return None if share is None else max(0, min(5, int(share * 5 + 1e-9)))
 
 
 def _file(name: str) -> str:
     return resources.files("boardfit.edge.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def pictures(
-    charts: Sequence[Chart | Missing], prefix: str, markup: Any
-) -> tuple[list[Picture], list[Missing]]:
+def pictures(charts: Sequence[Chart | Missing], prefix: str) -> tuple[list[Picture], list[Missing]]:
     """Charts drawn with ids of their own, and those that are missing."""
-    drawn, missing = [], []
+    drawn = []
     for chart in charts:
-        if isinstance(chart, Missing):
-            missing.append(chart)
-        else:
-            named = replace(
-                chart,
-                key=f"{prefix}-{chart.key}",
-                title=printable(chart.title),
-                summary=printable(chart.summary, 600),
-            )
-            drawn.append(Picture(named, markup(draw_svg(named))))
-    return drawn, missing
+        if isinstance(chart, Chart):
+            title, summary = printable(chart.title), printable(chart.summary, 600)
+            named = replace(chart, key=f"{prefix}-{chart.key}", title=title, summary=summary)
+            drawn.append(Picture(named, draw_svg(named)))
+    return drawn, [chart for chart in charts if isinstance(chart, Missing)]
 
 
 def section(
-    run: Run, label: str, number: int, within_s: float | None, markup: Any, partial: bool = False
+    run: Run, label: str, number: int, within_s: float | None, partial: bool = False
 ) -> dict[str, Any]:
-    """Everything the template shows of one run."""
+    """Everything the template shows of one run, beside what it asks the run and its kind for."""
     kind = find_kind(run)
-    drawn, missing = pictures(kind.charts(run, within_s), f"run{number}", markup)
-    if not energy_rows(run):
+    drawn, missing = pictures(kind.charts(run, within_s), f"run{number}")
+    if not rows.energy_rows(run):
         reason = "no power sensor was readable, or no request took three seconds"
         missing.append(Missing("Energy per token", reason))
     return {
         "id": f"run{number}",
         "label": label,
-        "verdict": kind.verdict(run),
-        "figures": kind.figures(run),
-        "repeat": str(run.head.get("repeat") or "–"),
+        "kind": kind,
+        "run": run,
         "pictures": drawn,
         "missing": missing,
-        "tables": kind.tables(run),
-        "notes": kind.notes(run),
-        "memory": memory_rows(run),
-        "energy": energy_rows(run),
-        "energy_method": energy_method(run),
-        "loads": load_rows(run.tests("load")),
-        "flags": flag_lines(run),
         "facts": provenance(run),
         "check": verify_run(run, partial=partial),
-        "imported": imported_note(run),
     }
 
 
 def provenance(run: Run) -> list[tuple[str, str]]:
     """What a reader needs to repeat or to doubt the run."""
     head = run.head
-    artifact, engine, machine = head["artifact"], head["engine"], head["machine"]
-    settings, kit = head["settings"], head["kit"]
+    artifact, engine, machine, kit = (head[k] for k in ("artifact", "engine", "machine", "kit"))
     cores = machine.get("n_cores")
     commit = str(kit.get("commit") or "")[:12]
+    changed = "changed since the commit" if kit.get("changed") else ""
     facts = [
         ("artifact", f"{artifact['name']}, {format_bytes(artifact.get('n_bytes'))}"),
         ("artifact SHA-256", artifact.get("sha256")),
         ("bundle", artifact.get("bundle_id")),
         ("quantization", engine.get("quant")),
         ("engine", _join_known(engine.get("name"), engine.get("version"), engine.get("build"))),
-        ("settings", settings_text(settings)),
-        ("machine", _join_known(machine_name(run), machine.get("cpu"), machine.get("arch"))),
+        ("settings", run.settings_text),
+        ("machine", _join_known(run.machine_name, machine.get("cpu"), machine.get("arch"))),
         ("cores, memory", f"{cores or '–'}, {format_bytes(machine.get('ram_bytes'))}"),
         ("system", _join_known(machine.get("os"), machine.get("kernel"))),
         ("governor", machine.get("governor")),
         *((f"state {when}", state_text(head, when)) for when in ("before", "after")),
         ("planned for", head.get("board")),
-        (
-            "boardfit",
-            _join_known(
-                kit.get("version"), commit, "changed since the commit" if kit.get("changed") else ""
-            ),
-        ),
+        ("boardfit", _join_known(kit.get("version"), commit, changed)),
         ("measured", head["time"]),
         ("run", run.run_id),
     ]
@@ -240,10 +194,7 @@ def provenance(run: Run) -> list[tuple[str, str]]:
 
 def state_text(head: Record, when: str) -> str:
     """Temperature, clock, throttle bits and load before or after, as far as they were readable."""
-    states = head.get("states")
-    state = states.get(when) if isinstance(states, dict) else None
-    if not isinstance(state, dict):
-        return ""
+    state = (head.get("states") or {}).get(when) or {}
     forms = (
         ("temp_c", "{:.0f} °C"),
         ("clock_hz", "{:.3g} Hz"),
@@ -254,7 +205,7 @@ def state_text(head: Record, when: str) -> str:
     return ", ".join(
         form.format(int(value) if "#x" in form else value)
         for form, value in known
-        if isinstance(value, (int, float))
+        if value is not None
     )
 
 

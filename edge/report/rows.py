@@ -5,18 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from boardfit.edge.bench.power import METHODS
-from boardfit.edge.report.figures import Record, Run, median, peak, spread_text
+from boardfit.edge.bench.heat import METHODS
+from boardfit.edge.report.figures import Record, Run, median, name_test, spread_text
 from boardfit.edge.units import format_bytes, format_seconds
 
 _PERCENT = re.compile(r"[+-]\d{1,9}%")
 
 
 def flag_lines(run: Run) -> list[str]:
-    """Format every flag once, with the tests that have it.
-
-    Flags that differ only in a percentage share a line: `drift: the second half ran -9% (prefill
-    128), +7% (prefill 512)`.
+    """Format every flag once, with its tests. Flags that differ only in a percentage share a line:
+    `drift: the second half ran -9% (prefill 128), +7% (prefill 512)`.
     """
     stems: dict[str, dict[str, list[str]]] = {}
     for record in run.records:
@@ -24,25 +22,25 @@ def flag_lines(run: Run) -> list[str]:
             head, _, last = flag.rpartition(" ")
             stem, end = (head, last) if _PERCENT.fullmatch(last) else (flag, "")
             labels = stems.setdefault(stem, {}).setdefault(end, [])
-            labels.append(str(record["test"].get("label", "?")))
+            labels.append(name_test(record))
+
+    def add_tests(end: str, labels: Sequence[str]) -> str:
+        return end if len(labels) == len(run.records) else f"{end} ({', '.join(labels)})".strip()
+
     return [
-        f"{stem} {', '.join(_with_tests(end, labels, run) for end, labels in ends.items())}".strip()
+        f"{stem} {', '.join(add_tests(*part) for part in ends.items())}".strip()
         for stem, ends in stems.items()
     ]
-
-
-def _with_tests(end: str, labels: Sequence[str], run: Run) -> str:
-    return end if len(labels) == len(run.records) else f"{end} ({', '.join(labels)})".strip()
 
 
 def memory_rows(run: Run) -> list[tuple[str, str]]:
     baseline = run.head.get("baseline") or {}
     return [
-        ("anonymous (what a board dies of)", format_bytes(peak(run, "peak_anon_bytes"))),
-        ("file pages (mapped weights, can be dropped)", format_bytes(peak(run, "peak_file_bytes"))),
-        ("PSS", format_bytes(peak(run, "peak_pss_bytes"))),
-        ("RSS", format_bytes(peak(run, "peak_rss_bytes"))),
-        ("swap grown by", format_bytes(peak(run, "swap_grown_bytes"))),
+        ("anonymous (what a board dies of)", format_bytes(run.peak("peak_anon_bytes"))),
+        ("file pages (mapped weights, can be dropped)", format_bytes(run.peak("peak_file_bytes"))),
+        ("PSS", format_bytes(run.peak("peak_pss_bytes"))),
+        ("RSS", format_bytes(run.peak("peak_rss_bytes"))),
+        ("swap grown by", format_bytes(run.peak("swap_grown_bytes"))),
         ("RSS before the engine was opened", format_bytes(baseline.get("rss_bytes"))),
     ]
 
@@ -62,7 +60,7 @@ def energy_rows(run: Run) -> list[tuple[str, str, str]]:
     """(test, power, energy per token) where a sensor saw it; nothing otherwise."""
     return [
         (
-            str(record["test"].get("label", "?")),
+            name_test(record),
             f"{spread_text(record, 'power_w', 2)} W",
             f"{spread_text(record, 'j_per_token', 3)} J",
         )

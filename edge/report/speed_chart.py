@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
-from boardfit.edge.bench.metrics import drift, measure
-from boardfit.edge.bench.sustained import sustained_ratio
+from boardfit.edge.bench.metrics import drift, measure, sustained_ratio
 from boardfit.edge.bench.trace_rows import expand_trace
-from boardfit.edge.report.chart import Chart, Missing, Panel, Series, thin
-from boardfit.edge.report.figures import Record, Run
+from boardfit.edge.report.chart import Chart, Missing, Panel, Series, sentence, thin
+from boardfit.edge.report.figures import Record, Run, name_test
 
 NS = 1e-9
 
 
 def timed_traces(run: Run) -> list[tuple[float, Record, dict[str, Any]]]:
-    """(start in seconds, record, trace) in the order of time. Results of schema 1 hold no time
-    between requests: theirs are laid end to end.
+    """(start in seconds, record, trace) in the order of time. Those of schema 1 are laid end to
+    end.
     """
     found = [(r, t) for r in run.records for t in r.get("traces", []) if "end_ns" in t]
-    if all(isinstance(t.get("start_ns"), int) for _, t in found):
-        placed = [(t["start_ns"] * NS, r, t) for r, t in found]
-    else:
-        placed, at = [], 0.0
-        for record, trace in found:
-            placed.append((at, record, trace))
-            at += trace["end_ns"] * NS
+    starts = [trace.get("start_ns") for _, trace in found]
+    if None in starts:
+        starts = [0, *itertools.accumulate(trace["end_ns"] for _, trace in found)]
+    placed = [(start * NS, *pair) for start, pair in zip(starts, found, strict=False)]
     return sorted(placed, key=lambda item: item[0])
 
 
@@ -49,11 +45,11 @@ def speed_windows(run: Run) -> dict[str, list[tuple[float, float]]]:
             if (t - times[edges[-1]]) * NS >= WINDOW_S:
                 edges.append(i)
         edges = [*(edges[:-1] or [0]), len(times) - 1]
-        for first, last in pairwise(edges):
+        for first, last in itertools.pairwise(edges):
             span = (times[last] - times[first]) * NS
             if span:
                 middle = start_s + (times[first] + times[last]) / 2 * NS
-                rates = found.setdefault(str(record["test"].get("label", "?")), [])
+                rates = found.setdefault(name_test(record), [])
                 rates.append((middle, (last - first) / span))
     return found
 
@@ -77,13 +73,9 @@ def medians(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def sustained_share(run: Run) -> float | None:
     """What a board holds of its first burst in a sustained test, None without one."""
-    points = [
-        (start_s, rate)
-        for start_s, record, trace in timed_traces(run)
-        if record["test"]["kind"] == "sustained"
-        and (rate := measure(expand_trace(trace)).decode_tps) is not None
-    ]
-    return sustained_ratio(points)
+    found = [(s, t) for s, record, t in timed_traces(run) if record["test"]["kind"] == "sustained"]
+    rates = [(start_s, measure(expand_trace(trace))["decode_tps"]) for start_s, trace in found]
+    return sustained_ratio([(start_s, rate) for start_s, rate in rates if rate is not None])
 
 
 def speed_over_time(run: Run) -> Chart | Missing:
@@ -100,54 +92,39 @@ def speed_over_time(run: Run) -> Chart | Missing:
     if max(map(len, windows.values()), default=0) > MAX_WINDOWS:
         windows = {label: medians(points) for label, points in windows.items()}
         note = "Each point is the median of its spell. "
-    speeds = tuple(
-        Series(label, *thin([t for t, _ in points], [v for _, v in points]), "points")
-        for label, points in windows.items()
-    )
-    panels = [Panel("tokens/s", speeds)] if speeds else []
-    rows = [
-        (f"{label}, tokens/s", f"{min(y):.1f}", f"{max(y):.1f}", str(len(y)))
-        for label, points in windows.items()
-        if (y := [rate for _, rate in points])
-    ]
-    spans = []
+    speeds, rows, spans = list[Series](), list[tuple[str, ...]](), list[str]()
+    for label, points in windows.items():
+        times, rates = zip(*points, strict=True)
+        speeds.append(Series(label, *thin(times, rates), "points"))
+        low, high = f"{min(rates):.1f}", f"{max(rates):.1f}"
+        rows.append((f"{label}, tokens/s", low, high, str(len(rates))))
+    panels = [Panel("tokens/s", tuple(speeds))] if speeds else []
     for label, unit, points in sensors:
         if not points:
             continue
-        values = [value for _, value in points]
+        times, values = zip(*points, strict=True)
         low, high = f"{min(values):.2f}", f"{max(values):.2f}"
         span = f"stayed at {low}" if low == high else f"ran from {low} to {high}"
         spans.append(f"{label} {span} {unit}")
-        drawn = Series(label, *thin([t for t, _ in points], values))
-        panels.append(Panel(unit, (drawn,), y_from_zero=False))
+        panels.append(Panel(unit, (Series(label, *thin(times, values)),), y_from_zero=False))
         rows.append((f"{label}, {unit}", low, high, str(len(values))))
     if len(measured) < len(sensors):
         absent = ", ".join(label for label, _, points in sensors if not points)
         note += f"Not measured here: {absent}; no sensor was readable."
+    text = " ".join(part for part in (summary, sentence(spans)) if part)
+    header = ("figure", "lowest", "highest", "points")
     return Chart(
-        "speed-time",
-        title,
-        " ".join(part for part in (summary, sentence(spans)) if part),
-        "seconds",
-        tuple(panels),
-        ("figure", "lowest", "highest", "points"),
-        tuple(rows),
+        "speed-time", title, text, "seconds", tuple(panels), header, tuple(rows),
         note.strip() or None,
-    )
-
-
-def sentence(parts: Sequence[str]) -> str:
-    text = "; ".join(parts)
-    return f"{text[0].upper()}{text[1:]}." if text else ""
+    )  # fmt: skip
 
 
 def speed_summary(run: Run, windows: Mapping[str, Sequence[tuple[float, float]]]) -> str | None:
     """Whether the run slowed down, in one sentence; None below four spells of any test."""
     if held := sustained_share(run):
         return f"At the end of the run decode holds {held:.0%} of its first burst."
-    found = [drift([rate for _, rate in points]) for points in windows.values()]
-    drifts = [change for change in found if change is not None]
-    if not drifts:
+    changes = [drift([rate for _, rate in points]) for points in windows.values()]
+    if not (drifts := [change for change in changes if change is not None]):
         return None
     times = [t for points in windows.values() for t, _ in points]
     return (
@@ -164,12 +141,9 @@ def sensor_points(run: Run) -> list[tuple[str, str, list[tuple[float, float]]]]:
         for start_s, _, trace in timed_traces(run)
         for row in trace.get("heat", [])
     ]
-    kinds = (("temperature", "°C", 1, 1.0), ("clock", "GHz", 2, 1e-9), ("power", "W", 4, 1.0))
-    return [
-        (
-            label,
-            unit,
-            [(t, row[i] * scale) for t, row in rows if i < len(row) and row[i] is not None],
-        )
-        for label, unit, i, scale in kinds
-    ]
+
+    def find(i: int, scale: float = 1.0) -> list[tuple[float, float]]:
+        return [(t, row[i] * scale) for t, row in rows if i < len(row) and row[i] is not None]
+
+    clock = ("clock", "GHz", find(2, 1e-9))
+    return [("temperature", "°C", find(1)), clock, ("power", "W", find(4))]

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from boardfit.edge.bench.metrics import measure, measure_load, numbers, spread
-from boardfit.edge.bench.seal import DIGEST, digest_of
+from boardfit.edge.bench.deadline_summary import by_task, summarize
+from boardfit.edge.bench.metrics import measure, measure_load, numbers, spreads
+from boardfit.edge.bench.store import DIGEST, digest_of
 from boardfit.edge.bench.trace_rows import expand_load, expand_trace
 from boardfit.edge.errors import InputError
-from boardfit.edge.report.deadline_check import check_workload
-from boardfit.edge.report.figures import Record, Run
+from boardfit.edge.report.figures import Record, Run, name_test
 from boardfit.edge.units import printable
 
 # A spread is summed in floating point, whose last bit differs between Python versions; the figures
@@ -43,17 +43,17 @@ def verify_run(run: Run, *, partial: bool = False) -> RunVerdict:
     gaps: list[str] = []
     n_figures = 0
     for record in run.records:
-        where = f"run {run.run_id[:6]}, {record['test'].get('label', '?')}"
+        where = f"run {run.run_id[:6]}, {name_test(record)}"
         count, wrong, unchecked = verify_record(record)
         n_figures += count
-        problems += [f"{where}: {text}" for text in wrong]
-        gaps += [f"{where}: {text}" for text in unchecked]
+        problems += [printable(f"{where}: {text}", 400) for text in wrong]
+        gaps += [printable(f"{where}: {text}", 400) for text in unchecked]
     if partial:
         gaps.append("only the first tests of this run were read; --verify checks all")
     else:
-        problems += [f"run {run.run_id[:6]}: {text}" for text in missing_parts(run.records)]
-    clean = tuple(printable(text, 400) for text in problems)
-    return RunVerdict(len(run.records), n_figures, clean, tuple(printable(g, 400) for g in gaps))
+        lost = (f"run {run.run_id[:6]}: {text}" for text in missing_parts(run.records))
+        problems += [printable(text, 400) for text in lost]
+    return RunVerdict(len(run.records), n_figures, tuple(problems), tuple(gaps))
 
 
 def verify_record(record: Record) -> tuple[int, list[str], list[str]]:
@@ -116,38 +116,80 @@ def compare_spreads(
 ) -> list[str]:
     """What is wrong with stored medians and ranges, one line per figure."""
     wrong = []
-    for name in dict.fromkeys([*stored, *(key for figures in derived for key in figures)]):
-        values = [v for figures in derived if (v := figures.get(name)) is not None]
-        again = spread(values)
-        expected: dict[str, Any] = again.to_dict() if again else {}
+    again = spreads(derived)
+    for name in dict.fromkeys([*stored, *again]):
+        expected = again.get(name) or {}
         got = stored.get(name) or {}
         for part in dict.fromkeys([*expected, *got]):
-            if not _is_equal(got.get(part), expected.get(part)):
-                wrong.append(
-                    f"{name}: {part} is {got.get(part)!r}, the trace gives {expected.get(part)!r}"
-                )
+            mine, right = got.get(part), expected.get(part)
+            if not _is_equal(mine, right):
+                wrong.append(f"{name}: {part} is {mine!r}, the trace gives {right!r}")
                 break
     return wrong
 
 
 def _is_equal(a: Any, b: Any) -> bool:
-    if a is None or b is None:
-        return a is b
-    return math.isclose(a, b, rel_tol=SPREAD_TOLERANCE, abs_tol=0.0)
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
+        return math.isclose(a, b, rel_tol=SPREAD_TOLERANCE, abs_tol=1e-15)
+    return bool(a == b)
 
 
 def missing_parts(records: Sequence[Record]) -> list[str]:
     """Tests that a run had and its records no longer have; schema 1 cannot show it."""
-    parts = [r["part"] for r in records if isinstance(r.get("part"), dict)]
-    if not parts:
-        return []
-    total = max(int(p.get("of") or 0) for p in parts)
-    indexes = [p.get("index") for p in parts]
+    parts = [record["part"] for record in records if record.get("part")]
+    total = max((part["of"] for part in parts), default=0)
+    indexes = [part["index"] for part in parts]
     wrong = []
-    lost = sorted(set(range(min(total, 10_000))) - {i for i in indexes if isinstance(i, int)})
-    if lost:
+    if lost := sorted(set(range(min(total, 10_000))) - set(indexes)):
         numbers_text = ", ".join(str(i + 1) for i in lost[:10])
         wrong.append(f"{len(lost)} of {total} tests are missing (number {numbers_text})")
-    if len(indexes) != len(set(map(str, indexes))):
+    if len(indexes) != len(set(indexes)):
         wrong.append("a test is there twice")
     return wrong
+
+
+# ---- workloads -----------------------------------------------------------------------------------
+
+
+def check_workload(record: Record) -> tuple[int, list[str]]:
+    """(figures derived again, what is wrong) of the entry `deadline` of a record."""
+    section = record.get("deadline")
+    try:
+        assert isinstance(section, dict)
+        rows = section["requests"]
+        accepted = [row for row in rows if row["accepted"]]
+        traces = record["traces"]
+        wrong = []
+        if len(traces) != len(accepted):
+            wrong.append(f"{len(accepted)} requests were accepted, there are {len(traces)} traces")
+        for number, (row, trace) in enumerate(zip(accepted, traces, strict=False), 1):
+            if row["n_out"] != len(trace.get("token_t_ns", [])):
+                wrong.append(f"request {number}: its tokens are not those of its trace")
+            pairs = ((row["total_s"], row["within_s"]), (row["first_s"], row["first_within_s"]))
+            kept = all(limit is None or (s is not None and s <= limit) for s, limit in pairs)
+            if row["met"] is not (row["first_s"] is not None and kept):
+                wrong.append(f"request {number}: met is {row['met']}, its times contradict it")
+        for row in rows:
+            # Older records did not ask refused requests again.
+            limit_s = row["first_within_s"] if row["within_s"] is None else row["within_s"]
+            if "rightly" in row and row["rightly"] is not (row["need_s"] > limit_s):
+                wrong.append(f"a refusal: rightly is {row['rightly']}, its time contradicts it")
+        again = {"summary": summarize(rows), "by_task": by_task(rows)}
+        figures = dict(_list_leaves(again))
+        stored = dict(_list_leaves({key: section[key] for key in again}))
+        wrong += [
+            f"{name} is {stored.get(name)!r}, the requests give {figures.get(name)!r}"
+            for name in dict.fromkeys([*figures, *stored])
+            if not _is_equal(stored.get(name), figures.get(name))
+        ]
+        return len(figures), wrong
+    except (AssertionError, KeyError, TypeError, AttributeError, ValueError, ArithmeticError):
+        return 0, ["the entry 'deadline' is not as edge bench writes it"]
+
+
+def _list_leaves(tree: Any, path: str = "") -> list[tuple[str, Any]]:
+    if not isinstance(tree, dict):
+        return [(path, tree)]
+    return [
+        leaf for key, value in tree.items() for leaf in _list_leaves(value, f"{path}.{key}"[-120:])
+    ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from xml.sax.saxutils import escape
 
 from boardfit.edge.disk.data_files import read_text_beside
+from boardfit.edge.engines.llama.ready import SHELF_BYTES
 from boardfit.edge.errors import InputError
 from boardfit.edge.process.cage import SYSTEMD
 from boardfit.edge.types import Plan
@@ -30,7 +31,7 @@ def serve_unit(name: str, plan: Plan, root: str, *, program: str, port: int) -> 
 
     Raises InputError when the plan's memory is no number of bytes.
     """
-    most = planned_bytes(plan) * 11 // 10 + SERVER_BYTES
+    most = planned_bytes(plan) * 11 // 10 + SERVER_BYTES + SHELF_BYTES
     cage = [line for line in SYSTEMD.splitlines() if not line.startswith(_CLOSED)]
     return read_text_beside(
         __file__,

@@ -5,7 +5,6 @@ After a power cut at any point `current` names a release that was whole when it 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from boardfit.edge.slots import layout
 from boardfit.edge.slots.failed_starts import failed_starts, forgive_starts
 from boardfit.edge.slots.files import BoardFiles
 from boardfit.edge.slots.layout import is_release_id, release_folder
-from boardfit.edge.slots.trust import pinned_keys, refuse_release, release_signer
+from boardfit.edge.slots.trust import pinned_keys, read_manifest, refuse_release, release_signer
 from boardfit.edge.terminal.progress import Say
 from boardfit.edge.trust.bundle_signature import SIGNATURE
 from boardfit.edge.units import format_bytes, printable
@@ -123,15 +122,8 @@ class Slots:
         """A release's manifest; its files are not looked at. Raises IntegrityError when it is not
         the one that the id stands for.
         """
-        folder = layout.bundle_folder(release_id)
-        text = self.files.read(f"{folder}/{MANIFEST}", MAX_MANIFEST_BYTES)
-        if text is None or hashlib.sha256(text).hexdigest() != release_id:
-            raise IntegrityError(
-                f"{self.files.root}/{folder}: {MANIFEST} "
-                + ("is missing" if text is None else "was edited or damaged"),
-                next_step="flash the bundle again: only what is damaged is sent",
-            )
-        return parse_manifest(text, Path(folder))
+        text = read_manifest(self.files, release_id)
+        return parse_manifest(text, Path(layout.bundle_folder(release_id)))
 
     def damage(self, folder: str, bundle: Bundle) -> list[str]:
         """Names of a bundle's missing, foreign and differing files in `folder`, read from the

@@ -89,6 +89,18 @@ def refuse_release(files: BoardFiles, subject: Subject) -> None:
         board_rules(files).refuse(subject, files.root)
 
 
+def read_manifest(files: BoardFiles, release_id: str) -> bytes:
+    """A release's manifest. Raises IntegrityError when it is not the one that the id stands for."""
+    text = files.read(f"{bundle_folder(release_id)}/{MANIFEST}", MAX_MANIFEST_BYTES)
+    if text is None or hashlib.sha256(text).hexdigest() != release_id:
+        raise IntegrityError(
+            f"release {release_id[:12]} on {files.root}: {MANIFEST} "
+            + ("is missing" if text is None else "was edited or damaged"),
+            next_step="flash the bundle again: only what is damaged is sent",
+        )
+    return text
+
+
 def release_signer(
     files: BoardFiles, release_id: str, keys: Sequence[PublicKey]
 ) -> PublicKey | None:
@@ -97,14 +109,8 @@ def release_signer(
     """
     if not keys:
         return None
-    folder = bundle_folder(release_id)
-    manifest = files.read(f"{folder}/{MANIFEST}", MAX_MANIFEST_BYTES)
-    if manifest is None or hashlib.sha256(manifest).hexdigest() != release_id:
-        raise IntegrityError(
-            f"release {release_id[:12]} on {files.root}: {MANIFEST} is missing, edited or damaged",
-            next_step="flash the bundle again: only what is damaged is sent",
-        )
-    signature = files.read(f"{folder}/{SIGNATURE}", MAX_SIGNATURE_BYTES)
+    manifest = read_manifest(files, release_id)
+    signature = files.read(f"{bundle_folder(release_id)}/{SIGNATURE}", MAX_SIGNATURE_BYTES)
     try:
         return accepting_key(manifest, signature, keys, files.root, revoked_keys(files))
     except IntegrityError as error:

@@ -119,14 +119,12 @@ class StateStore:
         self._known = {}
         with contextlib.suppress(IntegrityError):
             check_owner(self.folder)
-            if not self.claims or is_claimed(self.folder):
-                self._read_folder()
-
-    def _read_folder(self) -> None:
-        for entry in entries(self.folder):
-            if entry.path.name.startswith(self._prefix) and entry.n_bytes <= self.limit_bytes:
-                with contextlib.suppress(EdgeError):
-                    self._known[entry.path] = read_state_header(entry.path, MAX_TOKENS).tokens
+            if self.claims and not is_claimed(self.folder):
+                return
+            for entry in entries(self.folder):
+                if entry.path.name.startswith(self._prefix) and entry.n_bytes <= self.limit_bytes:
+                    with contextlib.suppress(EdgeError):
+                        self._known[entry.path] = read_state_header(entry.path, MAX_TOKENS).tokens
 
     def state_path(self, tokens: Sequence[int]) -> Path:
         """Where a state of exactly these tokens lies."""
@@ -207,7 +205,10 @@ class StateStore:
             return None
         limit = self.room_bytes()
         try:
-            self._make_folder()
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            check_owner(self.folder)
+            if self.claims:
+                claim(self.folder)
             sweep(self.folder)
             engine.save_prefix(path, len(tokens), max_bytes=limit)
             if read_state_header(path, MAX_TOKENS).tokens != tuple(tokens):
@@ -219,12 +220,6 @@ class StateStore:
         for gone in evict(self.folder, limit, keep=path):
             self._known.pop(gone, None)
         return path
-
-    def _make_folder(self) -> None:
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        check_owner(self.folder)
-        if self.claims:
-            claim(self.folder)
 
     def drop(self, tokens: Sequence[int], *, for_good: bool = False) -> None:
         """Remove the state of exactly these tokens; `for_good`: an empty file keeps it out."""

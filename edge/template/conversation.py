@@ -18,10 +18,9 @@ from typing import Any
 from boardfit.edge.errors import UsageError
 from boardfit.edge.template.render import parse, render
 from boardfit.edge.template.thinking import (
-    KINDS,
-    USUAL,
     ThinkingFilter,
     ThinkingKind,
+    all_kinds,
     control_tokens,
     find_kinds,
     find_open,
@@ -96,8 +95,8 @@ class ChatTemplate:
         if self._kinds or "think" in self.source:
             opening = "".join(self.write(messages, lambda text, is_own: ()))
             closed = "".join(self.write(messages, lambda text, is_own: (), generate=False))
-            opened = find_open(opening[len(os.path.commonprefix([opening, closed])) :], KINDS)
-        kinds = list(dict.fromkeys(filter(None, [opened, *self._kinds, USUAL])))
+            opened = find_open(opening[len(os.path.commonprefix([opening, closed])) :], all_kinds())
+        kinds = list(dict.fromkeys(filter(None, [opened, *self._kinds, all_kinds()[0]])))
         for kind in kinds:
             if kind not in self._controls:
                 self._controls[kind] = control_tokens([kind], tokenize, has_text)

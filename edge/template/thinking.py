@@ -1,9 +1,11 @@
-"""Separate a model's thinking from its answer, and switch thinking on or off. What families write
-around their thoughts, and the variables that switch them, are tables in `names.toml`."""
+"""Separate a model's thinking from its answer, and switch thinking on or off, by the tables in
+`names.toml`: what families write around their thoughts, and the variables that switch them.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +14,7 @@ from typing import Any
 from boardfit.device_profiles.toml_parser import load_toml
 from boardfit.edge.types import AnswerFilter, Thinking, TokenEvent
 
-_NAMES = load_toml("boardfit.edge.template", "names.toml")
-#: Template variables that switch thinking: their values for off and on.
-_SWITCHES: Mapping[str, tuple[Any, Any]] = _NAMES["switches"]
-SWITCH_NAMES = frozenset([*_SWITCHES, "reasoning_effort"])
+_NAMES = ("boardfit.edge.template", "names.toml")
 #: What `reasoning_effort` may be called where it is least; the first two switch thinking off.
 _EFFORTS = ("none", "no_think", "minimal", "low")
 
@@ -43,9 +42,18 @@ class ThinkingKind:
         return f"\n{self.ends[-1]}\n\n" if self.none.endswith("\n") else self.ends[-1]
 
 
-KINDS = tuple(map(ThinkingKind.from_row, _NAMES["kinds"]))
-#: What models write whose template does not mention thinking.
-USUAL = KINDS[0]
+# Read when they are needed: a start without a conversation does not pay for them.
+
+
+@functools.cache
+def all_kinds() -> tuple[ThinkingKind, ...]:
+    """The first is what models write whose template does not mention thinking."""
+    return tuple(map(ThinkingKind.from_row, load_toml(*_NAMES)["kinds"]))
+
+
+def switch_names() -> frozenset[str]:
+    """Template variables that switch thinking."""
+    return frozenset([*load_toml(*_NAMES)["switches"], "reasoning_effort"])
 
 
 def find_kinds(template: str) -> list[ThinkingKind]:
@@ -58,7 +66,7 @@ def find_kinds(template: str) -> list[ThinkingKind]:
             return all(piece in template for piece in pieces or [kind.start])
         return kind.start in template or kind.ends[-1] in template
 
-    return list(filter(names, KINDS))
+    return list(filter(names, all_kinds()))
 
 
 def switch_variables(
@@ -70,7 +78,8 @@ def switch_variables(
     if thinking == "auto":
         return {}, True
     is_on = thinking == "on"
-    found = {name: values[is_on] for name, values in _SWITCHES.items() if name in names}
+    switches = load_toml(*_NAMES)["switches"]
+    found = {name: values[is_on] for name, values in switches.items() if name in names}
     is_switch = bool(found)
     if "reasoning_effort" in names and not is_on:
         words = set(re.findall(r"[\"'](\w+)[\"']", template))
@@ -131,7 +140,7 @@ class ThinkingFilter(AnswerFilter):
             if self._open is not None:
                 before, end = _split_first(self._held, self._open.ends)
                 if end is None:
-                    keep = 0 if ends else _partial(self._held, self._open.ends)
+                    keep = 0 if ends else count_begun(self._held, self._open.ends)
                     cut = len(self._held) - keep
                     thought, self._held = thought + self._held[:cut], self._held[cut:]
                     return shown, self._strip_controls(thought)
@@ -197,7 +206,7 @@ def _split_first(text: str, marks: Sequence[str]) -> tuple[str, str | None]:
     return text[:at], mark
 
 
-def _partial(text: str, marks: Sequence[str]) -> int:
+def count_begun(text: str, marks: Sequence[str]) -> int:
     """How many characters at the end of `text` may be the beginning of one of `marks`."""
     longest = max(map(len, marks)) - 1
     for n in range(min(longest, len(text)), 0, -1):

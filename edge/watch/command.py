@@ -1,28 +1,20 @@
-"""`edge watch`: live tokens/s, memory by kind, heat, clock and throttling of what runs here.
-
-edge watch                       # q or Ctrl-C leaves
-edge watch ssh://pi@raspberrypi
-edge watch --json | jq .machine.temp_c
-"""
+"""`edge watch`: live tokens/s, memory by kind, heat, clock and throttling of what runs here."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import datetime, timezone
 
 import click
 
 from boardfit.edge.probe.remote import parse_target
-from boardfit.edge.process.live import Page
 from boardfit.edge.terminal.output import write_text
-from boardfit.edge.watch.draw import ProcessHistory, screen_lines
-from boardfit.edge.watch.look import Here, Look, LookSource, to_record
-from boardfit.edge.watch.rates import Rates
-from boardfit.edge.watch.remote import WatchedBoard
-from boardfit.edge.watch.screen import Screen, quiet_interrupt
+from boardfit.edge.watch.draw import ProcessHistory, Rates, screen_lines
+from boardfit.edge.watch.look import Here, Look, WatchedBoard, to_record
+from boardfit.edge.watch.screen import Screen
 
 # A pipe has no width.
 WIDE, TALL = 200, 10_000
@@ -42,9 +34,9 @@ def watch(target: str | None, interval: float, looks: int | None, as_json: bool)
     TARGET is ssh://user@host or adb://serial. The view covers every process of `edge chat`, `edge
     run` or `edge bench`. You may start `edge watch` before them. Press q or Ctrl-C to exit.
     """
-    source: LookSource = WatchedBoard(parse_target(target), interval) if target else Here()
+    source: Here | WatchedBoard = WatchedBoard(parse_target(target), interval) if target else Here()
     title = f"edge watch {target}" if target else "edge watch"
-    with closing(source), quiet_interrupt():
+    with closing(source), suppress(KeyboardInterrupt):  # Ctrl-C is the way to leave
         if as_json or not sys.stdout.isatty():
             print_looks(source, interval, looks, as_json=as_json, title=title)
         else:
@@ -55,30 +47,24 @@ class WatchMemory:
     """State kept between looks: each process's rate, its history, how long it has stood."""
 
     def __init__(self) -> None:
-        self._rates: dict[int, Rates] = {}
-        self._since: dict[int, tuple[tuple[object, ...], float]] = {}
+        self._past: dict[int, tuple[Rates, tuple[object, ...], float]] = {}
 
     def add(self, look: Look) -> dict[int, ProcessHistory]:
         """The histories of a look's processes; ended ones are forgotten."""
-        now = time.monotonic()
-        pages = {page.pid: page for page, _ in look.processes}
-        self._rates = {pid: self._rates.get(pid) or Rates() for pid in pages}
-        self._since = {pid: self._find_since(pid, page, now) for pid, page in pages.items()}
-        histories = {}
-        for pid, page in pages.items():
-            rate = self._rates[pid].add(page, now)
-            still_s = now - self._since[pid][1]
-            histories[pid] = ProcessHistory(rate, tuple(self._rates[pid].history), still_s)
+        now, past, histories = time.monotonic(), self._past, {}
+        self._past = {}
+        for page, _ in look.processes:
+            state = (page.started, page.state, page.n_requests, page.n_out)
+            rates, before, since = past.get(page.pid, (Rates(), state, now))
+            since = since if before == state else now
+            self._past[page.pid] = (rates, state, since)
+            rate = rates.add(page, now)
+            histories[page.pid] = ProcessHistory(rate, tuple(rates.history), now - since)
         return histories
-
-    def _find_since(self, pid: int, page: Page, now: float) -> tuple[tuple[object, ...], float]:
-        state = (page.started, page.state, page.n_requests, page.n_out)
-        before = self._since.get(pid)
-        return before if before and before[0] == state else (state, now)
 
 
 def print_looks(
-    source: LookSource, interval: float, looks: int | None, *, as_json: bool, title: str
+    source: Here | WatchedBoard, interval: float, looks: int | None, *, as_json: bool, title: str
 ) -> None:
     """Lines for pipes and files: a JSON object, or the screen's text, per look."""
     memory, done = WatchMemory(), 0
@@ -90,9 +76,8 @@ def print_looks(
             record = to_record(look, {pid: past.rate for pid, past in histories.items()})
             write_text(json.dumps({**record, "time": stamp}) + "\n")
         else:
-            lines = screen_lines(
-                look, histories, width=WIDE, height=TALL, title=f"{stamp[:19]}  {title}"
-            )
+            head = f"{stamp[:19]}  {title}"
+            lines = screen_lines(look, histories, width=WIDE, height=TALL, title=head)
             write_text("\n".join(line.text for line in lines) + "\n\n")
         done += 1
         if done == looks:
@@ -100,13 +85,12 @@ def print_looks(
         time.sleep(max(0.0, due - time.monotonic()))
 
 
-def show_looks(source: LookSource, interval: float, looks: int | None, title: str) -> None:
+def show_looks(source: Here | WatchedBoard, interval: float, looks: int | None, title: str) -> None:
     """The terminal's second screen, redrawn at every look and when the window changes."""
     memory, done = WatchMemory(), 0
     ascii_only = not (sys.stdout.encoding or "").lower().startswith("utf")
-    first = source.read()  # before Screen, which would hide a missing board's error
+    look = source.read()  # before Screen, which would hide a missing board's error
     with Screen() as screen:
-        look = first
         while True:
             due = time.monotonic() + interval
             histories = memory.add(look)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +12,6 @@ from boardfit.edge.probe.sensors import describe_throttled
 from boardfit.edge.process.live import Page
 from boardfit.edge.units import format_bytes, format_seconds, printable
 from boardfit.edge.watch.look import Look, Machine, ProcessMemory
-from boardfit.edge.watch.rates import mean_rate
 
 Tone = Literal["plain", "bold", "dim", "bad"]
 BARS = "▁▂▃▄▅▆▇█"
@@ -21,6 +21,10 @@ WAITING = "nothing of boardfit runs here now; waiting for edge chat, edge run or
 _NOW = 0xF
 # Percent of the time in which something waited for memory, from which on it is shown as an alarm.
 TIGHT = 10.0
+NS = 1e-9
+WINDOW_S = 2.0
+# Points of a sparkline's history.
+KEPT = 120
 
 
 @dataclass(frozen=True)
@@ -31,10 +35,8 @@ class Line:
 
 @dataclass(frozen=True)
 class ProcessHistory:
-    """What earlier looks recorded about a process.
-
-    `rate` is its current rate, `history` its past rates. `still_s` counts the seconds in its
-    present state without another token.
+    """Rates of decode, now and before; `still_s` are the seconds in one state without another
+    token.
     """
 
     rate: float | None = None
@@ -52,9 +54,7 @@ def screen_lines(
     keys: str = "",
     ascii_only: bool = False,
 ) -> list[Line]:
-    """At most `height` lines of at most `width` columns. Where processes do not fit, they are
-    counted.
-    """
+    """At most `height` lines of at most `width` columns. Processes that do not fit are counted."""
     bars = BARS_ASCII if ascii_only else BARS
     head = f"{title}  {printable(look.machine.name or '', 60)}".rstrip()
     room = width - display_width(head) - display_width(keys)
@@ -82,16 +82,13 @@ def machine_lines(machine: Machine) -> list[Line]:
     """One line per sensor that answers, one that names those that do not, memory and load."""
     bits = machine.throttled
     sensor = f" ({machine.power_kind})" if machine.power_kind else ""
+    throttling = ", ".join(describe_throttled(bits)) or "none"
     clock = None if machine.clock_hz is None else machine.clock_hz / 1e9
     rows = (
         ("temperature", format_known(machine.temp_c, "{:.1f} °C"), False),
         ("clock", format_known(clock, "{:.2f} GHz"), False),
         ("power", format_known(machine.power_w, "{:.2f} W" + sensor), False),
-        (
-            "throttling",
-            None if bits is None else ", ".join(describe_throttled(bits)) or "none",
-            bool((bits or 0) & _NOW),
-        ),
+        ("throttling", None if bits is None else throttling, bool((bits or 0) & _NOW)),
     )
     lines = [
         Line(f"{label:<12} {text}", "bad" if alarm else "plain")
@@ -124,16 +121,14 @@ def process_lines(
     lines.append(Line(f"  now          {doing(page, past)}"))
     if page.engine:
         lines.append(Line(f"  decode       {format_speed(page, past, bars)}"))
-        lines.append(Line(f"  first token  {format_first_token(page)}"))
-    kinds = (
-        ("anonymous", memory.anon_bytes),
-        ("mapped", memory.file_bytes),
-        ("PSS", memory.pss_bytes),
-        ("swap", memory.swap_bytes),
-    )
+        ttft, prompt = format_seconds(page.ttft_ns * 1e-9), tokens(page.ttft_n_prompt)
+        first = f"{ttft} after {prompt} of prompt" if page.ttft_ns else "–"
+        lines.append(Line(f"  first token  {first}"))
+    kinds = {"anonymous": memory.anon_bytes, "mapped": memory.file_bytes}
+    kinds |= {"PSS": memory.pss_bytes, "swap": memory.swap_bytes}
     if memory.anon_bytes is None:
-        kinds = (("resident", memory.rss_bytes),)  # type: ignore[assignment]
-    text = "  ".join(f"{label} {format_bytes(value)}" for label, value in kinds)
+        kinds = {"resident": memory.rss_bytes}
+    text = "  ".join(f"{label} {format_bytes(value)}" for label, value in kinds.items())
     lines.append(Line(f"  memory       {text}", "bad" if memory.swap_bytes else "plain"))
     return lines
 
@@ -163,12 +158,6 @@ def format_speed(page: Page, past: ProcessHistory, bars: str) -> str:
     return f"{text:<26}{sparkline(past.history, bars)}".rstrip()
 
 
-def format_first_token(page: Page) -> str:
-    if not page.ttft_ns:
-        return "–"
-    return f"{format_seconds(page.ttft_ns * 1e-9)} after {tokens(page.ttft_n_prompt)} of prompt"
-
-
 def tokens(n: int) -> str:
     return "1 token" if n == 1 else f"{n:,} tokens"
 
@@ -188,22 +177,40 @@ def format_known(value: float | None, form: str) -> str | None:
 
 def display_width(text: str) -> int:
     """Columns of a terminal: wide characters take two, combining ones none."""
-    return sum(map(_columns, text))
+    shown = [character for character in text if not unicodedata.combining(character)]
+    return len(shown) + sum(unicodedata.east_asian_width(character) in "WF" for character in shown)
 
 
-def _columns(character: str) -> int:
-    if unicodedata.combining(character):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
-
-
-def shorten(text: str, width: int, columns: Callable[[str], int] = _columns) -> str:
+def shorten(text: str, width: int) -> str:
     """`text` in at most `width` columns."""
-    if sum(map(columns, text)) <= width:
+    if display_width(text) <= width:
         return text
-    taken = 0
-    for i, character in enumerate(text):
-        taken += columns(character)
-        if taken > width - 1:
-            return text[:i] + "…"
-    return text
+    fitting = (i for i in range(len(text), 0, -1) if display_width(text[:i]) < width)
+    return text[: next(fitting, 0)] + "…"
+
+
+class Rates:
+    """The history of one process: feed it every page that is read."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int, int]] = deque()
+        self.history: deque[float] = deque(maxlen=KEPT)
+
+    def add(self, page: Page, now_s: float) -> float | None:
+        """Decode tokens/s over the looks of the last two seconds, None while nothing is decoded.
+        Gaps and their time are the process's own: prefill between answers does not count.
+        """
+        self._seen.append((now_s, page.n_gaps, page.gaps_ns))
+        while len(self._seen) > 2 and now_s - self._seen[1][0] >= WINDOW_S:
+            self._seen.popleft()
+        _, n_before, ns_before = self._seen[0]
+        n_gaps, span_ns = page.n_gaps - n_before, page.gaps_ns - ns_before
+        if n_gaps <= 0 or span_ns <= 0:
+            return None
+        self.history.append(n_gaps / (span_ns * NS))
+        return self.history[-1]
+
+
+def mean_rate(page: Page) -> float | None:
+    """Decode tokens/s over all answers so far; None before two tokens of one."""
+    return page.n_gaps / (page.gaps_ns * NS) if page.gaps_ns > 0 else None

@@ -1,8 +1,5 @@
-"""One look at a board: its sensors and memory, and the processes that publish a page
-(boardfit.edge.process.live).
-
-Everything is read through a `System`, so that this machine and a board behind ssh go through the
-same parsers. What does not answer is None, never 0.
+"""One look at a board: sensors, memory, and the processes that publish a page. Everything is read
+through a `System`, so that this machine and a board behind ssh go through the same parsers.
 """
 
 from __future__ import annotations
@@ -10,23 +7,40 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import psutil
 
 from boardfit.edge.bench.heat import HeatReader
 from boardfit.edge.bench.sampler import parse_pss, parse_status
+from boardfit.edge.disk.data_files import read_text_beside
+from boardfit.edge.errors import DeviceUnreachableError
+from boardfit.edge.probe.cpu import parse_cpuinfo
+from boardfit.edge.probe.memory import parse_meminfo
+from boardfit.edge.probe.remote import Target, probe_script, shell_command
 from boardfit.edge.probe.sensors import describe_throttled
-from boardfit.edge.probe.system import LocalSystem, System
+from boardfit.edge.probe.system import (
+    MAX_DUMP_BYTES,
+    CapturedSystem,
+    LocalSystem,
+    System,
+    first_text,
+    parse_dump,
+)
+from boardfit.edge.process.child import PIPE, TimeoutExpired, find_program, start_child
 from boardfit.edge.process.live import PAGE_BYTES, Page, own_folders, parse_page, parse_start_ticks
+from boardfit.edge.units import printable
 
-_KB_LINE = re.compile(r"^(\w+):\s+(\d{1,15}) kB", re.MULTILINE)
 # Linux, Documentation/accounting/psi.rst
 _PRESSURE = re.compile(r"^some avg10=(\d{1,3}\.\d{1,2}) ", re.MULTILINE)
+
+
+_PAGES = ("/run/user/*/boardfit/*.json", "/dev/shm/*/*.json", "/tmp/*/*.json")
 
 
 @dataclass(frozen=True)
@@ -66,18 +80,6 @@ class Look:
 
     machine: Machine
     processes: tuple[tuple[Page, ProcessMemory], ...]
-
-
-class LookSource(Protocol):
-    """Where looks come from."""
-
-    def read(self) -> Look:
-        """Wait for new data and read it. Raises DeviceUnreachableError when the board no longer
-        answers.
-        """
-
-    def close(self) -> None:
-        """Let go of the board."""
 
 
 class Here:
@@ -142,9 +144,7 @@ def read_processes(
     pages: Sequence[str],
     elsewhere: Callable[[int], ProcessMemory | None] = lambda pid: None,
 ) -> tuple[tuple[Page, ProcessMemory], ...]:
-    """The processes behind pages that are still there; `elsewhere` gives the memory of one where
-    there is no /proc.
-    """
+    """The processes behind pages that are still there; `elsewhere` gives memory without /proc."""
     found: dict[int, tuple[Page, ProcessMemory]] = {}
     for text in pages:
         page = parse_page(text)
@@ -155,31 +155,26 @@ def read_processes(
         elif parse_start_ticks(system.read(f"/proc/{page.pid}/stat")) != page.started:
             continue  # killed: another process has its number, or none
         else:
-            memory = read_process_memory(system, page.pid)
+            status, rollup = (
+                system.read(f"/proc/{page.pid}/{name}") or "" for name in ("status", "smaps_rollup")
+            )
+            memory = ProcessMemory(**{"pss_bytes": parse_pss(rollup), **parse_status(status)})
         if memory is not None:
             found[page.pid] = (page, memory)
     return tuple(found[pid] for pid in sorted(found))
 
 
-def read_process_memory(system: System, pid: int) -> ProcessMemory:
-    """Memory by kind from /proc/PID/status and smaps_rollup."""
-    status = system.read(f"/proc/{pid}/status") or ""
-    rollup = system.read(f"/proc/{pid}/smaps_rollup") or ""
-    return ProcessMemory(**{"pss_bytes": parse_pss(rollup), **parse_status(status)})
-
-
 def read_machine(system: System, sensors: HeatReader) -> Machine:
     """The board's sensors and memory."""
     heat, meter = sensors.read(), sensors.meter
-    known = {k: int(n) * 1024 for k, n in _KB_LINE.findall(system.read("/proc/meminfo") or "")}
+    known = parse_meminfo(system.read("/proc/meminfo") or "")
     swap = (known.get("SwapTotal"), known.get("SwapFree"))
     load = (system.read("/proc/loadavg") or "").split(" ")[0]
     pressure = _PRESSURE.search(system.read("/proc/pressure/memory") or "")
-    name = system.read("/proc/device-tree/model") or system.read("/sys/class/dmi/id/product_name")
+    names = ("/proc/device-tree/model", "/sys/class/dmi/id/product_name")
     return Machine(
-        name=(name or "").strip("\0 \n") or None,
-        n_cores=len(re.findall(r"^processor\s*:", system.read("/proc/cpuinfo") or "", re.M))
-        or None,
+        name=first_text(system, names),
+        n_cores=len(parse_cpuinfo(system.read("/proc/cpuinfo") or "")) or None,
         temp_c=heat.temp_c,
         clock_hz=heat.clock_hz,
         throttled=heat.throttled,
@@ -191,6 +186,62 @@ def read_machine(system: System, sensors: HeatReader) -> Machine:
         swap_used_bytes=None if None in swap else (swap[0] or 0) - (swap[1] or 0),
         pressure=float(pressure[1]) if pressure else None,
     )
+
+
+class WatchedBoard:
+    """A source of looks: one shell loop on the board."""
+
+    def __init__(self, target: Target, interval_s: float) -> None:
+        """Raises DeviceUnreachableError if the program that connects is not installed."""
+        self._target = target
+        command = shell_command(target)
+        if find_program(command[0]) is None:
+            raise DeviceUnreachableError(f"{command[0]} is not installed")
+        self._mark = secrets.token_hex(16)
+        self._process = start_child(command, stdin=PIPE)
+        assert self._process.stdin is not None
+        functions = probe_script(self._mark).partition("f /proc/cpuinfo")[0]
+        loop = read_text_beside(
+            __file__, "watch_board.sh", mark=self._mark, interval=f"{interval_s:g}"
+        )
+        with contextlib.suppress(BrokenPipeError):  # its own words come with the first look
+            self._process.stdin.write((functions + loop).encode())
+            self._process.stdin.close()
+
+    def read(self) -> Look:
+        """The next round. Raises DeviceUnreachableError with the transport's own words."""
+        assert self._process.stdout is not None
+        lines: list[bytes] = []
+        size, end = 0, f"{self._mark} end".encode()
+        while True:
+            line = self._process.stdout.readline(MAX_DUMP_BYTES)
+            size += len(line)
+            if not line or size > MAX_DUMP_BYTES:
+                raise DeviceUnreachableError(f"{self._target} {self._last_words()}")
+            lines.append(line)
+            if line.rstrip() == end:
+                break
+        return read_look(parse_dump(b"".join(lines).decode("utf-8", "replace"), self._mark))
+
+    def _last_words(self) -> str:
+        self.close()
+        output = self._process.stderr.read() if self._process.stderr else b""
+        words = [line for line in output.decode("utf-8", "replace").splitlines() if line.strip()]
+        return f"was lost: {printable(words[-1])}" if words else "has closed the connection"
+
+    def close(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(5)
+        except TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def read_look(system: CapturedSystem) -> Look:
+    """A round as a look. Counters of energy would need two looks at one system."""
+    pages = [system.read(path) or "" for pattern in _PAGES for path in system.glob(pattern)]
+    return Look(read_machine(system, HeatReader(system)), read_processes(system, pages))
 
 
 def to_record(look: Look, rates: dict[int, float | None]) -> dict[str, Any]:

@@ -7,8 +7,7 @@ import os
 import select
 import signal
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any, TextIO
 
@@ -19,12 +18,8 @@ from boardfit.edge.watch.draw import Line
 
 # DEC private modes 1049 (second screen) and 25 (cursor); xterm, ctlseqs.
 _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
-_STYLES: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "bold": {"bold": True},
-    "dim": {"dim": True},
-    "bad": {"fg": "red", "bold": True},
-}
+_STYLES: dict[str, dict[str, Any]] = {"plain": {}, "bold": {"bold": True}, "dim": {"dim": True},
+                                      "bad": {"fg": "red", "bold": True}}  # fmt: skip
 
 
 class Screen:
@@ -71,12 +66,9 @@ class Screen:
     def __enter__(self) -> Screen:
         self._enter()
         os.set_blocking(self._wake_write, False)
-        for name, handler in (
-            ("SIGWINCH", self._on_resize),
-            ("SIGTSTP", self._on_suspend),
-            ("SIGTERM", self._on_terminate),
-            ("SIGHUP", self._on_terminate),
-        ):
+        handlers = {"SIGWINCH": self._on_resize, "SIGTSTP": self._on_suspend}
+        handlers |= dict.fromkeys(("SIGTERM", "SIGHUP"), self._on_terminate)
+        for name, handler in handlers.items():
             if number := getattr(signal, name, None):
                 self._before[number] = signal.signal(number, handler)
         return self
@@ -126,18 +118,3 @@ class Screen:
 
     def _on_terminate(self, number: int, _frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
-
-
-@contextlib.contextmanager
-def quiet_interrupt() -> Iterator[None]:
-    """Ctrl-C is the way to leave here, and no failure."""
-    with contextlib.suppress(KeyboardInterrupt):
-        yield
-
-
-def ticks(interval_s: float) -> Iterator[float]:
-    """Seconds to wait until each next look, so that looks keep their pace."""
-    due = time.monotonic()
-    while True:
-        due = max(due + interval_s, time.monotonic())
-        yield due - time.monotonic()

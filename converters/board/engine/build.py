@@ -11,21 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from boardfit.converters.board.engine import source as sdist
+from boardfit.converters.board.engine import store
 from boardfit.converters.board.engine import variants as v
 from boardfit.converters.board.engine.pack import pack_wheel, read_symbols
-from boardfit.converters.board.engine.source import (
-    SDIST_SHA256,
-    VERSION,
-    fetch_sdist,
-    unpack_source,
-)
-from boardfit.converters.board.engine.store import (
-    BuiltEngine,
-    building,
-    load_engine,
-    make_key,
-    save_engine,
-)
 from boardfit.converters.board.engine.toolchain import (
     Toolchain,
     compile_targets,
@@ -47,7 +36,7 @@ TOOL_PAIR = ("armv8.0", "armv8.2-dotprod")
 
 def build_wheel(
     variant: str = v.ALL_VARIANTS, *, jobs: int | None = None, reporter: Reporter | None = None
-) -> BuiltEngine:
+) -> store.BuiltEngine:
     """The engine's wheel for arm64, from the cache or compiled now (5 minutes on two cores).
 
     `variant` is `all` or a key of SINGLE_VARIANTS. A single-variant wheel takes the libraries
@@ -60,12 +49,14 @@ def build_wheel(
     own = v.ALL_FLAGS if variant == v.ALL_VARIANTS else v.march_flags(variant)
     flags = (*v.COMMON_FLAGS, *v.SHARED_FLAGS, *own)
     toolchain = find_toolchain()
-    key = make_key([VERSION, SDIST_SHA256, variant, flags, toolchain.version, PACKING])
-    if found := load_engine(key):
+    key = store.make_key(
+        [sdist.VERSION, sdist.SDIST_SHA256, variant, flags, toolchain.version, PACKING]
+    )
+    if found := store.load_engine(key):
         return found
     base = None if variant == v.ALL_VARIANTS else build_wheel(jobs=jobs, reporter=reporter)
-    with building(key, reporter.stage) as work:
-        if found := load_engine(key):  # another process built it while we waited
+    with store.building(key, reporter.stage) as work:
+        if found := store.load_engine(key):  # another process built it while we waited
             return found
         bench = _Bench(work, toolchain, jobs, reporter)
         kernels = bench.unpack(variant)
@@ -90,30 +81,28 @@ def build_wheel(
 
 def build_tools(
     variant: str, *, jobs: int | None = None, reporter: Reporter | None = None
-) -> BuiltEngine:
-    """Static `llama-bench` and `llama-completion` for arm64: for phones, which have no Python.
-
-    A static program cannot choose its kernels when it runs, so phones get a pair (TOOL_PAIR) and
-    their cpuinfo (`asimddp`) decides. The pair is built together: all but the kernels is the same.
-    Raises as `build_wheel`.
+) -> store.BuiltEngine:
+    """Static `llama-bench` and `llama-completion` for arm64: for phones, which have no Python. A
+    static program cannot choose its kernels, so phones get a pair (TOOL_PAIR) and their cpuinfo
+    decides. The pair is built together: all but the kernels is the same. Raises as `build_wheel`.
     """
     reporter = reporter or Reporter()
     v.march_flags(variant)
     toolchain = find_toolchain()
     wanted = TOOL_PAIR if variant in TOOL_PAIR else (variant,)
     keys = {name: tools_key(name, toolchain) for name in wanted}
-    if found := load_engine(keys[variant]):
+    if found := store.load_engine(keys[variant]):
         return found
-    with building(f"tools-{keys[wanted[0]]}", reporter.stage) as work:
+    with store.building(f"tools-{keys[wanted[0]]}", reporter.stage) as work:
         bench = _Bench(work, toolchain, jobs, reporter)
         bench.unpack(variant)
         for name, key in keys.items():
-            if load_engine(key) is None:
+            if store.load_engine(key) is None:
                 bench.compile(f"static tools for arm64 ({name})", tools_flags(name), TOOLS)
                 files = {tool: strip(toolchain, work / "build/bin" / tool) for tool in TOOLS}
                 files[LICENSE] = (bench.source / "vendor/llama.cpp/LICENSE").read_bytes()
                 bench.publish("tools", name, key, files, (name,))
-    found = load_engine(keys[variant])
+    found = store.load_engine(keys[variant])
     assert found is not None
     return found
 
@@ -124,7 +113,9 @@ def tools_flags(variant: str) -> tuple[str, ...]:
 
 def tools_key(variant: str, toolchain: Toolchain) -> str:
     flags = tools_flags(variant)
-    return make_key([VERSION, SDIST_SHA256, "tools", flags, TOOLS, toolchain.version, PACKING])
+    return store.make_key(
+        [sdist.VERSION, sdist.SDIST_SHA256, "tools", flags, TOOLS, toolchain.version, PACKING]
+    )
 
 
 @dataclass
@@ -142,7 +133,9 @@ class _Bench:
         """Unpack the source below `work` and fit it to the compiler; returns its kernels."""
         self.started_s = time.monotonic()
         self.reporter.stage("unpacking the engine's source")
-        self.source = unpack_source(fetch_sdist(self.reporter.stage), self.work / "source")
+        self.source = sdist.unpack_source(
+            sdist.fetch_sdist(self.reporter.stage), self.work / "source"
+        )
         if variant != v.ALL_VARIANTS:
             return (variant,)
         lists = self.source / "vendor/llama.cpp/ggml/src/CMakeLists.txt"
@@ -166,7 +159,7 @@ class _Bench:
         files: Mapping[str, bytes],
         kernels: tuple[str, ...],
         **of_wheel: str,
-    ) -> BuiltEngine:
+    ) -> store.BuiltEngine:
         """Store the files; programs can be executed."""
         partial = _fresh_folder(self.work / "out")
         for name, data in files.items():
@@ -174,11 +167,11 @@ class _Bench:
         hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
         seconds = round(time.monotonic() - self.started_s, 1)
         self.started_s = time.monotonic()
-        built = BuiltEngine(
-            kind, VERSION, variant, key, partial, hashes, kernels, self.toolchain.version, seconds,
-            **of_wheel,
+        built = store.BuiltEngine(
+            kind, sdist.VERSION, variant, key, partial, hashes, kernels,
+            self.toolchain.version, seconds, **of_wheel,
         )  # fmt: skip
-        return save_engine(built, partial)
+        return store.save_engine(built, partial)
 
 
 def shared_libraries(wheel: Path) -> dict[str, bytes]:

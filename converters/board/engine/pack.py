@@ -65,10 +65,9 @@ class Symbols:
 
 
 def read_symbols(readelf: str, libraries: Iterable[Path]) -> Symbols:
-    """Symbol versions and libraries that ELF files need, read with binutils' readelf.
-
-    Raises EngineError when one of them is not an ELF file for arm64, or needs a library that is
-    neither one of them nor on every board.
+    """Symbol versions and libraries that ELF files need, read with binutils' readelf. Raises
+    EngineError when one of them is not an ELF file for arm64, or needs a library that is neither
+    one of them nor on every board.
     """
     paths = list(libraries)
     versions: dict[str, tuple[int, ...]] = {}

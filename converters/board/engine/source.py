@@ -25,9 +25,8 @@ _NOT_COMPILED = frozenset(("models", "docs", "media", "gguf-py", "tests", ".git"
 
 
 def fetch_sdist(say: Say) -> Path:
-    """The source distribution in the cache folder, of the right sha256.
-
-    Raises EngineMissingError when it cannot be fetched, IntegrityError when it is another file.
+    """The source distribution in the cache folder, of the right sha256. Raises EngineMissingError
+    when it cannot be fetched, IntegrityError when it is another file.
     """
     downloads = cache_directory() / "downloads"
     sdist = downloads / f"{PACKAGE}-{VERSION}.tar.gz"

@@ -71,9 +71,8 @@ def make_key(identity: object) -> str:
 
 
 def load_engine(key: str) -> BuiltEngine | None:
-    """The engine stored under `key`, its bytes checked; None when there is none.
-
-    Raises IntegrityError when a stored file is not what was built.
+    """The engine stored under `key`, its bytes checked; None when there is none. Raises
+    IntegrityError when a stored file is not what was built.
     """
     folder = store_directory() / key
     try:

@@ -30,7 +30,6 @@ _TAIL_LINES = 60
 @dataclass(frozen=True)
 class Toolchain:
     """A cross toolchain: `<prefix>-gcc`, `-g++`, `-strip`, `-readelf`; and cmake and ninja.
-
     `version` is the compiler's own first line; it belongs to what a build's bytes depend on.
     """
 
@@ -40,24 +39,9 @@ class Toolchain:
     def tool(self, name: str) -> str:
         return f"{self.prefix}-{name}"
 
-    def cmake_file(self) -> str:
-        """The toolchain file: look for programs on the host, for everything else never there."""
-        return (
-            "set(CMAKE_SYSTEM_NAME Linux)\n"
-            "set(CMAKE_SYSTEM_PROCESSOR aarch64)\n"
-            f"set(CMAKE_C_COMPILER {self.tool('gcc')})\n"
-            f"set(CMAKE_CXX_COMPILER {self.tool('g++')})\n"
-            f"set(CMAKE_FIND_ROOT_PATH /usr/{self.prefix})\n"
-            "set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)\n"
-            "set(CMAKE_FIND_ROOT_PATH_MODE_LIBRARY ONLY)\n"
-            "set(CMAKE_FIND_ROOT_PATH_MODE_INCLUDE ONLY)\n"
-            "set(CMAKE_FIND_ROOT_PATH_MODE_PACKAGE ONLY)\n"
-        )
-
 
 def find_toolchain() -> Toolchain:
     """The installed cross toolchain; BOARDFIT_CROSS names another prefix than aarch64-linux-gnu.
-
     Raises EngineMissingError naming what is missing and how to install it.
     """
     prefix = os.environ.get("BOARDFIT_CROSS") or PREFIX
@@ -91,7 +75,8 @@ def configure(source: Path, build: Path, toolchain: Toolchain, flags: Sequence[s
     """Run CMake over `source` into `build`. Raises EngineError with the end of its output."""
     source, build = source.absolute(), build.absolute()
     build.mkdir(parents=True, exist_ok=True)
-    (build / "toolchain.cmake").write_text(toolchain.cmake_file())
+    settings = Path(__file__).with_name("toolchain.cmake").read_text()
+    (build / "toolchain.cmake").write_text(settings.replace("@PREFIX@", toolchain.prefix))
     # __FILE__ in assertions would otherwise carry this machine's paths into the library.
     mapped = f"-ffile-prefix-map={source}=llama.cpp -ffile-prefix-map={build}=build"
     command = ["cmake", "-G", "Ninja", "-S", str(source), "-B", str(build), *flags]

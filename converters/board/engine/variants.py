@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from boardfit.device_profiles.toml_parser import load_toml
 from boardfit.edge.errors import InputError, UsageError
 from boardfit.edge.process.child import run_child
 from boardfit.edge.units import did_you_mean
@@ -14,61 +15,13 @@ from boardfit.edge.units import did_you_mean
 ALL_VARIANTS = "all"
 
 
-#: One Arm generation each, and what gcc is given as -march.
-SINGLE_VARIANTS = {
-    "armv8.0": "armv8-a",
-    "armv8.2-dotprod": "armv8.2-a+dotprod",
-    "armv8.2-dotprod-fp16": "armv8.2-a+dotprod+fp16",
-    "armv8.6-i8mm": "armv8.6-a+dotprod+fp16+i8mm",
-}
-
-# The features by which ggml names its run-time variants, in the order in which its CMakeLists adds
-# them to -march (ggml/src/ggml-cpu/CMakeLists.txt): the base that first had it, and gcc's word.
-_FEATURES = {
-    "DOTPROD": ("armv8.2-a", "+dotprod"),
-    "FP16_VECTOR_ARITHMETIC": ("armv8.2-a", "+fp16"),
-    "SVE": ("armv8.2-a", "+sve"),
-    "MATMUL_INT8": ("armv8.6-a", "+i8mm"),
-    "SVE2": ("armv8.6-a", "+sve2"),
-    "SME": ("armv9.2-a", "+sme"),
-}
+_DATA = load_toml("boardfit.converters.board.engine", "variants.toml")
+SINGLE_VARIANTS: dict[str, str] = _DATA["single_variants"]
+_FEATURES: dict[str, list[str]] = _DATA["features"]
+COMMON_FLAGS, SHARED_FLAGS, ALL_FLAGS, STATIC_FLAGS = (
+    tuple[str, ...](_DATA[f"{name}_flags"]) for name in ("common", "shared", "all", "static")
+)
 _VARIANT_LINE = re.compile(r"^\s*ggml_add_cpu_backend_variant\((armv\S+?)((?:\s+\w+)*)\)\s*$")
-
-# No -D here names a path: flags are part of the cache key and must not differ between machines.
-COMMON_FLAGS = (
-    "-DCMAKE_BUILD_TYPE=Release",
-    "-DGGML_NATIVE=OFF",
-    "-DGGML_CCACHE=OFF",
-    # ggml's own thread pool. libgomp is no part of a minimal Raspberry Pi OS, and a bundle must not
-    # need apt on the board.
-    "-DGGML_OPENMP=OFF",
-    "-DLLAMA_CURL=OFF",
-    "-DLLAMA_OPENSSL=OFF",
-    "-DLLAMA_BUILD_TESTS=OFF",
-    "-DLLAMA_BUILD_EXAMPLES=OFF",
-    "-DLLAMA_BUILD_APP=OFF",
-    "-DLLAMA_BUILD_SERVER=OFF",
-    "-DLLAMA_BUILD_UI=OFF",
-    # Otherwise the commit of the git checkout around the cache folder.
-    "-DLLAMA_BUILD_NUMBER=0",
-    "-DLLAMA_BUILD_COMMIT=unknown",
-)
-SHARED_FLAGS = (
-    "-DBUILD_SHARED_LIBS=ON",
-    "-DLLAMA_BUILD_COMMON=OFF",
-    "-DLLAMA_BUILD_TOOLS=OFF",
-    "-DCMAKE_INSTALL_RPATH=$ORIGIN",
-    "-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON",
-    # Wheels hold no links: three copies of each library otherwise.
-    "-DCMAKE_PLATFORM_NO_VERSIONED_SONAME=ON",
-)
-ALL_FLAGS = ("-DGGML_BACKEND_DL=ON", "-DGGML_CPU_ALL_VARIANTS=ON")
-STATIC_FLAGS = (
-    "-DBUILD_SHARED_LIBS=OFF",
-    "-DLLAMA_BUILD_COMMON=ON",
-    "-DLLAMA_BUILD_TOOLS=ON",
-    "-DCMAKE_EXE_LINKER_FLAGS=-static",
-)
 
 
 def march_flags(name: str) -> tuple[str, ...]:
@@ -83,9 +36,8 @@ def march_flags(name: str) -> tuple[str, ...]:
 
 
 def name_march(features: tuple[str, ...]) -> str:
-    """The -march that ggml's CMakeLists gives a run-time variant with these features.
-
-    Raises InputError on a feature that this version does not know.
+    """The -march that ggml's CMakeLists gives a run-time variant with these features. Raises
+    InputError on a feature that this version does not know.
     """
     base, tags = "armv8-a", ""
     for feature in features:
@@ -97,40 +49,15 @@ def name_march(features: tuple[str, ...]) -> str:
     return base + tags
 
 
-# One intrinsic of each feature that ggml's kernels use: a compiler may know a flag and lack these.
-_INTRINSICS = """
-#include <arm_neon.h>
-#ifdef __ARM_FEATURE_DOTPROD
-int32x4_t dot(int32x4_t a, int8x16_t b, int8x16_t c) { return vdotq_s32(a, b, c); }
-#endif
-#ifdef __ARM_FEATURE_FP16_VECTOR_ARITHMETIC
-float16x8_t fma(float16x8_t a, float16x8_t b, float16x8_t c) { return vfmaq_f16(a, b, c); }
-#endif
-#ifdef __ARM_FEATURE_MATMUL_INT8
-int32x4_t mmla(int32x4_t a, int8x16_t b, int8x16_t c) { return vmmlaq_s32(a, b, c); }
-#endif
-#ifdef __ARM_FEATURE_SVE
-#include <arm_sve.h>
-svint32_t sve_dot(svint32_t a, svint8_t b, svint8_t c) { return svdot_s32(a, b, c); }
-#endif
-#ifdef __ARM_FEATURE_SVE_MATMUL_INT8
-svint32_t sve_mmla(svint32_t a, svint8_t b, svint8_t c) { return svmmla_s32(a, b, c); }
-#endif
-"""
-
-
 def can_compile(compiler: str, march: str) -> bool:
     """Whether `compiler` compiles the intrinsics that ggml uses with -march=`march`."""
-    done = run_child(
-        [compiler, f"-march={march}", "-O1", "-x", "c", "-c", "-", "-o", os.devnull],
-        input=_INTRINSICS.encode(),
-    )
-    return done.returncode == 0
+    source = str(Path(__file__).with_name("intrinsics.c"))
+    command = [compiler, f"-march={march}", "-O1", "-c", source, "-o", os.devnull]
+    return run_child(command).returncode == 0
 
 
 def keep_buildable_variants(cmake_lists: Path, compiler: str) -> tuple[list[str], list[str]]:
     """Take the run-time variants that `compiler` cannot build out of ggml/src/CMakeLists.txt.
-
     Returns the names kept and dropped. gcc 12, for example, ends at armv9-a and so drops the two
     armv9.2 ones. Raises InputError when the file has no such lines, or none can be built.
     """

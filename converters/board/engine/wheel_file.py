@@ -31,7 +31,6 @@ def write_wheel(
     build: str | None = None,
 ) -> bytes:
     """The bytes of a wheel with `files` (archive path → content) and `metadata` as METADATA.
-
     `dist_info` holds further files of the .dist-info folder (licences, entry_points.txt). `tag` may
     be compressed (`py3-none-a.b`); it is written out in WHEEL, one line per tag.
     """

@@ -31,10 +31,9 @@ class OwnWheel:
 
 
 def own_wheel(extra: str) -> OwnWheel:
-    """The board's wheel of this very boardfit, with what the engine extra `extra` requires.
-
-    Raises EngineMissingError when boardfit is not installed with its metadata, or in a version that
-    does not know the extra.
+    """The board's wheel of this very boardfit, with what the engine extra `extra` requires. Raises
+    EngineMissingError when boardfit is not installed with its metadata, or in a version that does
+    not know the extra.
     """
     try:
         distribution = importlib.metadata.distribution("boardfit")

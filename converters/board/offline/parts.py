@@ -11,15 +11,8 @@ from typing import Any
 from boardfit.converters.board.engine.build import LICENSE, TOOL_PAIR, build_tools, build_wheel
 from boardfit.converters.board.engine.store import make_key
 from boardfit.converters.board.engine.variants import ALL_VARIANTS
+from boardfit.converters.board.offline import wheelhouse
 from boardfit.converters.board.offline.own_wheel import own_wheel
-from boardfit.converters.board.offline.target import BoardPython, board_python
-from boardfit.converters.board.offline.wheelhouse import (
-    Wheel,
-    describe,
-    fetch_wheels,
-    load_pins,
-    select_requirements,
-)
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.bundle.bundle import Bundle, open_bundle, seal_bundle
 from boardfit.edge.disk.atomic import link_or_copy, write_atomic
@@ -32,6 +25,7 @@ from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.types import Plan
 
 BOARD_FILES = ("install.sh", "install.py")
+_LICENSES = "licenses/third-party.txt"
 # What add_engine writes; an old one is replaced by the new.
 _OURS = ("wheel", "launcher", "unit", "tool")
 #: Beside what the engine requires: logits and speed probes need numpy, `edge serve` the rest.
@@ -56,13 +50,10 @@ def add_engine(
     python: str | None = None,
     variant: str = ALL_VARIANTS,
 ) -> OfflineParts:
-    """Put into the bundle folder `directory` what `device` needs to run `plan` without a network.
-
-    Boards with glibc get wheels for their Python, an installer and a service unit; phones get
-    static tools. Nothing is sealed: the caller adds the roles to the manifest.
-
-    Raises UsageError for a board that our engines cannot run on, EngineMissingError when the cross
-    toolchain, pip or a wheel is missing, EngineError when compiling fails.
+    """Put into the bundle folder `directory` what `device` needs to run `plan` without a network:
+    wheels, an installer and a service unit, or static tools for phones. The caller seals it with
+    the roles. Raises UsageError for a board that our engines cannot run on, EngineMissingError when
+    the cross toolchain, pip or a wheel is missing, EngineError when compiling fails.
     """
     if plan.engine not in ENGINES:
         raise UsageError(f"unknown engine {plan.engine!r}; known: {', '.join(ENGINES)}")
@@ -70,19 +61,16 @@ def add_engine(
     if board is None:
         return add_tools(directory, plan, reporter)
     wheels = collect_wheels(plan.engine, board, reporter, variant)
-    roles = {}
+    roles: dict[str, str] = {}
     for wheel in wheels:
         # '+' begins a local version and is no letter of a bundle's file names.
         target = f"wheels/{wheel.path.name.replace('+', '_')}"
-        place(wheel.path, directory / target)
-        roles[target] = "wheel"
+        roles |= place(directory, target, "wheel", wheel.path)
     for file in BOARD_FILES:
-        place(Path(__file__).with_name("board") / file, directory / "board" / file)
-        roles[f"board/{file}"] = "launcher"
-    write_text(directory / "board" / SERVICE, service_unit(name, plan))
-    roles[f"board/{SERVICE}"] = "unit"
-    write_text(directory / "licenses/third-party.txt", license_table(wheels))
-    roles["licenses/third-party.txt"] = "license"
+        own = Path(__file__).with_name("board") / file
+        roles |= place(directory, f"board/{file}", "launcher", own)
+    roles |= place(directory, f"board/{SERVICE}", "unit", service_unit(name, plan))
+    roles |= place(directory, _LICENSES, "license", license_table(wheels))
     manifest = {
         "python": f"{board.python[0]}.{board.python[1]}",
         "glibc": f"{board.glibc[0]}.{board.glibc[1]}",
@@ -102,9 +90,8 @@ def bundle_with_engine(
     python: str | None = None,
     variant: str = ALL_VARIANTS,
 ) -> Bundle:
-    """Write the bundle at `path` to `output` with wheels, installer and unit for `device`.
-
-    The model is linked, not copied, where the file system can. An engine that is already in it is
+    """Write the bundle at `path` to `output` with wheels, installer and unit for `device`. The
+    model is linked, not copied, where the file system can. An engine that is already in it is
     replaced. Raises UsageError when `output` exists, and as `open_bundle` and `add_engine` do.
     """
     check_free(output)
@@ -130,36 +117,37 @@ def bundle_with_engine(
     return open_bundle(output)
 
 
-def check_board(device: DeviceProfile, python: str | None = None) -> BoardPython | None:
-    """The Python that wheels for `device` are for; None for phones, which get static tools.
-
-    Raises UsageError for a board that our engines cannot run on.
+def check_board(device: DeviceProfile, python: str | None = None) -> wheelhouse.BoardPython | None:
+    """The Python that wheels for `device` are for; None for phones, which get static tools. Raises
+    UsageError for a board that our engines cannot run on.
     """
     if (device.software.libc or "").startswith("bionic"):
         return None
-    return board_python(device, python)
+    return wheelhouse.board_python(device, python)
 
 
 def collect_wheels(
-    engine: str, board: BoardPython, reporter: Reporter, variant: str
-) -> list[Wheel]:
+    engine: str, board: wheelhouse.BoardPython, reporter: Reporter, variant: str
+) -> list[wheelhouse.Wheel]:
     """All wheels of one engine for one Python, ours included, sorted by file name."""
     own = own_wheel(ENGINES[engine].extra)
-    requirements = select_requirements((*own.requirements, *EXTRA_REQUIREMENTS), board)
+    requirements = wheelhouse.select_requirements((*own.requirements, *EXTRA_REQUIREMENTS), board)
     local: list[Path] = []
     if engine == "llama_cpp":
         built = build_wheel(variant, reporter=reporter)
         requirements = [r for r in requirements if not r.startswith("llama-cpp-python")]
         local.append(built.path)
     reporter.stage("collecting the board's wheels")
-    pins = load_pins(board.python)
+    pins = wheelhouse.load_pins(board.python)
     if not pins:
         reporter.say("wheels for this Python are not pinned by hash: {}.{}".format(*board.python))
-    third_party = fetch_wheels(requirements, local, board, reporter.stage, pins)
+    third_party = wheelhouse.fetch_wheels(requirements, local, board, reporter.stage, pins)
     folder = cache_directory() / "wheelhouse/own" / make_key([own.name, own.data.hex()])
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / own.name, own.data)
-    return sorted([*third_party, describe(folder / own.name)], key=lambda wheel: wheel.path.name)
+    return sorted(
+        [*third_party, wheelhouse.describe(folder / own.name)], key=lambda wheel: wheel.path.name
+    )
 
 
 def add_tools(directory: Path, plan: Plan, reporter: Reporter) -> OfflineParts:
@@ -169,16 +157,15 @@ def add_tools(directory: Path, plan: Plan, reporter: Reporter) -> OfflineParts:
             f"only llama.cpp has static tools for phones; this plan uses {plan.engine}",
             next_step="edge build with a GGUF recipe",
         )
-    roles = {}
+    roles = place(directory, _LICENSES, "license", TOOLS_LICENSE)
     for variant in TOOL_PAIR:
         for path in build_tools(variant, reporter=reporter).paths:
-            is_license = path.name == LICENSE
-            target = f"licenses/{path.name}" if is_license else f"tools/{variant}/{path.name}"
-            place(path, directory / target)
-            (directory / target).chmod(0o644 if is_license else 0o755)
-            roles[target] = "license" if is_license else "tool"
-    write_text(directory / "licenses/third-party.txt", TOOLS_LICENSE)
-    roles["licenses/third-party.txt"] = "license"
+            if path.name == LICENSE:
+                roles |= place(directory, f"licenses/{path.name}", "license", path)
+                continue
+            target = f"tools/{variant}/{path.name}"
+            roles |= place(directory, target, "tool", path)
+            (directory / target).chmod(0o755)
     return OfflineParts(roles, {"machine": "aarch64", "tools": list(TOOL_PAIR)})
 
 
@@ -189,7 +176,7 @@ Static programs in tools/: llama.cpp (MIT, see LICENSE.llama.cpp), with GCC's ru
 """
 
 
-def license_table(wheels: Sequence[Wheel]) -> str:
+def license_table(wheels: Sequence[wheelhouse.Wheel]) -> str:
     """One line per wheel; the licences' texts are in the wheels themselves."""
     rows = [(wheel.name, wheel.version, wheel.license) for wheel in wheels]
     widths = [max(len(row[i]) for row in rows) for i in range(2)]
@@ -198,17 +185,15 @@ def license_table(wheels: Sequence[Wheel]) -> str:
     return head + "\n".join(lines) + "\n"
 
 
-def place(source: Path, target: Path) -> None:
-    make_way(target)
-    shutil.copyfile(source, target)
-
-
-def write_text(path: Path, text: str) -> None:
-    make_way(path)
-    path.write_text(text, encoding="utf-8")
-
-
-def make_way(path: Path) -> None:
-    """An old file may be a link to another bundle's: it is replaced, never written into."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
+def place(directory: Path, name: str, role: str, content: Path | str) -> dict[str, str]:
+    """Put a file, or a text, into the folder; returns its role by its name. An old file may be a
+    link to another bundle's: it is replaced, never written into.
+    """
+    target = directory / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    if isinstance(content, str):
+        target.write_text(content, encoding="utf-8")
+    else:
+        shutil.copyfile(content, target)
+    return {name: role}

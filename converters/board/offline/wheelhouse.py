@@ -12,6 +12,7 @@ from __future__ import annotations
 import email.parser
 import hashlib
 import json
+import re
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -19,15 +20,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from boardfit.converters.board.engine.store import make_key
-from boardfit.converters.board.offline.target import BoardPython
-from boardfit.device_profiles.toml_parser import decode_toml
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.device_profiles.toml_parser import load_toml
 from boardfit.edge.disk.atomic import fsync_directory, write_atomic
 from boardfit.edge.disk.verified import cache_directory
-from boardfit.edge.errors import EngineMissingError, InputError, IntegrityError
+from boardfit.edge.errors import EngineMissingError, InputError, IntegrityError, UsageError
 from boardfit.edge.process.child import decode_output, python_argv, run_child
 from boardfit.edge.requirements import is_true_for, normalize_name
 from boardfit.edge.terminal.progress import Say
 
+_OLDEST_PYTHON = (3, 10)
+# What the engine's wheel asks for, see boardfit.converters.board.engine.symbols; nothing older is
+# tried.
+_OLDEST_GLIBC = (2, 34)
 _RECORD, _VERSIONS = "wheelhouse.json", "versions.txt"
 EMPTY: Mapping[str, str] = {}
 
@@ -67,13 +72,9 @@ def fetch_wheels(
     say: Say,
     pins: Mapping[str, str] = EMPTY,
 ) -> list[Wheel]:
-    """Fetch the wheels that satisfy `requirements` on the board, from the cache or with pip.
-
-    The wheel files `local` are included. The wheels are sorted by name. With `pins` (as
-    `load_pins` returns them) only these versions are fetched, and only with these hashes.
-
-    Raises EngineMissingError when pip cannot get one: no network, or no such wheel. Raises
-    IntegrityError for a wheel that is not the pinned one.
+    """Fetch the wheels that satisfy `requirements` on the board, from the cache or with pip, sorted
+    by name; the files `local` are included. With `pins` only these versions and hashes are fetched.
+    Raises EngineMissingError when pip cannot get one, IntegrityError for one that is not pinned.
     """
     own = [hashlib.sha256(path.read_bytes()).hexdigest() for path in local]
     key = make_key([requirements, own, board.python, board.platforms, *sorted(pins.items())])
@@ -122,10 +123,8 @@ def pip_arguments(board: BoardPython) -> list[str]:
 
 
 def load_pins(python: tuple[int, int]) -> dict[str, str]:
-    """Requirement (`click==8.5.1`) → sha256 of its wheel for this Python; empty for a Python whose
-    wheels are not pinned.
-    """
-    table = decode_toml(Path(__file__).with_name("wheels.toml").read_text(encoding="utf-8"))
+    """Requirement (`click==8.5.1`) → sha256 of its wheel; empty for a Python without pins."""
+    table = load_toml("boardfit.converters.board.offline", "wheels.toml")
     own = table.get(f"{python[0]}.{python[1]}")
     return {**table["any"], **own} if own else {}
 
@@ -175,3 +174,64 @@ def describe(path: Path) -> Wheel:
         license=license[:80] or "see the wheel",
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
     )
+
+
+@dataclass(frozen=True)
+class BoardPython:
+    """CPython `python` (major, minor) on glibc `glibc`, 64-bit Arm."""
+
+    python: tuple[int, int]
+    glibc: tuple[int, int]
+
+    @property
+    def abi(self) -> str:
+        return f"cp{self.python[0]}{self.python[1]}"
+
+    @property
+    def platforms(self) -> tuple[str, ...]:
+        """Every platform tag that loads there. pip does not take an older tag for a newer system
+        when platforms are named, so that all of them have to be.
+        """
+        newest = self.glibc[1]
+        numbered = tuple(f"manylinux_2_{minor}_aarch64" for minor in range(newest, 16, -1))
+        return (*numbered, "manylinux2014_aarch64", "linux_aarch64")
+
+
+def board_python(device: DeviceProfile, python: str | None = None) -> BoardPython:
+    """What `device` has, by its profile; `python` ("3.12") overrides the profile's version. Raises
+    UsageError where the bundle's Python engine cannot run: another architecture, no glibc or too
+    old a one, Python older than 3.10 or unknown.
+    """
+    if not any("aarch64" in tag for tag in device.software.wheel_tags):
+        raise UsageError(
+            f"engines for boards are compiled for 64-bit Arm; {device.name} is not",
+            next_step="build without --with-engine and install boardfit there with pip",
+        )
+    libc = re.fullmatch(r"glibc (\d+)\.(\d+)", device.software.libc or "")
+    if libc is None:
+        raise UsageError(
+            f"{device.name} has the C library {device.software.libc or '(unknown)'}, no glibc: "
+            "Python wheels cannot load there",
+            next_step="phones get static tools instead: edge engine build --tools",
+        )
+    glibc = int(libc[1]), int(libc[2])
+    if glibc < _OLDEST_GLIBC:
+        raise UsageError(
+            f"{device.software.os} has glibc {glibc[0]}.{glibc[1]}; the engine needs "
+            f"{_OLDEST_GLIBC[0]}.{_OLDEST_GLIBC[1]} or later",
+            next_step="use a newer image: Debian 12, Ubuntu 22.04 (JetPack 6)",
+        )
+    text = python or device.software.python or ""
+    match = re.fullmatch(r"3\.(\d+)", text)
+    if match is None:
+        raise UsageError(
+            f"which Python does {device.name} have? Got {text!r}, expected a version like 3.11",
+            next_step="name it: --python 3.11",
+        )
+    version = (3, int(match[1]))
+    if version < _OLDEST_PYTHON:
+        raise UsageError(
+            f"{device.name} has Python {text}; boardfit needs 3.10 or later",
+            next_step="use a newer image, or name the Python that you put there: --python 3.11",
+        )
+    return BoardPython(version, glibc)

@@ -13,13 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.device_profiles.toml_parser import load_toml
 from boardfit.edge.errors import UsageError
 from boardfit.edge.units import KIB
 
-_ARMV8 = frozenset({"neon"})
-_ARMV82 = _ARMV8 | {"fp16", "dotprod", "lse"}
-_ARMV86 = _ARMV82 | {"i8mm", "bf16"}
-_ARMV9 = _ARMV86 | {"sve", "sve2"}
+_DATA = load_toml("boardfit.converters.board.rehearse", "cpus.toml")
 
 
 @dataclass(frozen=True)
@@ -38,42 +36,15 @@ class EmulatedCpu:
         return self.name.partition(",")[0]
 
 
-# Instructions after each core's technical reference manual; the first with equal instructions wins.
-# Models that an older qemu does not know are simply not offered by it.
-CPUS = (
-    EmulatedCpu("cortex-a53", _ARMV8, 0xD03),
-    EmulatedCpu("cortex-a72", _ARMV8, 0xD08),
-    EmulatedCpu("cortex-a57", _ARMV8, 0xD07),
-    EmulatedCpu("cortex-a35", _ARMV8, 0xD04),
-    EmulatedCpu("cortex-a55", _ARMV82, 0xD05),
-    EmulatedCpu("cortex-a76", _ARMV82, 0xD0B),
-    EmulatedCpu("neoverse-n1", _ARMV82, 0xD0C),
-    EmulatedCpu("cortex-a710", _ARMV9, 0xD47),
-    EmulatedCpu("neoverse-n2", _ARMV9, 0xD49),
-    # Everything that qemu has; SME left out because no board in the list has it.
-    EmulatedCpu("max,sve=off,sme=off", _ARMV86, 0x051),
-    EmulatedCpu("max,sme=off", _ARMV9, 0x051),
-)
-
-# What the kernel calls these in /proc/cpuinfo, in its order (arch/arm64/kernel/cpuinfo.c).
-_KERNEL_WORDS = (
-    ("fp asimd evtstrm aes pmull sha1 sha2 crc32", None),
-    ("atomics", "lse"),
-    ("fphp asimdhp", "fp16"),
-    ("cpuid", None),
-    ("asimdrdm lrcpc dcpop asimddp", "dotprod"),
-    ("sve", "sve"),
-    ("sve2", "sve2"),
-    ("i8mm", "i8mm"),
-    ("bf16", "bf16"),
+CPUS = tuple(
+    EmulatedCpu(name, frozenset(_DATA["isa"][isa]), part)
+    for name, (isa, part) in _DATA["cpus"].items()
 )
 
 
 @dataclass(frozen=True)
 class CpuChoice:
-    """The CPU played for a board; `exact` if it is the board's own core type. `untried` are the
-    board's instructions that the emulated core lacks.
-    """
+    """The CPU played for a board; `untried` are the board's instructions that it lacks."""
 
     cpu: EmulatedCpu
     exact: bool
@@ -93,10 +64,8 @@ def known_models(help_text: str) -> frozenset[str]:
 
 
 def choose_cpu(device: DeviceProfile, models: Iterable[str]) -> CpuChoice:
-    """The CPU to emulate for `device`, out of qemu's `models`.
-
-    The board's weakest cluster decides: a program may land on any core. Raises UsageError when the
-    board is no 64-bit Arm.
+    """The CPU to emulate for `device`, out of qemu's `models`. The board's weakest cluster decides:
+    a program may land on any core. Raises UsageError when the board is no 64-bit Arm.
     """
     if "neon" not in device.isa:
         raise UsageError(
@@ -118,10 +87,9 @@ def choose_cpu(device: DeviceProfile, models: Iterable[str]) -> CpuChoice:
 
 
 def cpuinfo(cpu: EmulatedCpu, n_cores: int) -> str:
-    """/proc/cpuinfo of a board with `n_cores` of `cpu`. Libraries trust it: it must never claim
-    more than the emulated core can do.
-    """
-    features = " ".join(words for words, flag in _KERNEL_WORDS if flag is None or flag in cpu.isa)
+    """/proc/cpuinfo of `n_cores`. Libraries trust it: it never claims what `cpu` cannot do."""
+    known = _DATA["kernel_words"]
+    features = " ".join(words for words, flag in known if not flag or flag in cpu.isa)
     return "".join(
         f"processor\t: {i}\nBogoMIPS\t: 108.00\nFeatures\t: {features}\n"
         "CPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x0\n"
@@ -143,9 +111,7 @@ def write_fakes(fakes: Path, cpu: EmulatedCpu, device: DeviceProfile, free_bytes
 
 
 def write_sysfs(root: Path, n_cores: int) -> None:
-    """The part of /sys that engines read, for a board with `n_cores`: tcmalloc aborts without it,
-    and onnxruntime crashes on the host's.
-    """
+    """What engines read of /sys: tcmalloc aborts without it, onnxruntime on the host's."""
     cpus = root / "devices/system/cpu"
     cpus.mkdir(parents=True)
     for name in ("possible", "present", "online"):

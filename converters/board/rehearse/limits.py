@@ -26,9 +26,7 @@ _INTERVAL_S = 0.05
 
 @dataclass(frozen=True)
 class EnforcedLimit:
-    """A limit in force. `folder` is its cgroup (None: not enforced, or systemd's); `wrap` goes
-    before a command so that it runs inside.
-    """
+    """A limit: `folder` is its cgroup if it has one; `wrap` makes a command run inside."""
 
     how: str
     folder: Path | None
@@ -62,9 +60,7 @@ def memory_limit(n_bytes: int) -> Iterator[EnforcedLimit]:
 
 
 def make_cgroup(n_bytes: int) -> tuple[int, Path | None]:
-    """(version, folder) of a new cgroup with the limit set, swap included; folder None if the
-    kernel or our rights do not allow it.
-    """
+    """(version, folder) of a new cgroup with the limit; no folder where it is not allowed."""
     name = f"boardfit-{os.getpid()}-{time.monotonic_ns()}"
     attempts = (
         (1, CGROUPS / "memory" / name, (("memory.limit_in_bytes", n_bytes),),
@@ -122,7 +118,6 @@ def systemd_scope(n_bytes: int) -> EnforcedLimit | None:
 
 class PeakWatcher:
     """Samples the emulated descendants of a process until stopped; keeps the highest of each sum.
-
     with PeakWatcher(process.pid) as watcher: process.wait()
     """
 

@@ -8,15 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from boardfit.converters.board.engine.build import TOOL_PAIR
-from boardfit.converters.board.offline.target import board_python
+from boardfit.converters.board.offline.wheelhouse import board_python
 from boardfit.converters.board.rehearse.cpu import choose_cpu, known_models, write_fakes
 from boardfit.converters.board.rehearse.limits import EnforcedLimit, memory_limit
-from boardfit.converters.board.rehearse.reference import host_reference
 from boardfit.converters.board.rehearse.result import LESS_MEMORY, Options, Problem, Rehearsal
-from boardfit.converters.board.rehearse.root import board_root, choose_system
-from boardfit.converters.board.rehearse.run import RehearsalRun
+from boardfit.converters.board.rehearse.run import RehearsalRun, host_reference
 from boardfit.converters.board.rehearse.sandbox import (
     BoardSandbox,
+    board_root,
+    choose_system,
     find_qemu,
     open_sandbox,
     qemu_models,
@@ -40,7 +40,6 @@ def rehearse(
     reporter: Reporter | None = None,
 ) -> Rehearsal:
     """Install and run `bundle` as `device` would, under its core type and within its free memory.
-
     What goes wrong with the bundle is in the result's `problem`. Raises UsageError for a bundle
     without an engine in it or a board that is not rehearsed, EngineMissingError when this machine
     cannot emulate (no qemu, no way to make the root, no engine of its own to compare with).
@@ -98,14 +97,12 @@ def find_root(bundle: Bundle, device: DeviceProfile, options: Options, reporter:
     entry = bundle.manifest.get("board")
     python = entry.get("python") if isinstance(entry, dict) else None
     system = choose_system(board_python(device, python if isinstance(python, str) else None))
-    return board_root(system.suite, say=reporter.stage)
+    return board_root(system, say=reporter.stage)
 
 
 def work_parent(bundle: Bundle) -> Path | None:
-    """Choose a work folder beside the bundle, so that a big model is linked and not copied.
-
-    Return None (the system's temporary folder) if that is impossible: no right to write, or a card
-    mounted noexec. proot cannot take a path with a colon.
+    """A work folder beside the bundle, so that a big model is linked and not copied; None where
+    none can be made there: no right to write, a card mounted noexec, a colon in the path (proot).
     """
     parent = bundle.path.absolute().parent
     noexec = os.statvfs(parent).f_flag & getattr(os, "ST_NOEXEC", 0)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from boardfit.converters.board.rehearse.cpu import CpuChoice
-from boardfit.converters.board.rehearse.reference import TokenAgreement
 from boardfit.converters.board.rehearse.sandbox import How
 from boardfit.edge.errors import DoesNotFitError, EdgeError, EngineError, IntegrityError
 from boardfit.edge.probe.emulation import GuestMemory
@@ -41,9 +40,7 @@ _REBUILD = "edge engine add BUNDLE -o OUT makes it again, with kernels chosen on
 
 @dataclass(frozen=True)
 class Options:
-    """How to rehearse. `how` fixes the way to run arm64 programs, `root` a root file system of
-    one's own; `free_bytes` replaces the profile's free memory.
-    """
+    """`how` fixes the way to run arm64 programs, `root` a root file system of one's own."""
 
     prompt: str = PROMPT
     n_tokens: int = 16
@@ -51,6 +48,19 @@ class Options:
     root: Path | None = None
     free_bytes: int | None = None
     min_agreement: float = MIN_AGREEMENT
+
+
+@dataclass(frozen=True)
+class TokenAgreement:
+    """Of `n` tokens, `equal` are the host's own, and `near` are nearly as likely there."""
+
+    n: int
+    equal: int
+    near: int
+
+    @property
+    def share(self) -> float:
+        return (self.equal + self.near) / self.n if self.n else 0.0
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,10 @@
-"""The stages of a rehearsal, run inside the sandbox and listened to from outside."""
+"""The stages of a rehearsal, run inside the sandbox, and the host's own answer to compare with.
+
+The board is compared token by token, not text by text. Kernels of different cores round
+differently, so a near tie may fall either way, and the texts part from there. Therefore the board
+is shown the host's own tokens and asked for the next one each time ("teacher forcing"), and a token
+that the host thought almost as good counts as the same.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +17,70 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from boardfit.converters.board.rehearse import result
 from boardfit.converters.board.rehearse.limits import EnforcedLimit, PeakWatcher
-from boardfit.converters.board.rehearse.reference import HostReference, compare
-from boardfit.converters.board.rehearse.result import Options, Problem, Rehearsal, diagnose
 from boardfit.converters.board.rehearse.sandbox import BoardSandbox
-from boardfit.edge.bundle.bundle import BundleFile
+from boardfit.edge.bundle.bundle import Bundle, BundleFile
+from boardfit.edge.engines import open_engine
+from boardfit.edge.engines.settings import EngineSettings
 from boardfit.edge.process.child import Popen, decode_output, start_child
 from boardfit.edge.terminal.progress import Reporter, Say
+from boardfit.edge.types import GenerationConfig, LogitsEngine, Message
 
 INSTALL_TIMEOUT_S = 900.0
 ANSWER_TIMEOUT_S = 3600.0
+#: Logits apart: closer than this, two tokens count as equally good (e^0.5 = 1.6 times as likely).
+NEAR_TIE = 0.5
+
+
+@dataclass(frozen=True)
+class HostReference:
+    """The host's greedy answer, to compare with. It has the token ids of the prompt and of the
+    answer. `logits` [n_answer, n_vocab] are the host's before each answer token, None if the engine
+    does not give them.
+    """
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+    text: str
+    has_template: bool
+    logits: Any | None
+
+
+def host_reference(bundle: Bundle, text: str, n_tokens: int, n_threads: int) -> HostReference:
+    """Answer `text` on this machine. Raises EngineMissingError without the bundle's engine."""
+    settings = replace(EngineSettings.from_plan(bundle.plan), n_threads=n_threads)
+    engine = open_engine(bundle.plan.engine, bundle.model, settings)
+    try:
+        prompt = (
+            engine.render([Message("user", text)]) if engine.has_template else engine.prompt(text)
+        )
+        config = GenerationConfig(max_tokens=n_tokens, ignore_eos=True)
+        events = list(engine.stream(prompt, config))
+        answer = tuple(event.token_id for event in events if event.token_id is not None)
+        logits = None
+        if isinstance(engine, LogitsEngine):
+            logits = engine.logits([*prompt, *answer])[len(prompt) - 1 : -1]
+        shown = "".join(event.text for event in events)
+        return HostReference(tuple(prompt), answer, shown, engine.has_template, logits)
+    finally:
+        engine.close()
+
+
+def compare(reference: HostReference, chosen: Sequence[int]) -> result.TokenAgreement:
+    """How far the board's choices are the host's; tokens that it never reached are not."""
+    equal = near = 0
+    for i, (expected, got) in enumerate(zip(reference.answer, chosen, strict=False)):
+        if got == expected:
+            equal += 1
+        elif reference.logits is not None:
+            row = reference.logits[i]
+            near += bool(0 <= got < len(row) and row[expected] - row[got] <= NEAR_TIE)
+    return result.TokenAgreement(len(reference.answer), equal, near)
 
 
 class RehearsalRun:
@@ -37,12 +93,12 @@ class RehearsalRun:
         release: Path,
         files: Sequence[BundleFile],
         reporter: Reporter,
-        found: Rehearsal,
+        found: result.Rehearsal,
     ) -> None:
         self._sandbox, self._limit, self._release = sandbox, limit, release
         self._files, self._reporter, self._found = files, reporter, found
 
-    def install(self) -> Rehearsal:
+    def install(self) -> result.Rehearsal:
         """Run the bundle's own installer, as a board would."""
         self._reporter.stage("installing as the board would")
         board = self._release / "bundle/board"
@@ -54,7 +110,7 @@ class RehearsalRun:
         self._execute("installing", argv, INSTALL_TIMEOUT_S, lambda line: None)
         return self._found
 
-    def answer(self, reference: HostReference, options: Options) -> Rehearsal:
+    def answer(self, reference: HostReference, options: result.Options) -> result.Rehearsal:
         """Start the installed engine, generate, and take its choice at each token of the host's."""
         self._reporter.stage("answering as the board would")
         home = self._sandbox.work / "home"
@@ -95,7 +151,9 @@ class RehearsalRun:
             self._add(agreement=compare(reference, chosen))
         return self._found
 
-    def run_tool(self, variant: str, reference: HostReference, options: Options) -> Rehearsal:
+    def run_tool(
+        self, variant: str, reference: HostReference, options: result.Options
+    ) -> result.Rehearsal:
         """Answer with a static program of the bundle: all that a phone gets."""
         self._reporter.stage("answering as the phone would")
         bundle = self._release / "bundle"
@@ -149,7 +207,7 @@ class RehearsalRun:
                 output = f"error: {failure['message']}"
                 code = int(failure["exit_code"])
             self._add(
-                problem=diagnose(
+                problem=result.diagnose(
                     stage, code, output, oom_kills=self._limit.oom_kills(),
                     limit_bytes=self._found.limit_bytes, cpu=self._found.cpu.cpu.name,
                 )
@@ -159,7 +217,7 @@ class RehearsalRun:
         self._found = replace(self._found, **fields)
 
     def _fail(self, kind: Any, message: str, stage: str = "answering") -> None:
-        self._add(problem=Problem(kind, stage, message))
+        self._add(problem=result.Problem(kind, stage, message))
 
 
 class Countdown:

@@ -24,7 +24,7 @@ from boardfit.converters.formats.onnx.recipe import (
 from boardfit.converters.formats.tools.checkpoint import link_checkpoint
 from boardfit.converters.formats.tools.environments import check_disk, check_memory, tool_python
 from boardfit.converters.formats.tools.worker import run_worker
-from boardfit.converters.source.checkpoint import find_shards
+from boardfit.converters.source.checkpoint import choose_shards
 from boardfit.converters.spec import TargetTensor
 from boardfit.converters.tokenizers.files import TokenizerFiles, read_json
 from boardfit.converters.tokenizers.special import end_of_turn_ids
@@ -151,7 +151,7 @@ def conversion_bytes(checkpoint: Path, recipe: OnnxRecipe) -> int:
 
 
 def checkpoint_bytes(checkpoint: Path) -> int:
-    return sum((checkpoint / shard).stat().st_size for shard in find_shards(checkpoint))
+    return sum((checkpoint / shard).stat().st_size for shard in choose_shards(checkpoint)[0])
 
 
 def output_bytes(checkpoint: Path, recipe: OnnxRecipe) -> int:

@@ -350,9 +350,7 @@ def _tensors(checkpoint: SafetensorsCheckpoint) -> Iterator[tuple[str, str, tupl
 
 def _folder_name(origin: Origin) -> str:
     """The name that upstream's converter reads the model's name from."""
-    name = (
-        origin.model_id.rpartition("/")[2] if origin.model_id else origin.directory.resolve().name
-    )
+    name = origin.repo_id.rpartition("/")[2] if origin.repo_id else origin.directory.resolve().name
     return name or "model"
 
 

@@ -8,7 +8,7 @@ invented: an imported figure cannot be derived again, and `edge report --verify`
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from boardfit.edge.bench.importers import (
     executorch,
@@ -24,31 +24,10 @@ from boardfit.edge.bench.importers.text import decode_text
 from boardfit.edge.bench.store import KIND, Results, joined, parse_results, read_file
 from boardfit.edge.errors import InputError
 
-
-class Importer(Protocol):
-    """A module of this package. `HINT` names the output that it reads; a text with one of
-    `MENTIONS` is likely from the tool.
-    """
-
-    TOOL: str
-    HINT: str
-
-    @property
-    def MENTIONS(self) -> tuple[str, ...]: ...  # noqa: N802
-
-    def can_read(self, text: str) -> bool: ...
-
-    def read(self, text: str, source: ImportedFile) -> list[dict[str, Any]]: ...
-
-
-IMPORTERS: tuple[Importer, ...] = (
-    llama_bench,
-    llama_timings,
-    ollama,
-    executorch,
-    litert_lm,
-    genai,
-    mlperf,
+#: `HINT` names the output that a module reads; a text with one of `MENTIONS` is likely its tool's.
+IMPORTERS: tuple[Any, ...] = (
+    *(llama_bench, llama_timings, ollama, executorch),
+    *(litert_lm, genai, mlperf),
 )
 
 
@@ -61,20 +40,17 @@ class Found(NamedTuple):
 
 def read_any(path: Path, most: int | None = None) -> Found:
     """Read a result file of `edge bench` or of another tool, recognized by what it holds; of ours
-    with more than `most` lines only the newest runs.
-
-    Raises InputError if it is neither, or broken.
+    with more than `most` lines only the newest runs. Raises InputError.
     """
     data = read_file(path)
     if f'"{KIND}"'.encode() in data[:MAX_SNIFF]:
         return Found(None, parse_results(path, data, most))
     text = decode_text(data)
     for importer in IMPORTERS:
-        if importer.can_read(text):
-            source = ImportedFile.from_path(path, data)
-            records = tuple(importer.read(text, source))
-            if records:
-                return Found(importer.TOOL, Results(records, ()))
+        if not importer.can_read(text):
+            continue
+        if records := tuple(importer.read(text, ImportedFile.from_path(path, data))):
+            return Found(importer.TOOL, Results(records, ()))
     likely = [importer for importer in IMPORTERS if any(m in text for m in importer.MENTIONS)]
     first = data.lstrip().partition(b"\n")[0].strip()
     # A bare brace begins a document of another kind: each of our results is a line.

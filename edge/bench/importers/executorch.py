@@ -8,13 +8,7 @@ import re
 from itertools import pairwise
 from typing import Any
 
-from boardfit.edge.bench.importers.record import (
-    ImportedFile,
-    ImportedSubject,
-    count,
-    make_record,
-    number,
-)
+from boardfit.edge.bench.importers.record import ImportedFile, ImportedSubject, Sizes, count, number
 from boardfit.edge.bench.importers.text import json_objects
 from boardfit.edge.errors import InputError
 
@@ -32,24 +26,20 @@ def can_read(text: str) -> bool:
 
 def read(text: str, source: ImportedFile) -> list[dict[str, Any]]:
     """One end-to-end record per size of prompt and answer, and the loads."""
-    groups: dict[tuple[int, int], list[dict[str, float | None]]] = {}
+    groups: dict[Sizes, list[dict[str, float | None]]] = {}
     loads = []
     for match in _LINE.finditer(text):
         stats = next(json_objects(match[1], TOOL), {})
-        sizes = (
-            count(stats.get("prompt_tokens"), f"{TOOL}: prompt_tokens"),
-            count(stats.get("generated_tokens"), f"{TOOL}: generated_tokens"),
+        n_prompt, n_gen = (
+            count(stats.get(name), f"{TOOL}: {name}")
+            for name in ("prompt_tokens", "generated_tokens")
         )
-        groups.setdefault(sizes, []).append(figures(stats, *sizes))
-        load_s = span(stats, "model_load_start_ms", "model_load_end_ms")
-        if load_s:
+        groups.setdefault(Sizes(n_prompt, n_gen), []).append(figures(stats, n_prompt, n_gen))
+        if load_s := span(stats, "model_load_start_ms", "model_load_end_ms"):
             loads.append({"load_s": load_s})
-    subject = ImportedSubject(tool=TOOL, name=source.name, not_measured=NOT_MEASURED)
-    found = [
-        make_record(subject, source, "end-to-end", repeats, n_prompt=n_prompt, n_gen=n_gen)
-        for (n_prompt, n_gen), repeats in groups.items()
-    ]
-    return [*found, make_record(subject, source, "load", loads)] if loads else found
+    subject = ImportedSubject(source, TOOL, name=source.name, not_measured=NOT_MEASURED)
+    found = [subject.record("end-to-end", repeats, sizes) for sizes, repeats in groups.items()]
+    return [*found, subject.record("load", loads)] if loads else found
 
 
 def figures(stats: dict[str, Any], n_prompt: int, n_gen: int) -> dict[str, float | None]:

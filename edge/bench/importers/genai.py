@@ -11,13 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from boardfit.edge.bench.importers.record import (
-    ImportedFile,
-    ImportedSubject,
-    count,
-    make_record,
-    number,
-)
+from boardfit.edge.bench.importers.record import ImportedFile, ImportedSubject, Sizes, count, number
 from boardfit.edge.bench.importers.text import csv_rows, json_objects
 from boardfit.edge.errors import InputError
 
@@ -84,7 +78,8 @@ def read_row(row: Mapping[str, Any], source: ImportedFile, where: str) -> list[d
     n_gen = count(row.get("tokens_generated"), f"{where}: tokens generated")
     absent = () if FIRST_MS in row else ("time to first token",)
     subject = ImportedSubject(
-        tool=TOOL,
+        source,
+        TOOL,
         name=_text(row, "full_name") or source.name,
         quant=_text(row, "precision"),
         version=_text(row, "package_version"),
@@ -92,28 +87,24 @@ def read_row(row: Mapping[str, Any], source: ImportedFile, where: str) -> list[d
         not_measured=(*absent, *NOT_MEASURED),
     )
 
-    def one(kind: str, figures: Mapping[str, float], n_depth: int = 0) -> dict[str, Any]:
-        return make_record(
-            subject,
-            source,
-            kind,
-            [figures],
-            n_prompt=0 if kind == "decode" else n_prompt,
-            n_depth=n_depth,
-            n_gen=0 if kind == "prefill" else n_gen,
-            time=_text(row, "trigger_date"),
-        )
+    def read_number(name: str) -> float:
+        return number(row.get(name), f"{where}: {name}")
 
-    found = [
-        one("prefill", {"prefill_tps": number(row.get(PREFILL), f"{where}: {PREFILL}")}),
-        one("decode", {"decode_tps": number(row.get(DECODE), f"{where}: {DECODE}")}, n_prompt),
-    ]
-    whole = {}
-    if WHOLE in row:
-        whole["end_to_end_s"] = number(row[WHOLE], f"{where}: {WHOLE}")
+    figures = {
+        "prefill": {"prefill_tps": read_number(PREFILL)},
+        "decode": {"decode_tps": read_number(DECODE)},
+        "end-to-end": {"end_to_end_s": read_number(WHOLE)} if WHOLE in row else {},
+    }
     if FIRST_MS in row:
-        whole["ttft_s"] = number(row[FIRST_MS], f"{where}: {FIRST_MS}") * 1e-3
-    return [*found, one("end-to-end", whole)] if whole else found
+        figures["end-to-end"]["ttft_s"] = read_number(FIRST_MS) * 1e-3
+    time = _text(row, "trigger_date")
+    sizes = dict.fromkeys(figures, Sizes(n_prompt, n_gen))
+    sizes["decode"] = Sizes(n_prompt, n_gen, n_prompt)
+    return [
+        subject.record(kind, [found], sizes[kind], time=time)
+        for kind, found in figures.items()
+        if found
+    ]
 
 
 def _text(row: Mapping[str, Any], key: str) -> str | None:

@@ -1,6 +1,4 @@
-"""What `litert-lm benchmark` and `litert_lm_main` print (google-ai-edge/LiteRT-LM): the first one
-means over its runs, one block per model, the second one `BenchmarkInfo` with each turn.
-"""
+"""What `litert-lm benchmark` (means of its runs) and `litert_lm_main` (each turn) print."""
 
 from __future__ import annotations
 
@@ -8,13 +6,7 @@ import re
 from pathlib import PurePath
 from typing import Any
 
-from boardfit.edge.bench.importers.record import (
-    ImportedFile,
-    ImportedSubject,
-    count,
-    make_record,
-    number,
-)
+from boardfit.edge.bench.importers.record import ImportedFile, ImportedSubject, Sizes, count, number
 from boardfit.edge.errors import InputError
 
 TOOL = "litert-lm"
@@ -53,66 +45,47 @@ def read(text: str, source: ImportedFile) -> list[dict[str, Any]]:
 def read_turns(block: str, source: ImportedFile) -> list[dict[str, Any]]:
     """Records of litert_lm_main: turns of equal size are repetitions."""
     subject = ImportedSubject(
-        tool=TOOL, name=PurePath(source.name).stem, not_measured=NOT_MEASURED[1:]
+        source, TOOL, name=PurePath(source.name).stem, not_measured=NOT_MEASURED[1:]
     )
     turns: dict[tuple[str, int], list[dict[str, float]]] = {}
     for n_tokens, what, rate in _TURN.findall(block):
         kind = what.lower()
         figures = {f"{kind}_tps": number(rate, f"{TOOL}: {what} Speed", zero=True)}
         turns.setdefault((kind, int(n_tokens)), []).append(figures)
-    found = [
-        make_record(
-            subject,
-            source,
-            kind,
-            figures,
-            n_prompt=n_tokens if kind == "prefill" else 0,
-            n_gen=n_tokens if kind == "decode" else 0,
-        )
-        for (kind, n_tokens), figures in turns.items()
-    ]
+    found = [subject.record(kind, repeats, Sizes(n, n)) for (kind, n), repeats in turns.items()]
     for pattern, kind, name in ((_FIRST, "end-to-end", "ttft_s"), (_INIT, "load", "load_s")):
         if (match := pattern.search(block)) is not None:
             scale = 1e-3 if match[2] == "ms" else 1.0
             seconds = number(match[1], f"{TOOL}: {match[0][:40]}") * scale
-            sizes = {kind: n for kind, n in reversed(turns)} if name == "ttft_s" else {}
-            found.append(
-                make_record(
-                    subject,
-                    source,
-                    kind,
-                    [{name: seconds}],
-                    n_prompt=sizes.get("prefill", 0),
-                    n_gen=sizes.get("decode", 0),
-                )
-            )
+            first = {phase: n for phase, n in reversed(turns)} if name == "ttft_s" else {}
+            sizes = Sizes(first.get("prefill", 0), first.get("decode", 0))
+            found.append(subject.record(kind, [{name: seconds}], sizes))
     return found
 
 
 def read_block(block: str, source: ImportedFile) -> list[dict[str, Any]]:
     fields = {match[1]: match[2] for match in _FIELD.finditer(block)}
     name = fields.get("Benchmarking model", "unknown").split(" (")[0]
+    n_ctx = fields.get("Max number of tokens")
     subject = ImportedSubject(
-        tool=TOOL,
+        source,
+        TOOL,
         name=PurePath(name).stem if "/" in name else name,
         build=fields.get("Backend"),
-        n_ctx=count(fields["Max number of tokens"], f"{TOOL}: tokens")
-        if "Max number of tokens" in fields
-        else None,
+        n_ctx=None if n_ctx is None else count(n_ctx, f"{TOOL}: tokens"),
         not_measured=NOT_MEASURED,
     )
     n_prompt = count(fields.get("Number of tokens in prefill"), f"{TOOL}: tokens in prefill")
     n_gen = count(fields.get("Number of tokens in decode"), f"{TOOL}: tokens in decode")
-    prefill = measured(fields, "Prefill speed", "tokens/s")
-    decode = measured(fields, "Decode speed", "tokens/s")
-    first = measured(fields, "Time to first token", "s")
+    figures = {
+        "prefill": {"prefill_tps": measured(fields, "Prefill speed", "tokens/s")},
+        "decode": {"decode_tps": measured(fields, "Decode speed", "tokens/s")},
+        "end-to-end": {"ttft_s": measured(fields, "Time to first token", "s")},
+    }
+    load = subject.record("load", [{"load_s": measured(fields, "Init time", "s")}])
     return [
-        make_record(subject, source, "prefill", [{"prefill_tps": prefill}], n_prompt=n_prompt),
-        make_record(subject, source, "decode", [{"decode_tps": decode}], n_gen=n_gen),
-        make_record(
-            subject, source, "end-to-end", [{"ttft_s": first}], n_prompt=n_prompt, n_gen=n_gen
-        ),
-        make_record(subject, source, "load", [{"load_s": measured(fields, "Init time", "s")}]),
+        *(subject.record(kind, [found], Sizes(n_prompt, n_gen)) for kind, found in figures.items()),
+        load,
     ]
 
 

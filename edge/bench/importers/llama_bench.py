@@ -1,6 +1,4 @@
-"""`llama-bench` with any `-o`: md (its default), csv, json, jsonl and sql (ggml-org/llama.cpp,
-tools/llama-bench).
-"""
+"""`llama-bench` with any `-o`: md, csv, json, jsonl and sql (ggml-org/llama.cpp)."""
 
 from __future__ import annotations
 
@@ -12,8 +10,8 @@ from typing import Any
 from boardfit.edge.bench.importers.record import (
     ImportedFile,
     ImportedSubject,
+    Sizes,
     count,
-    make_record,
     number,
     text_or_none,
     whole_or_none,
@@ -45,9 +43,7 @@ def can_read(text: str) -> bool:
 
 
 def read(text: str, source: ImportedFile) -> list[dict[str, Any]]:
-    """One record per test, of every run in the file. Raises InputError on anything that llama-bench
-    does not write.
-    """
+    """One record per test, of every run in the file. Raises InputError."""
     found = [record(entry, source) for entry in entries(text)]
     if not found or len(found) > MAX_TESTS:
         raise InputError(f"{TOOL}: expected 1 to {MAX_TESTS} tests, got {len(found)}")
@@ -106,7 +102,7 @@ def record(entry: Mapping[str, Any], source: ImportedFile) -> dict[str, Any]:
     if not n_prompt and not n_gen:
         raise InputError(f"{TOOL}: a test of no tokens")
     samples = entry.get("samples_ns")
-    if isinstance(samples, list):
+    if has_samples := isinstance(samples, list):
         seconds = [number(ns, f"{TOOL}: samples_ns") * 1e-9 for ns in samples]
     else:
         seconds = [(n_prompt + n_gen) / number(entry.get("avg_ts"), f"{TOOL}: avg_ts")]
@@ -116,25 +112,22 @@ def record(entry: Mapping[str, Any], source: ImportedFile) -> dict[str, Any]:
         kind, figures = "decode", [{"decode_tps": n_gen / s} for s in seconds]
     else:
         kind, figures = "prefill", [{"prefill_tps": n_prompt / s} for s in seconds]
-    return make_record(
-        subject(entry, has_samples=isinstance(samples, list)),
-        source,
-        kind,
-        figures,
-        n_prompt=n_prompt,
-        n_depth=n_depth,
-        n_gen=n_gen,
-        time=text_or_none(entry.get("test_time")),
-    )
+    sizes = Sizes(n_prompt, n_gen, n_depth)
+    time = text_or_none(entry.get("test_time"))
+    tested = subject(entry, source, has_samples=has_samples)
+    return tested.record(kind, figures, sizes, time=time)
 
 
-def subject(entry: Mapping[str, Any], *, has_samples: bool) -> ImportedSubject:
+def subject(
+    entry: Mapping[str, Any], source: ImportedFile, *, has_samples: bool
+) -> ImportedSubject:
     file = text_or_none(entry.get("model_filename")) or "unknown"
     name = PureWindowsPath(file).name if "\\" in file else PurePath(file).name
     kind = text_or_none(entry.get("model_type")) or ""
     build = (whole_or_none(entry.get("build_number")), text_or_none(entry.get("backends")))
     return ImportedSubject(
-        tool=TOOL,
+        source,
+        TOOL,
         name=name.removesuffix(".gguf"),
         quant=kind.split(" ", 2)[2] if kind.count(" ") >= 2 else kind or None,
         version=text_or_none(entry.get("build_commit")),

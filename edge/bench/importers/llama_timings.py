@@ -6,17 +6,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import PurePath, PureWindowsPath
-from typing import Any
+from typing import Any, NamedTuple
 
-from boardfit.edge.bench.importers.record import (
-    ImportedFile,
-    ImportedSubject,
-    answer_records,
-    count,
-    number,
-)
+from boardfit.edge.bench.importers.record import ImportedFile, ImportedSubject, Sizes, count, number
 from boardfit.edge.bench.importers.text import json_objects
 from boardfit.edge.errors import InputError
 
@@ -35,9 +28,8 @@ _MODEL = re.compile(
 )
 
 
-@dataclass
-class TimedAnswer:
-    """Token counts and seconds of one answer; None for what is not printed."""
+class TimedAnswer(NamedTuple):
+    """Token counts and figures of one answer; None for what is not printed."""
 
     n_prompt: int = 0
     n_gen: int = 0
@@ -56,30 +48,27 @@ def can_read(text: str) -> bool:
 
 def read(text: str, source: ImportedFile) -> list[dict[str, Any]]:
     """Records for each size of question and answer; equal ones are repetitions."""
-    groups: dict[tuple[int, int], list[dict[str, float | None]]] = {}
-    for answer in answers(text):
-        figures = {
-            "prefill_tps": answer.prefill_tps,
-            "decode_tps": answer.decode_tps,
-            "load_s": answer.load_s,
-        }
-        if answer.prefill_tps or answer.decode_tps:
-            groups.setdefault((answer.n_prompt, answer.n_gen), []).append(figures)
+    groups: dict[Sizes, list[dict[str, float | None]]] = {}
+    for n_prompt, n_gen, *rates in answers(text):
+        figures = dict(zip(("prefill_tps", "decode_tps", "load_s"), rates, strict=True))
+        if any(rates[:2]):
+            groups.setdefault(Sizes(n_prompt, n_gen), []).append(figures)
     if not groups:
         raise InputError(f"{TOOL}: no answer with timings")
     model = _MODEL.search(text)
     path = model[1] if model else source.name
     name = PureWindowsPath(path).stem if "\\" in path else PurePath(path).stem
-    subject = ImportedSubject(tool=TOOL, name=name, not_measured=NOT_MEASURED)
+    subject = ImportedSubject(source, TOOL, name=name, not_measured=NOT_MEASURED)
     found = []
-    for (n_prompt, n_gen), same in groups.items():
-        found += answer_records(subject, source, same, n_prompt=n_prompt, n_gen=n_gen)
+    for sizes, same in groups.items():
+        found += subject.answers(same, sizes)
     return found
 
 
 def answers(text: str) -> Iterator[TimedAnswer]:
     """Answers of the log, then those of JSON. A server logs what it also sends; one is enough."""
-    current, load_s, is_open = TimedAnswer(), None, False
+    current: TimedAnswer | None = None
+    load_s = None
     for match in _TIME.finditer(text):
         seconds = number(match["ms"], f"{TOOL}: time", zero=True) * 1e-3
         n_tokens = int(match["n"] or 0)
@@ -88,20 +77,18 @@ def answers(text: str) -> Iterator[TimedAnswer]:
             load_s = seconds or None
             continue
         if match["what"] == "prompt eval":
-            if is_open:
+            if current:
                 yield current
             # The load counts for the answer after it only.
-            current, load_s, is_open = TimedAnswer(n_tokens, 0, rate, None, load_s), None, True
+            current, load_s = TimedAnswer(n_tokens, 0, rate, None, load_s), None
         else:
-            current.n_gen, current.decode_tps = n_tokens, rate
-            yield current
-            current, is_open = TimedAnswer(), False
-    if is_open:
+            yield (current or TimedAnswer())._replace(n_gen=n_tokens, decode_tps=rate)
+            current = None
+    if current:
         yield current
     for prefill, decode in _RATES.findall(text):
-        yield TimedAnswer(
-            0, 0, *(number(rate, f"{TOOL}: t/s", zero=True) or None for rate in (prefill, decode))
-        )
+        rates = (number(rate, f"{TOOL}: t/s", zero=True) or None for rate in (prefill, decode))
+        yield TimedAnswer(0, 0, *rates)
     if not _TIME.search(text) and '"predicted_ms"' in text:
         for entry in json_objects(text, TOOL):
             timings = entry.get("timings", entry)

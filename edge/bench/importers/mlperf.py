@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from boardfit.edge.bench.importers.record import ImportedFile, ImportedSubject, make_record, number
+from boardfit.edge.bench.importers.record import ImportedFile, ImportedSubject, number
 from boardfit.edge.errors import InputError
 
 TOOL = "mlperf-loadgen"
@@ -16,13 +16,8 @@ _HEAD = "MLPerf Results Summary"
 _FIELD = re.compile(r"^\s*([\w .()/+-]+?)\s*:\s*(\S.*?)\s*$", re.MULTILINE)
 _PROCESSED = re.compile(r"Processed at least \d+ queries \((\d+)\)")
 # Their row → our figure; the first five describe one spread.
-_SPREAD = {
-    "median": "50.00 percentile {}",
-    "mean": "Mean {}",
-    "minimum": "Min {}",
-    "maximum": "Max {}",
-    "p90": "90.00 percentile {}",
-}
+_SPREAD = {"median": "50.00 percentile {}", "p90": "90.00 percentile {}", "mean": "Mean {}",
+           "minimum": "Min {}", "maximum": "Max {}"}  # fmt: skip
 _QUANTILES = {"p50": "50.00", "p90": "90.00", "p95": "95.00", "p99": "99.00"}
 
 
@@ -31,8 +26,8 @@ def can_read(text: str) -> bool:
 
 
 def read(text: str, source: ImportedFile) -> list[dict[str, Any]]:
-    """One record: latency of a query, and of its first token where LoadGen counted tokens.
-    A run that LoadGen calls invalid is flagged.
+    """One record: latency of a query, or of an answer and its first token. Invalid runs are
+    flagged.
     """
     fields = {match[1].lower(): match[2] for match in _FIELD.finditer(text)}
     metrics = {"latency_s": spread_of(fields, "latency (ns)")}
@@ -51,22 +46,10 @@ def read(text: str, source: ImportedFile) -> list[dict[str, Any]]:
         flags.append(f"LoadGen calls the run {fields.get('result is', 'unfinished')[:40]}")
     processed = _PROCESSED.search(text)
     scenario = f"{fields.get('scenario', '?')}, {processed[1] if processed else '?'} queries"
-    return [
-        make_record(
-            ImportedSubject(
-                tool=TOOL,
-                name=fields.get("sut name", "unknown"),
-                build=fields.get("scenario"),
-                not_measured=NOT_MEASURED,
-            ),
-            source,
-            kind,
-            [],
-            flags=flags,
-            metrics=metrics,
-            label=f"{kind} {scenario}",
-        )
-    ]
+    name, build = fields.get("sut name", "unknown"), fields.get("scenario")
+    subject = ImportedSubject(source, TOOL, name=name, build=build, not_measured=NOT_MEASURED)
+    label = f"{kind} {scenario}"
+    return [subject.record(kind, [], flags=flags, metrics=metrics, label=label)]
 
 
 def seconds(fields: dict[str, str], name: str) -> float | None:

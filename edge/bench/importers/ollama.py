@@ -14,9 +14,8 @@ from typing import Any
 from boardfit.edge.bench.importers.record import (
     ImportedFile,
     ImportedSubject,
-    answer_records,
+    Sizes,
     count,
-    make_record,
     number,
     text_or_none,
 )
@@ -88,19 +87,14 @@ def read_bench(text: str, source: ImportedFile) -> list[dict[str, Any]]:
     """Rates of obench.sh: what it asks has one length, which it does not print."""
     found, starts = [], list(_BENCH.finditer(text))
     for start, end in zip(starts, [*(m.start() for m in starts[1:]), len(text)], strict=True):
-        block = text[start.end() : end]
         # Requests in parallel share the memory: their rates are no board's.
-        alone = block.partition("Parallel Execution")[0]
-        figures = [
-            {"decode_tps": number(rate, f"{TOOL}: eval rate")}
-            for rate in _BENCH_RATE.findall(alone)
-        ]
-        subject = ImportedSubject(
-            tool=TOOL, name=start[1], not_measured=("prefill", "load", *NOT_MEASURED)
-        )
-        if figures:
+        alone = text[start.end() : end].partition("Parallel Execution")[0]
+        rates = [number(rate, f"{TOOL}: eval rate") for rate in _BENCH_RATE.findall(alone)]
+        absent = ("prefill", "load", *NOT_MEASURED)
+        subject = ImportedSubject(source, TOOL, name=start[1], not_measured=absent)
+        if figures := [{"decode_tps": rate} for rate in rates]:
             label = "decode, lengths not printed"
-            found.append(make_record(subject, source, "decode", figures, label=label))
+            found.append(subject.record("decode", figures, label=label))
     return found
 
 
@@ -108,32 +102,25 @@ def read(text: str, source: ImportedFile) -> list[dict[str, Any]]:
     """Records for each model and size of question and answer; equal ones are repetitions."""
     if _BENCH.search(text):
         return read_bench(text, source)
-    groups: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, Sizes], list[dict[str, Any]]] = {}
     for answer in answers(text):
-        key = (
-            text_or_none(answer.get("model")) or PurePath(source.name).stem,
+        model = text_or_none(answer.get("model")) or PurePath(source.name).stem
+        sizes = Sizes(
             count(answer.get("prompt_eval_count", 0), f"{TOOL}: prompt_eval_count"),
             count(answer.get("eval_count"), f"{TOOL}: eval_count"),
         )
-        groups.setdefault(key, []).append(answer)
+        groups.setdefault((model, sizes), []).append(answer)
     found = []
-    for (model, n_prompt, n_gen), same in groups.items():
-        found += answer_records(
-            ImportedSubject(tool=TOOL, name=model, not_measured=NOT_MEASURED),
-            source,
-            [figures(answer) for answer in same],
-            n_prompt=n_prompt,
-            n_gen=n_gen,
-            time=text_or_none(same[-1].get("created_at")),
-        )
+    for (model, sizes), same in groups.items():
+        subject = ImportedSubject(source, TOOL, name=model, not_measured=NOT_MEASURED)
+        repeats, time = list(map(figures, same)), text_or_none(same[-1].get("created_at"))
+        found += subject.answers(repeats, sizes, time=time)
     return found
 
 
 def figures(answer: dict[str, Any]) -> dict[str, float | None]:
     def seconds(key: str) -> float | None:
-        if not answer.get(key):
-            return None
-        return number(answer[key], f"{TOOL}: {key}") * 1e-9
+        return number(answer[key], f"{TOOL}: {key}") * 1e-9 if answer.get(key) else None
 
     n_prompt = count(answer.get("prompt_eval_count", 0), f"{TOOL}: prompt_eval_count")
     n_new = n_prompt - count(answer.get("prompt_eval_cached_count", 0), f"{TOOL}: cached count")

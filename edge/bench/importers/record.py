@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from boardfit.edge import __version__
-from boardfit.edge.bench.metrics import spread
-from boardfit.edge.bench.seal import sealed
-from boardfit.edge.bench.store import KIND, SCHEMA
+from boardfit.edge.bench.metrics import spreads
+from boardfit.edge.bench.store import KIND, SCHEMA, sealed
 from boardfit.edge.bench.workloads import Kind, Test
 from boardfit.edge.errors import InputError
 
@@ -32,15 +31,26 @@ class ImportedFile:
     @classmethod
     def from_path(cls, path: Path, data: bytes) -> ImportedFile:
         written = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc)
-        return cls(
-            path.name, hashlib.sha256(data).hexdigest(), written.isoformat(timespec="seconds")
-        )
+        time = written.isoformat(timespec="seconds")
+        return cls(path.name, hashlib.sha256(data).hexdigest(), time)
+
+
+class Sizes(NamedTuple):
+    """Tokens of a test."""
+
+    n_prompt: int = 0
+    n_gen: int = 0
+    n_depth: int = 0
+
+
+NO_SIZES = Sizes()
 
 
 @dataclass(frozen=True)
 class ImportedSubject:
     """What another tool measured, as far as it says so."""
 
+    source: ImportedFile
     tool: str
     name: str
     quant: str | None = None
@@ -55,123 +65,86 @@ class ImportedSubject:
     kv_type: str | None = None
     not_measured: tuple[str, ...] = ()
 
+    def record(
+        self,
+        kind: Kind | str,
+        figures: Sequence[Mapping[str, float | None]],
+        sizes: Sizes = NO_SIZES,
+        *,
+        time: str | None = None,
+        flags: Sequence[str] = (),
+        metrics: Mapping[str, Any] | None = None,
+        label: str | None = None,
+    ) -> dict[str, Any]:
+        """One sealed record. `figures` are the repetitions; `metrics` replaces their spread where a
+        tool reports percentiles only. Of the sizes a test keeps those of its kind.
+        """
+        n_prompt = 0 if kind == "decode" else sizes.n_prompt
+        n_gen = 0 if kind == "prefill" else sizes.n_gen
+        test = Test(kind, n_prompt, sizes.n_depth, n_gen)  # type: ignore[arg-type]
 
-def make_record(
-    subject: ImportedSubject,
-    source: ImportedFile,
-    kind: Kind | str,
-    figures: Sequence[Mapping[str, float | None]],
-    *,
-    n_prompt: int = 0,
-    n_depth: int = 0,
-    n_gen: int = 0,
-    time: str | None = None,
-    flags: Sequence[str] = (),
-    metrics: Mapping[str, Any] | None = None,
-    label: str | None = None,
-) -> dict[str, Any]:
-    """One sealed record. `figures` are the repetitions that the tool reports; `metrics` replaces
-    their spread where a tool reports percentiles only.
-    """
-    test = Test(kind, n_prompt, n_depth, n_gen)  # type: ignore[arg-type]
-    names = dict.fromkeys(name for repetition in figures for name in repetition)
-    spreads = {}
-    for name in names:
-        found = spread([value for f in figures if (value := f.get(name)) is not None])
-        spreads[name] = found.to_dict() if found else None
-    shown = label or ("load" if kind == "load" else test.label)
-    named = f"{source.sha256} {subject.tool} {subject.name}"
-    run_id = hashlib.sha256(named.encode("utf-8", "backslashreplace")).hexdigest()
-    return sealed(
-        {
-            "kind": KIND,
-            "schema": SCHEMA,
-            "run_id": run_id[:32],
-            "time": time or source.time,
-            "kit": {"version": __version__, "commit": None, "changed": None},
-            "engine": {
-                "name": subject.tool,
-                "version": subject.version,
-                "build": subject.build,
-                "quant": subject.quant,
-                "details": {"n_params": subject.n_params},
-            },
-            "artifact": {
-                "name": subject.name,
-                "sha256": None,
-                "n_bytes": subject.n_bytes,
-                "bundle_id": None,
-            },
-            "board": None,
-            "machine": {"cpu": subject.cpu},
-            "settings": {
-                "n_ctx": subject.n_ctx,
-                "n_threads": subject.n_threads,
-                "n_batch": subject.n_batch,
-                "kv_type": subject.kv_type,
-                "recipe": None,
-            },
-            "predicted": None,
-            "quality": None,
-            "baseline": None,
-            "repeat": f"(measured by {subject.tool}; imported from {source.name})",
-            "imported": {
-                "tool": subject.tool,
-                "file": source.name,
-                "file_sha256": source.sha256,
-                "not_measured": [*subject.not_measured, *NEVER],
-            },
-            "test": {
-                "kind": kind,
-                "n_prompt": n_prompt,
-                "n_depth": n_depth,
-                "n_gen": n_gen,
-                "page_cache": None,
-                "label": shown,
-                "n_repeats": len(figures),
-                "prompt_sha256": None,
-            },
-            "metrics": dict(metrics) if metrics is not None else spreads,
-            "flags": list(flags),
-            "traces": [],
-            "figures": [dict(repetition) for repetition in figures],
-        }
-    )
+        def facts(*keys: str) -> dict[str, Any]:
+            return {key: getattr(self, key) for key in keys}
 
-
-def answer_records(
-    subject: ImportedSubject,
-    source: ImportedFile,
-    figures: Sequence[Mapping[str, float | None]],
-    *,
-    n_prompt: int,
-    n_gen: int,
-    time: str | None = None,
-) -> list[dict[str, Any]]:
-    """Records of answers that a tool times in two parts: the whole, and the speeds of its parts,
-    which compare with other tools' tests of them.
-    """
-    is_sized = bool(n_prompt or n_gen)
-
-    def part(kind: str, kept: Sequence[Mapping[str, float | None]]) -> dict[str, Any]:
-        return make_record(
-            subject,
-            source,
-            kind,
-            kept,
-            n_prompt=0 if kind == "decode" else n_prompt,
-            n_depth=n_prompt if kind == "decode" else 0,
-            n_gen=0 if kind == "prefill" else n_gen,
-            time=time,
-            label=None if is_sized else f"{kind}, lengths not printed",
+        named = f"{self.source.sha256} {self.tool} {self.name}"
+        run_id = hashlib.sha256(named.encode("utf-8", "backslashreplace")).hexdigest()
+        return sealed(
+            {
+                "kind": KIND,
+                "schema": SCHEMA,
+                "run_id": run_id[:32],
+                "time": time or self.source.time,
+                "kit": {"version": __version__, "commit": None, "changed": None},
+                "engine": {
+                    "name": self.tool,
+                    "details": {"n_params": self.n_params},
+                    **facts("version", "build", "quant"),
+                },
+                "artifact": {"sha256": None, "bundle_id": None, **facts("name", "n_bytes")},
+                "machine": facts("cpu"),
+                "settings": {"recipe": None, **facts("n_ctx", "n_threads", "n_batch", "kv_type")},
+                **dict.fromkeys(("board", "predicted", "quality", "baseline")),
+                "repeat": f"(measured by {self.tool}; imported from {self.source.name})",
+                "imported": {
+                    "tool": self.tool,
+                    "file": self.source.name,
+                    "file_sha256": self.source.sha256,
+                    "not_measured": [*self.not_measured, *NEVER],
+                },
+                "test": {
+                    **asdict(test),
+                    "label": label or ("load" if kind == "load" else test.label),
+                    "n_repeats": len(figures),
+                    "prompt_sha256": None,
+                },
+                "metrics": dict(metrics) if metrics is not None else spreads(figures),
+                "flags": list(flags),
+                "traces": [],
+                "figures": [dict(repetition) for repetition in figures],
+            }
         )
 
-    found = [part("end-to-end", figures)]
-    for kind in ("prefill", "decode"):
-        name = f"{kind}_tps"
-        if kept := [{name: figure[name]} for figure in figures if figure.get(name)]:
-            found.append(part(kind, kept))
-    return found
+    def answers(
+        self,
+        figures: Sequence[Mapping[str, float | None]],
+        sizes: Sizes,
+        *,
+        time: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """Records of answers timed in two parts: the whole, and the speeds of its parts."""
+        found = {"end-to-end": list(figures)}
+        for kind in ("prefill", "decode"):
+            name = f"{kind}_tps"
+            found[kind] = [{name: figure[name]} for figure in figures if figure.get(name)]
+        at_depth = {"decode": sizes._replace(n_depth=sizes.n_prompt)}
+        return [
+            self.record(
+                kind, kept, at_depth.get(kind, sizes), time=time,
+                label=None if any(sizes) else f"{kind}, lengths not printed",
+            )
+            for kind, kept in found.items()
+            if kept
+        ]  # fmt: skip
 
 
 def number(value: Any, what: str, *, zero: bool = False) -> float:
@@ -198,9 +171,7 @@ def text_or_none(value: Any) -> str | None:
 
 
 def whole_or_none(value: Any) -> int | None:
-    """A whole number above 0, where there is one; settings are for reading, and a missing one is no
-    error. CSV has it as text.
-    """
+    """A whole number above 0, where there is one: a missing setting is no error. CSV has text."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 18:
         value = int(value)
     return value if type(value) is int and 0 < value < 2**63 else None

@@ -1,6 +1,4 @@
-"""What people keep of a tool's output: redirected by any shell, with log lines before, between and
-after, and several runs in one file.
-"""
+"""What people keep of a tool's output: of any shell, among log lines, several runs to a file."""
 
 from __future__ import annotations
 
@@ -33,9 +31,8 @@ def decode_text(data: bytes) -> str:
 
 
 def json_values(text: str, what: str) -> list[Any]:
-    """Every JSON value that begins on a line of its own; log lines around them are passed over.
-
-    Raises InputError on NaN, on too deep a value, and on text that is almost JSON everywhere.
+    """Every JSON value that begins on a line of its own. Raises InputError on NaN, on too deep a
+    value, and on text that is almost JSON everywhere.
     """
     decoder = json.JSONDecoder(parse_constant=refuse_constant, parse_float=read_finite)
     found, at, wasted = [], 0, 0
@@ -69,10 +66,7 @@ def json_objects(text: str, what: str) -> Iterator[dict[str, Any]]:
 def csv_rows(
     text: str, is_header: Callable[[list[str]], bool], what: str
 ) -> Iterator[dict[str, str]]:
-    """Rows below each line that is a header, up to a line with another number of fields.
-
-    Raises InputError for text that is no CSV.
-    """
+    """Rows below each header, up to a line with another number of fields. Raises InputError."""
     header: list[str] = []
     try:
         for fields in csv.reader(io.StringIO(text)):

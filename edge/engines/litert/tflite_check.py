@@ -111,19 +111,15 @@ def _checked(data: Any) -> TfliteHeader:
     shares = [_n_nodes(g, dense) for i, g in enumerate(subgraphs) if i in prefills]
     for metadata in model.tables(6, _MAX_SIGNATURES):
         _below(metadata.number(1, "I"), len(buffers), "buffer")
+    is_short = model.span(3, 1)[1] <= _MAX_DESCRIPTION
+    found = _RECIPE.fullmatch(model.text(3)) if is_short else None
     return TfliteHeader(
         tuple(dict.fromkeys(codes)),
         tuple(_signatures(model, n_tensors)),
         len(data),
-        _recipe(model),
+        found[1] if found else None,
         min((share for share in shares if share), default=1.0),
     )
-
-
-def _recipe(model: Table) -> str | None:
-    is_short = model.span(3, 1)[1] <= _MAX_DESCRIPTION
-    found = _RECIPE.fullmatch(model.text(3)) if is_short else None
-    return found[1] if found else None
 
 
 def _n_nodes(subgraph: Table, dense: set[int]) -> float:

@@ -38,12 +38,8 @@ OK, NO_SLOT, ABORTED = 0, 1, 2
 class LlamaContext(SavableCache):
     """One model and one context. One sequence computes; `Shelves` keeps others beside it."""
 
-    def __init__(
-        self, lib: Any, model: Any, handle: Any, *, adapt_threads: bool = False, n_draft: int = 0
-    ) -> None:
-        self._lib = lib
-        self.model = model
-        self.handle = handle
+    def __init__(self, lib: Any, model: Any, handle: Any, settings: EngineSettings) -> None:
+        self._lib, self.model, self.handle = lib, model, handle
         self.cached: list[int] = []
         self.n_batch = int(lib.llama_n_batch(handle))
         self.abort = NativeFlag()
@@ -52,7 +48,7 @@ class LlamaContext(SavableCache):
         self.n_threads = int(lib.llama_n_threads(handle))
         self.n_threads_batch = int(lib.llama_n_threads_batch(handle))
         # Of no use to a GPU, which the threads only wait for.
-        adapt = adapt_threads and not lib.llama_supports_gpu_offload()
+        adapt = settings.adapt_threads and not lib.llama_supports_gpu_offload()
         most = max(self.n_threads, self.n_threads_batch)
         self._governor = ThreadGovernor(most) if adapt and most > 1 else None
         self.threads_now = most
@@ -68,7 +64,7 @@ class LlamaContext(SavableCache):
         self._batch_every = lib.llama_batch(0, self._tokens, None, None, None, None, self._every)
         # Wrong guesses are cut off again: recurrent states and sliding windows have no way back.
         can_cut = not (self._recurrent or self._n_swa)
-        self.n_draft = min(n_draft, self.n_batch - 1) if can_cut else 0
+        self.n_draft = min(settings.n_draft, self.n_batch - 1) if can_cut else 0
         n_shelves = int(lib.llama_n_seq_max(handle)) - 1
         #: Whether a prompt's marks are kept: nothing else of it could be reused.
         self.keeps_marks = n_shelves > 0 and not can_cut
@@ -93,9 +89,7 @@ class LlamaContext(SavableCache):
             handle = make_context(
                 lib, model, path.name, n_ctx, settings, n_outputs=1 + settings.n_draft
             )
-            return cls(
-                lib, model, handle, adapt_threads=settings.adapt_threads, n_draft=settings.n_draft
-            )
+            return cls(lib, model, handle, settings)
         except BaseException:
             lib.llama_model_free(model)
             raise
@@ -332,7 +326,7 @@ def load_model(
         )
     if not model:
         error = library.engine_error(f"llama.cpp could not load {printable(str(path))}")
-        raise EngineError(path.name_path(str(error)), next_step=error.next_step)
+        raise EngineError(path.name_path(str(error)))
     return model
 
 

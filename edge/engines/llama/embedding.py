@@ -79,7 +79,6 @@ class LlamaEmbedder:
         settings = check_memory(path, header, settings, n_ctx)
         lib = library.load_library()
         library.silence(lib)
-        library.clear_log()
         model = load_model(lib, path, settings, progress)
         try:
             return cls(lib, model, path, settings, n_ctx=n_ctx, pooling=pooling, at_once=at_once)

@@ -87,7 +87,6 @@ class LlamaCppEngine(EngineBase[LlamaContext]):
         settings = check_memory(path, header, settings, n_ctx)
         lib = library.load_library()
         library.silence(lib)
-        library.clear_log()
         context = LlamaContext.open(lib, path, n_ctx, settings, progress)
         return cls(lib, context, path, header, settings, n_ctx)
 

@@ -154,9 +154,10 @@ def cpu_features(module: Any) -> list[str]:
 
 
 def silence(module: Any) -> None:
-    """Send the library's log to the ring; again at every open, for the package's own wrapper."""
+    """Send the library's log to the emptied ring; again at every open, for the package's own."""
     callback, address = _log_callback(module)
     module.llama_log_set(callback, address)
+    _log.clear()
 
 
 @functools.cache
@@ -172,14 +173,10 @@ def _log_callback(module: Any) -> tuple[Any, ctypes.c_void_p]:
     return module.llama_log_callback(write), ctypes.c_void_p(0)
 
 
-def log_tail(n_lines: int = 4) -> str:
+def log_tail() -> str:
     """The newest warnings and errors of the library, one line each; `` where there were none."""
     bad = [line for level, line in _log if level >= _LOG_LEVEL_WARN]
-    return "\n".join(bad[-n_lines:])
-
-
-def clear_log() -> None:
-    _log.clear()
+    return "\n".join(bad[-4:])
 
 
 def report_assertions() -> None:
@@ -199,8 +196,8 @@ def _assertion_callback() -> Any:
     return ctypes.CFUNCTYPE(None, ctypes.c_char_p)(hand_on)
 
 
-def engine_error(message: str, *, next_step: str | None = None) -> EngineError:
+def engine_error(message: str) -> EngineError:
     """An EngineError with what the library had to say about it."""
     tail = log_tail()
     report = f"; llama.cpp reported: {tail}" if tail else ""
-    return EngineError(message + report, next_step=next_step)
+    return EngineError(message + report)

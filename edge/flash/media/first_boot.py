@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boardfit.edge.bundle.bundle import Bundle
+from boardfit.edge.disk.data_files import read_text_beside
 from boardfit.edge.errors import EngineError, EngineMissingError, InputError, UsageError
 from boardfit.edge.flash.gate import has_engine
 from boardfit.edge.flash.media.ext4 import Volume
@@ -205,16 +206,8 @@ def extend_user_data(text: str, wanted: BootFiles, place: str) -> str:
         raise _refuse(place, "the image's user-data is no #cloud-config")
     body, added = _OURS.sub("", text), list[str]()
     if wanted.user is not None:
-        added += [
-            "users:",
-            "  - default",
-            f"  - name: {wanted.user}",
-            "    groups: [adm, sudo, video]",
-            "    shell: /bin/bash",
-            "    sudo: ALL=(ALL:ALL) ALL",
-            "    lock_passwd: false",
-            f'    passwd: "{wanted.password_hash}"',
-        ]
+        words = {"user": wanted.user, "password_hash": wanted.password_hash}
+        added += read_text_beside(__file__, "user_data.yaml", **words).splitlines()
     if wanted.enable_ssh:
         body = re.sub(r"^ssh_pwauth:.*\n?", "", body, flags=re.MULTILINE)
         added += ["ssh_pwauth: true", "runcmd:", "  - [systemctl, enable, --now, ssh]"]

@@ -13,8 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from boardfit.converters.plan.candidate import Candidate
 from boardfit.converters.plan.choose import choose_candidate
-from boardfit.converters.plan.make import Candidate, Planner, PlanOptions
+from boardfit.converters.plan.options import PlanOptions
+from boardfit.converters.plan.planner import Planner
 from boardfit.converters.plan.weights import WeighingScale
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.catalog import shipped_profiles

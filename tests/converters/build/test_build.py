@@ -17,7 +17,6 @@ import pytest
 from click.testing import CliRunner
 
 from boardfit.converters.build.command import build_command
-from boardfit.converters.quality.bounds import Bound
 from boardfit.converters.sample import MODEL_DIR
 from boardfit.converters.sample.examples import read_conversations
 from boardfit.edge.bundle.bundle import open_bundle
@@ -100,7 +99,7 @@ def test_a_broken_conversion_is_refused_unless_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No recipe of ours is that bad: the bound is moved instead."""
-    monkeypatch.setattr("boardfit.converters.quality.card.find_bound", lambda recipe: Bound(1e-9))
+    monkeypatch.setattr("boardfit.converters.quality.card.find_bound", lambda recipe: 1e-9)
     some = read_conversations("task")[::40]
     monkeypatch.setattr("boardfit.converters.quality.card.read_conversations", lambda name: some)
     text = tmp_path / "own.txt"

@@ -62,7 +62,7 @@ def test_onnx_for_two_boards_and_measured(networks: Path, tmp_path: Path) -> Non
     assert all(r["ratio"] < 0.28 and r["worst_relative_rms"] < BOUNDS["int4"] for r in found)
     pi5, pi4 = (open_network_folder(out / board) for board in boards.split(","))
     # A Cortex-A72 has no int8 products, so that its matrices are multiplied in float.
-    assert pi5.path.read_bytes() != pi4.path.read_bytes()
+    assert pi5.file.path.read_bytes() != pi4.file.path.read_bytes()
     assert [p.name for p in tmp_path.iterdir()] == ["camera"]
     small = measured(out / BOARD, store)
     full = measured(networks / "picture.onnx", store)

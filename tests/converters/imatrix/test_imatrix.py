@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from boardfit.converters.formats.gguf.imatrix import Imatrix, Sums
 from boardfit.converters.formats.gguf.recipe import load_recipe
 from boardfit.converters.formats.gguf.write import write_gguf
-from boardfit.converters.imatrix import Imatrix, Sums, compute, read_imatrix, write_imatrix
+from boardfit.converters.imatrix.collect import compute
+from boardfit.converters.imatrix.files import read_imatrix, write_imatrix
 from boardfit.edge.errors import InputError, UsageError
 from boardfit.edge.files.gguf import read_header
 from tests.converters.formats.gguf.models import Dims, make_spec

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from boardfit.converters.oci.reference import parse_reference
-from boardfit.converters.oci.registry import Registry
+from boardfit.converters.oci.registry import Registry, parse_reference
 from tests.converters.oci.registries import PROGRAM, DockerRegistry, Relay
 from tests.edge.flash.cargo import make_bundle
 from tests.programs import require

@@ -25,8 +25,7 @@ from boardfit.converters.oci.artifact import (
     parse_artifact,
 )
 from boardfit.converters.oci.credentials import Credentials, find_credentials
-from boardfit.converters.oci.reference import parse_reference
-from boardfit.converters.oci.registry import redirect_target
+from boardfit.converters.oci.registry import parse_reference, redirect_target
 from boardfit.edge.errors import EdgeError, InputError, IntegrityError, UnsafeInputError, UsageError
 
 SHA = "sha256:" + "ab" * 32

@@ -16,8 +16,7 @@ import pytest
 
 from boardfit.converters.oci.credentials import Credentials
 from boardfit.converters.oci.push import upload
-from boardfit.converters.oci.reference import parse_reference
-from boardfit.converters.oci.registry import Registry, origin
+from boardfit.converters.oci.registry import Registry, origin, parse_reference
 from boardfit.edge.errors import EdgeError, InputError, UnsafeInputError
 
 ME = Credentials("me", "SECRETPASSWORD")

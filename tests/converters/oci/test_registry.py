@@ -268,8 +268,7 @@ def test_small_layers_and_config_are_compared_before_anything_large_comes(
 def test_a_manifest_by_digest_must_have_it(
     server: DockerRegistry, relay: Relay, bundle: Path, repository: str, tmp_path: Path
 ) -> None:
-    from boardfit.converters.oci.reference import parse_reference
-    from boardfit.converters.oci.registry import Registry
+    from boardfit.converters.oci.registry import Registry, parse_reference
 
     digest = put(bundle, server.address, repository).digest
     reference = parse_reference(f"{relay.address}/{repository}@{digest}")

@@ -15,13 +15,11 @@ from boardfit.converters.build.jobs import job_name, make_jobs
 from boardfit.converters.formats.converted import prefill_lengths
 from boardfit.converters.formats.measured import MeasuredRecipe, divergence_ratio, measured_rows
 from boardfit.converters.formats.table import AUTO, FORMATS, GGUF, parse_formats
-from boardfit.converters.plan.auto import choose_format
 from boardfit.converters.plan.command import plan_command
-from boardfit.converters.plan.converted import plan_format
 from boardfit.converters.plan.learned import Learned
-from boardfit.converters.plan.make import plan_any
+from boardfit.converters.plan.make import choose_format, plan_any, plan_format
 from boardfit.converters.plan.options import PlanOptions
-from boardfit.converters.quality.bounds import find_bound
+from boardfit.converters.quality.card import find_bound
 from boardfit.converters.source.resolve import open_model
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.catalog import all_profiles, find_profile
@@ -173,7 +171,7 @@ def test_auto_takes_what_answers_first_if_it_is_as_good(good: str) -> None:
         "onnx": plan_with("onnx", "bad", 5000, 50),
     }
     long, short = (choose_format(plans, n, {}) for n in (2000, 16))
-    assert long.plan.engine == "litert" and short.plan.engine == "llama_cpp"
+    assert long.engine == "litert" and short.engine == "llama_cpp"
     assert any("2.0 times Q4_0's" in reason for reason in long.reasons), "onnx is faster, but worse"
     assert any("2000 tokens" in reason and "gguf" in reason for reason in long.reasons)
 
@@ -188,16 +186,16 @@ def test_auto_takes_the_better_of_two_that_answer_at_the_same_time(
         "tflite": plan_with("tflite", "near", 510, 20),
         "litertlm": plan_with("litert", "nearer", 500, 20),
     }
-    assert choose_format(plans, 1000, {}).plan.engine == "litert"
+    assert choose_format(plans, 1000, {}).engine == "litert"
 
 
 def test_auto_keeps_gguf_for_little_gain_unknown_speed_and_says_what_is_out(good: str) -> None:
     base = plan_with("llama_cpp", "q4_0", 100, 10)
     slightly = plan_with("litert", good, 105, 10.5)
-    assert choose_format({GGUF: base, "litertlm": slightly}, 256, {}).plan is base
+    assert choose_format({GGUF: base, "litertlm": slightly}, 256, {}).engine == base.engine
     unknown = plan_with("llama_cpp", "q4_0", None, None)
     choice = choose_format({GGUF: unknown, "litertlm": slightly}, 256, {"onnx": "no reason"})
-    assert choice.plan is unknown
+    assert choice.engine == unknown.engine
     assert choice.reasons[0] == "onnx is out: no reason" and "no speed" in choice.reasons[1]
 
 

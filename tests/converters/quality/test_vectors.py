@@ -7,8 +7,8 @@ import hashlib
 import numpy as np
 import pytest
 
+from boardfit.converters.quality.building import MOST_TEXTS, compare, cut, nearest
 from boardfit.converters.quality.texts import QualityText, default_text
-from boardfit.converters.quality.vectors import MOST_TEXTS, compare, cut, nearest
 from boardfit.edge.bundle.quality_text import text_line
 
 

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from boardfit.converters.plan.catalogue import open_to_plan
-from boardfit.converters.source.hub import RemoteFile, choose_files, download_heads
-from boardfit.converters.source.hub_answers import read_start
+from boardfit.converters.source.hub import RemoteFile, choose_files, download_heads, read_start
 from boardfit.converters.source.resolve import open_model
 from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.errors import (
@@ -38,6 +37,12 @@ def hub(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     with serve(Hub(checkpoint)) as running:
         monkeypatch.setenv("HF_ENDPOINT", running.url)
         yield running
+
+
+def test_no_test_before_has_put_the_library_offline() -> None:
+    from huggingface_hub import constants
+
+    assert not constants.HF_HUB_OFFLINE, "it was imported while a test had HF_HUB_OFFLINE set"
 
 
 def fetched(hub: Hub) -> list[str]:

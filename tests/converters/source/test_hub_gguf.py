@@ -10,8 +10,7 @@ import pytest
 
 from boardfit.converters.source.hub import RemoteFile
 from boardfit.converters.source.hub_gguf import choose_gguf
-from boardfit.converters.source.names import HubName
-from boardfit.converters.source.resolve import open_model
+from boardfit.converters.source.resolve import HubName, open_model
 from boardfit.edge.errors import InputError
 from tests.converters.source.hub_server import REPOSITORY, Hub, serve
 from tests.edge.engines import tiny_gguf

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from boardfit import converters
 from boardfit.converters import documents
 from boardfit.converters.build.command import build_command
-from boardfit.converters.imatrix import read_imatrix
+from boardfit.converters.imatrix.files import read_imatrix
 from boardfit.converters.quality.texts import read_text as read_quality_text
 from boardfit.converters.sample import MODEL_DIR
 from boardfit.converters.source import hf

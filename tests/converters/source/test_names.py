@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from boardfit.converters.source.names import CatalogueName, HubName, parse_name
+from boardfit.converters.source.hub import HubName
+from boardfit.converters.source.resolve import CatalogueName, parse_name
 from boardfit.edge.errors import InputError
 
 RESOLVE = "https://huggingface.co/o/n/resolve/main/sub/x-Q4_K_M.gguf?download=true"

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from boardfit.converters.plan.make import PlanOptions, make_plan
+from boardfit.converters.plan.make import make_plan
+from boardfit.converters.plan.options import PlanOptions
 from boardfit.device_profiles.catalog import find_profile
 from boardfit.device_profiles.cost.graph_table import (
     can_hold_graph,

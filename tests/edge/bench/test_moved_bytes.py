@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from boardfit.edge.bench.moved_bytes import count_step_bytes, describe_moved, measure_bandwidth
+from boardfit.edge.bench.language_model import count_step_bytes, describe_moved, measure_bandwidth
 from boardfit.edge.files.gguf import read_header
 from boardfit.edge.report.language_rows import mbu_figure
 from tests.device_profiles.cost.models import Dims, write_hollow_gguf

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from boardfit.edge.bench.heat import METHODS, find_meter
 from boardfit.edge.bench.metrics import measure
-from boardfit.edge.bench.power import METHODS, find_meter
 from boardfit.edge.bench.store import append_results, read_results
 from boardfit.edge.bench.trace_rows import compact_trace, expand_trace
 from boardfit.edge.bench.workloads import Test as BenchTest
@@ -87,10 +87,10 @@ def powered(watts: list[float | None]) -> Trace:
 
 def test_joules_per_token() -> None:
     found = measure(powered([4.0, 6.0, 5.0, None]))
-    assert found.power_w == pytest.approx(5.0)
-    assert found.j_per_token == pytest.approx(5.0 * found.end_to_end_s / 41)
+    assert found["power_w"] == pytest.approx(5.0)
+    assert found["j_per_token"] == pytest.approx(5.0 * found["end_to_end_s"] / 41)
     short = measure(powered([4.0, 6.0, None]))
-    assert short.power_w is None and short.j_per_token is None
+    assert short["power_w"] is None and short["j_per_token"] is None
 
 
 def test_energy_is_stored_verified_and_shown_with_its_method(tmp_path: Path) -> None:

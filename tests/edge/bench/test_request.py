@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from boardfit.edge.bench.deadline_options import parse_workload
-from boardfit.edge.bench.request import BenchRequest
+from boardfit.edge.bench.request import BenchRequest, parse_workload
 
 MODEL = Path("/home/me/a model.gguf")
 

@@ -10,11 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from boardfit.edge.bench.command import bench
-from boardfit.edge.bench.cooling import wait_until_cool
-from boardfit.edge.bench.metrics import measure
+from boardfit.edge.bench.language_model import wait_until_cool
+from boardfit.edge.bench.metrics import measure, sustained_ratio
+from boardfit.edge.bench.runner import TokenTimes
 from boardfit.edge.bench.store import read_results
-from boardfit.edge.bench.sustained import sustained_ratio
-from boardfit.edge.bench.token_times import TokenTimes
 from boardfit.edge.bench.trace_rows import compact_trace
 from boardfit.edge.report.figures import group_runs
 from boardfit.edge.report.speed_chart import medians, sustained_share

@@ -10,8 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boardfit.converters.board.rehearse.cpu import choose_cpu, known_models, write_fakes
-from boardfit.converters.board.rehearse.root import board_root
-from boardfit.converters.board.rehearse.sandbox import find_qemu, open_sandbox, qemu_models
+from boardfit.converters.board.rehearse.sandbox import (
+    board_root,
+    find_qemu,
+    open_sandbox,
+    qemu_models,
+)
 from boardfit.device_profiles.catalog import find_profile
 from tests.edge.flash.boards import AdbBoard, SshBoard
 

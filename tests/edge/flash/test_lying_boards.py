@@ -21,7 +21,7 @@ import boardfit.edge.flash.session as session
 import boardfit.edge.flash.shell_files as shell_files
 import boardfit.edge.flash.ssh as stream
 import boardfit.edge.flash.ssh_channel as ssh_channel
-from boardfit.edge.bench.seal import sealed
+from boardfit.edge.bench.store import sealed
 from boardfit.edge.bundle.bundle import open_bundle, seal_bundle
 from boardfit.edge.bundle.sign import sign_bundle
 from boardfit.edge.errors import DeviceError, InputError

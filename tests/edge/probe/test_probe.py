@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 import boardfit.edge.probe.machine as machine
-from boardfit.edge.probe.bandwidth import measure_copy_bandwidth
+from boardfit.device_profiles.spellings import BoardNames
 from boardfit.edge.probe.cpu import group_clusters, parse_cpuinfo
-from boardfit.edge.probe.identity import match_board
-from boardfit.edge.probe.machine import probe_this_machine, read_machine
+from boardfit.edge.probe.identity import match_boards
+from boardfit.edge.probe.machine import probe_this_machine, read_report
+from boardfit.edge.probe.measure import measure_copy_bandwidth
 from boardfit.edge.probe.memory import (
     CgroupMount,
     available_bytes,
@@ -152,7 +153,9 @@ def pi5_tree(root: Path) -> Path:
 
 
 def test_a_known_board_brings_its_published_bandwidth(tmp_path: Path) -> None:
-    profile = read_machine(LocalSystem(pi5_tree(tmp_path)))
+    report = read_report(LocalSystem(pi5_tree(tmp_path)))
+    assert report is not None
+    profile = report.profile
     assert profile is not None
     assert profile.id == "this-machine"
     assert profile.name == "Raspberry Pi 5 Model B Rev 1.0"
@@ -178,7 +181,9 @@ def test_a_v2_limit_below_ram_counts(tmp_path: Path) -> None:
     put(root, "sys/fs/cgroup/box/memory.current", f"{200 * 2**20}\n")
     put(root, "sys/fs/cgroup/box/memory.stat", f"anon 1\ninactive_file {80 * 2**20}\n")
     put(root, "sys/fs/cgroup/box/inner/memory.max", "max\n")
-    profile = read_machine(LocalSystem(root))
+    report = read_report(LocalSystem(root))
+    assert report is not None
+    profile = report.profile
     assert profile is not None
     assert profile.ram_bytes == 512 * 2**20
     assert profile.free_ram_bytes == (512 - 200 + 80) * 2**20
@@ -191,13 +196,15 @@ def test_a_v1_limit_below_ram_counts(tmp_path: Path) -> None:
     put(root, "proc/self/cgroup", "4:memory:/docker/x\n")
     put(root, "sys/fs/cgroup/memory/memory.limit_in_bytes", f"{300 * 2**20}\n")
     put(root, "sys/fs/cgroup/memory/memory.usage_in_bytes", f"{400 * 2**20}\n")
-    profile = read_machine(LocalSystem(root))
+    report = read_report(LocalSystem(root))
+    assert report is not None
+    profile = report.profile
     assert profile is not None
     assert (profile.ram_bytes, profile.free_ram_bytes) == (300 * 2**20, 0)
 
 
 def test_an_empty_tree_is_no_machine(tmp_path: Path) -> None:
-    assert read_machine(LocalSystem(tmp_path)) is None
+    assert read_report(LocalSystem(tmp_path)) is None
 
 
 @pytest.mark.parametrize(
@@ -216,8 +223,8 @@ def test_an_empty_tree_is_no_machine(tmp_path: Path) -> None:
     ],
 )
 def test_boards_are_told_apart_by_their_ram(model: str | None, mib: int, board: str | None) -> None:
-    found = match_board(model, mib * 2**20)
-    assert (found.id if found else None) == board
+    found = match_boards(BoardNames((model,) if model else ()), mib * 2**20)
+    assert (found[0].id if found else None) == board
 
 
 def test_this_machine_is_measured() -> None:

@@ -35,12 +35,12 @@ from boardfit.edge.probe.command import probe
 from boardfit.edge.probe.machine import probe_this_machine, read_report, report_this_machine
 from boardfit.edge.probe.measure import (
     Measurements,
+    findings_record,
     measure_machine,
     measured_profile,
     thread_counts,
 )
-from boardfit.edge.probe.measure_here import findings_record
-from boardfit.edge.probe.remote import Target, capture, parse_target, ssh_command
+from boardfit.edge.probe.remote import Target, capture, parse_target, shell_command
 from boardfit.edge.probe.remote_measure import measure_remote, parse_findings
 from boardfit.edge.probe.storage import measure_read_speed
 from boardfit.edge.probe.system import CapturedSystem, LocalSystem, parse_dump
@@ -247,7 +247,7 @@ def test_no_place_is_an_option_of_ssh(text: str) -> None:
 
 
 def test_ssh_never_asks_and_never_trusts_blindly() -> None:
-    line = ssh_command(parse_target("ssh://pi@host:22"))
+    line = shell_command(parse_target("ssh://pi@host:22"))
     assert "BatchMode=yes" in line and line[-4:] == ["--", "host", "sh", "-s"]
     assert not any("StrictHostKeyChecking" in word for word in line)
 

@@ -17,8 +17,7 @@ from boardfit.edge.bench.store import read_results
 from boardfit.edge.bundle.bundle import open_bundle, seal_bundle
 from boardfit.edge.errors import EngineError, IntegrityError, UsageError
 from boardfit.edge.race.command import parse_threads, race_tests
-from boardfit.edge.race.entrants import make_entrants
-from boardfit.edge.race.turns import ask
+from boardfit.edge.race.turns import ask, make_entrants
 from boardfit.edge.race.verdict import EntrantPace, find_leads, interpolate, sentence
 
 # ---- arithmetic ---------------------------------------------------------------------------------
@@ -28,7 +27,7 @@ fast_decode = EntrantPace("llama_cpp q4_0, 2 threads", {16: 0.05, 512: 1.6}, {0:
 
 
 def test_the_crossover_is_where_both_take_as_long() -> None:
-    short, long = find_leads([fast_prefill, fast_decode], 512, n_answer=64)
+    short, long = find_leads([fast_prefill, fast_decode], 512)
     assert (short.label, short.first) == (fast_decode.label, 1)
     assert (long.label, long.last) == (fast_prefill.label, 512)
     gap = [

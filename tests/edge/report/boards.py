@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from boardfit.edge.probe.sensors import parse_tegrastats
+from boardfit.edge.probe.sensors import parse_tegra_power
 from boardfit.edge.probe.system import CapturedSystem
 from tests.edge.report.stored import PI5
 
@@ -79,17 +79,14 @@ def raspberry_pi_5() -> list[CapturedSystem]:
 def orin_nano() -> list[CapturedSystem]:
     captures = []
     for line in (TEXTS / "tegrastats-jetson-orin-nano.txt").read_text().splitlines():
-        stats = parse_tegrastats(line)
-        files = {
-            CLOCK.format(i): f"{round((hertz or 0) / 1000)}\n"
-            for i, hertz in enumerate(stats.core_clocks_hz)
-        }
-        for i, (name, temp_c) in enumerate(stats.temps_c.items()):
+        clocks = re.findall(r"\d%@(\d+)", line.partition(" CPU [")[2].partition("]")[0])
+        files = {CLOCK.format(i): f"{int(mhz) * 1000}\n" for i, mhz in enumerate(clocks)}
+        for i, (name, temp) in enumerate(re.findall(r"\b([A-Za-z]\w*)@([\d.]+)C\b", line)):
             files[ZONE.format(i, "type")] = f"{name}-thermal\n"
-            files[ZONE.format(i, "temp")] = f"{round(temp_c * 1000)}\n"
+            files[ZONE.format(i, "temp")] = f"{round(float(temp) * 1000)}\n"
         files["/sys/class/hwmon/hwmon1/name"] = "ina3221\n"
         files["/sys/class/hwmon/hwmon1/power1_label"] = "VDD_IN\n"
-        watts = stats.power_w["VDD_IN"]
+        watts = parse_tegra_power(line)["VDD_IN"]
         files["/sys/class/hwmon/hwmon1/power1_input"] = f"{round(watts * 1e6)}\n"
         captures.append(CapturedSystem(files))
     return captures

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from boardfit.edge.bench.workloads import Test as BenchTest
 from boardfit.edge.errors import EdgeError, InputError, UsageError
-from boardfit.edge.report.compare import FIGURES, Side, compare, ratio
+from boardfit.edge.report.compare import FIGURES, Side, compare, parse_gate, ratio
 from boardfit.edge.report.compare_command import compare_command
 from boardfit.edge.report.figures import group_runs
-from boardfit.edge.report.gate import parse_gate
 from tests.edge.report.stored import PI5, records, request, run_of, some_runs, stored
 
 DECODE = FIGURES[0]

@@ -14,14 +14,12 @@ from xml.etree import ElementTree
 import pytest
 
 from boardfit.edge.bench.importers import read_any
-from boardfit.edge.bench.seal import sealed
-from boardfit.edge.bench.store import KIND, SCHEMA
+from boardfit.edge.bench.store import KIND, SCHEMA, sealed
 from boardfit.edge.errors import EdgeError, InputError
 from boardfit.edge.report.command import render_report
 from boardfit.edge.report.compare_command import fleet_data, fleet_lines, read_sides
 from boardfit.edge.report.figures import group_runs
-from boardfit.edge.report.kinds import key_figures, run_charts
-from boardfit.edge.report.terminal import run_lines
+from boardfit.edge.report.kinds import key_figures, run_charts, run_lines
 from boardfit.edge.report.verify import verify_run
 from tests.edge.report.stored import records, some_runs
 

@@ -13,11 +13,11 @@ from click.testing import CliRunner
 
 from boardfit.edge.report.chart import Chart, Missing, Panel
 from boardfit.edge.report.compare_command import compare_command
-from boardfit.edge.report.deadline_charts import deadline_charts
 from boardfit.edge.report.figures import group_runs, page_title
 from boardfit.edge.report.fleet_charts import fleet_verdict
 from boardfit.edge.report.kinds import group_alike, verdict
 from boardfit.edge.report.page import render_page
+from boardfit.edge.report.run_charts import deadline_charts
 from tests.edge.report.deadline_stored import row, workload_records
 from tests.edge.report.stored import records, stored
 

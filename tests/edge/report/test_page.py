@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boardfit.edge.bench import store
-from boardfit.edge.bench.newest import MAX_LINES, find_newest, line_spans
-from boardfit.edge.bench.store import read_results
+from boardfit.edge.bench.store import MAX_LINES, find_newest, line_spans, read_results
 from boardfit.edge.bench.workloads import Test as BenchTest
 from boardfit.edge.errors import EngineMissingError, InputError
 from boardfit.edge.report.chart import Chart, Missing, thin

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from boardfit.edge.bench.power import find_meter
+from boardfit.edge.bench.heat import find_meter
 from boardfit.edge.bench.record import MeasuredArtifact, make_records
 from boardfit.edge.bench.runner import run_tests
 from boardfit.edge.bench.sampler import ResourceSampler

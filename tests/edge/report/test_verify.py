@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boardfit.edge.bench.metrics import measure, spread
-from boardfit.edge.bench.seal import digest_of, sealed
-from boardfit.edge.bench.store import read_results
+from boardfit.edge.bench.store import digest_of, read_results, sealed
 from boardfit.edge.bench.trace_rows import compact_trace, expand_trace
 from boardfit.edge.bench.workloads import Test as BenchTest
 from boardfit.edge.errors import InputError, IntegrityError
@@ -168,7 +167,7 @@ def test_latencies_of_a_network_answer_for_their_own_spread(tmp_path: Path) -> N
     trace = compact_trace(request(0, n_prompt=0, prefill_ms=1, n_out=3, step_ms=10))
     spread_ = spread([f["latency_s"] for f in figures])
     assert spread_ is not None
-    made[0].update(traces=[trace], figures=figures, metrics={"latency_s": spread_.to_dict()})
+    made[0].update(traces=[trace], figures=figures, metrics={"latency_s": spread_})
     path = stored(tmp_path, made)
     assert verify(path).exit_code == 0
     edit(path, lambda line: line["metrics"]["latency_s"].update(median=0.005), reseal=True)

@@ -10,8 +10,7 @@ from click.testing import CliRunner, Result
 
 from boardfit.edge.bench.command import bench
 from boardfit.edge.bench.deadline_summary import summarize
-from boardfit.edge.bench.seal import sealed
-from boardfit.edge.bench.store import read_results
+from boardfit.edge.bench.store import read_results, sealed
 from boardfit.edge.chat.command import chat
 from boardfit.edge.chat.run_command import run
 from boardfit.edge.engines import EngineSettings, open_engine

@@ -6,9 +6,10 @@ import pytest
 
 from boardfit.edge.errors import UsageError
 from boardfit.edge.template.conversation import ChatTemplate
-from boardfit.edge.template.thinking import KINDS, USUAL, ThinkingFilter, ThinkingKind
+from boardfit.edge.template.thinking import ThinkingFilter, ThinkingKind, all_kinds
 from boardfit.edge.types import Message, Thinking, TokenEvent
 
+KINDS = all_kinds()
 ASK = [Message("user", "hello")]
 CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
 
@@ -93,7 +94,7 @@ def test_thinking_without_a_switch_is_ended_in_the_prompt() -> None:
     assert prompt(CHAT, "off") == "<user>hello"
     sort = ChatTemplate(opens, bos="", eos="").filter_answer(ASK, lambda text: [1, 2], bool)
     assert sort(TokenEvent(1, "Hm", 0)).thought == "Hm"
-    asked = [Message("user", f"What does {USUAL.start} mean?")]
+    asked = [Message("user", f"What does {KINDS[0].start} mean?")]
     sort = ChatTemplate(CHAT + "{# <think> #}", bos="", eos="").filter_answer(
         asked, lambda text: [1, 2], bool
     )

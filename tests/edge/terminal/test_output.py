@@ -31,13 +31,12 @@ EXCEPTIONS = {
     "edge/terminal/output.py": "the door itself",
     "edge/terminal/progress.py": "moves the cursor, around text that is made safe",
     "edge/cli.py": "colours the word error, in front of text that is made printable",
-    "edge/probe/measure_here.py": "answers its parent through a pipe",
+    "edge/probe/measure.py": "answers its parent through a pipe",
     "edge/probe/proof.py": "answers its parent through a pipe",
     "edge/probe/kernels.py": "answers its parent through a pipe",
     "edge/probe/proof_kernels.py": "answers its parent through a pipe",
     "edge/race/child.py": "answers its parent through a pipe",
     "converters/board/rehearse/guest.py": "answers its parent through a pipe",
-    "converters/board/engine/compiler.py": "a compiler's wrapper, of which make reads the output",
     "converters/board/offline/board/install.py": "runs on a board that has no boardfit yet",
 }
 _PRINTS = {"print", "click.echo", "click.secho", "sys.stdout.write", "sys.stderr.write"}

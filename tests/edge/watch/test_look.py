@@ -18,6 +18,7 @@ from boardfit.edge.watch.draw import (
     BARS_ASCII,
     WAITING,
     ProcessHistory,
+    Rates,
     display_width,
     screen_lines,
     shorten,
@@ -28,11 +29,10 @@ from boardfit.edge.watch.look import (
     Machine,
     ProcessMemory,
     local_pages,
+    read_look,
     read_machine,
     read_processes,
 )
-from boardfit.edge.watch.rates import Rates
-from boardfit.edge.watch.remote import read_look
 
 FIXTURES = Path(__file__).parents[1] / "probe/fixtures"
 MIB = 2**20

@@ -281,10 +281,9 @@ def write(path: Path, text: str, mode: int) -> None:
 
 
 def try_engine(site: Path, bundle: Path) -> None:
-    """Prove the engine in a process of its own.
-
-    It imports what the first answer imports. So a missing library, or a kernel that this core
-    cannot run, is found now. Python's bytecode and the proof's stamp get written where they may be.
+    """Prove the engine in a process of its own. It imports what the first answer imports. So a
+    missing library, or a kernel that this core cannot run, is found now. Python's bytecode and the
+    proof's stamp get written where they may be.
     """
     sys.stdout.flush()
     child = os.fork()

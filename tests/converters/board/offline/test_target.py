@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 
 from boardfit.converters.board.offline.own_wheel import own_wheel
-from boardfit.converters.board.offline.target import BoardPython, board_python
-from boardfit.converters.board.offline.wheelhouse import select_requirements
+from boardfit.converters.board.offline.wheelhouse import (
+    BoardPython,
+    board_python,
+    select_requirements,
+)
 from boardfit.device_profiles.catalog import find_profile
 from boardfit.edge.errors import EngineMissingError, InputError, UsageError
 

@@ -12,8 +12,8 @@ from packaging.requirements import Requirement
 
 from boardfit.converters.board.engine.wheel_file import wheel_name, write_wheel
 from boardfit.converters.board.offline.own_wheel import own_wheel
-from boardfit.converters.board.offline.target import BoardPython
 from boardfit.converters.board.offline.wheelhouse import (
+    BoardPython,
     describe,
     fetch_wheels,
     load_pins,

@@ -17,12 +17,17 @@ from boardfit.converters.board.engine.build import TOOL_PAIR, tools_key
 from boardfit.converters.board.engine.store import BuiltEngine, load_engine
 from boardfit.converters.board.engine.toolchain import find_toolchain
 from boardfit.converters.board.offline.parts import add_engine
-from boardfit.converters.board.offline.target import BoardPython
+from boardfit.converters.board.offline.wheelhouse import BoardPython
 from boardfit.converters.board.rehearse.limits import make_cgroup, remove_cgroup
 from boardfit.converters.board.rehearse.rehearsal import rehearse
 from boardfit.converters.board.rehearse.result import Options
-from boardfit.converters.board.rehearse.root import SYSTEMS, board_root, choose_system
-from boardfit.converters.board.rehearse.sandbox import BINFMT, has_binfmt
+from boardfit.converters.board.rehearse.sandbox import (
+    BINFMT,
+    SYSTEMS,
+    board_root,
+    choose_system,
+    has_binfmt,
+)
 from boardfit.converters.build.build import BuildRequest, build
 from boardfit.converters.source.resolve import open_model
 from boardfit.device_profiles.catalog import find_profile
@@ -205,8 +210,8 @@ def test_an_unknown_engine_in_the_plan(pi4_bundle: Bundle, tmp_path: Path) -> No
 
 
 def test_systems() -> None:
-    for system in SYSTEMS:
-        assert choose_system(BoardPython(system.python, system.glibc)) is system
+    for python, suite in SYSTEMS.items():
+        assert choose_system(BoardPython(python, (2, 36))) == suite
 
 
 @pytest.fixture

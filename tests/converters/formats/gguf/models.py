@@ -11,7 +11,7 @@ import numpy as np
 from gguf import GGUFValueType as V
 
 from boardfit.converters.families.registry import family_for
-from boardfit.converters.imatrix import Imatrix
+from boardfit.converters.formats.gguf.imatrix import Imatrix
 from boardfit.converters.source.checkpoint import SafetensorsCheckpoint
 from boardfit.converters.spec import KeyValue, ModelSpec, SourceIdentity, TargetTensor
 from boardfit.device_profiles.shape import LayerShape, ModelShape

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from boardfit.converters.formats.gguf.imatrix import Imatrix
 from boardfit.converters.formats.gguf.recipe import list_recipes, load_recipe
 from boardfit.converters.formats.gguf.write import write_gguf
-from boardfit.converters.imatrix import Imatrix
 from boardfit.converters.source.gguf import open_gguf
 from boardfit.converters.spec import ModelSpec
 from tests.converters.families.cases_gemma4 import (

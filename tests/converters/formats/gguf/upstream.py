@@ -6,8 +6,8 @@ import ctypes
 from pathlib import Path
 from typing import Any
 
+from boardfit.converters.formats.gguf.imatrix import Imatrix
 from boardfit.converters.formats.gguf.recipe import GgufRecipe
-from boardfit.converters.imatrix import Imatrix
 
 
 def quantize(source: Path, out: Path, recipe: GgufRecipe, imatrix: Imatrix | None = None) -> Path:

@@ -91,7 +91,6 @@ _LOOK = "\tleaq \\1, %rdi\n\tsubq $4096, %rsp\n\tandq $-64, %rsp\n\tpushq $0\n\t
 
 def find_faults(compiler: Sequence[str] | None = None) -> tuple[str, ...]:
     """Flags that leave out what `compiler` (C++; default: $CXX or g++) gets wrong on this CPU type.
-
     Empty when all is well, on a machine that has no such feature, and where there is no compiler.
     """
     command = list(compiler or shlex.split(os.environ.get("CXX") or "g++"))
@@ -117,9 +116,7 @@ def _read_macros(compiler: Sequence[str], flags: Sequence[str]) -> bytes | None:
 
 
 def can_build_tile_config(compiler: Sequence[str]) -> bool | None:
-    """Whether `compiler` keeps the stores of an AMX tile configuration; None where it cannot be
-    tried: no compiler, or one that knows no AMX.
-    """
+    """Whether an AMX tile configuration keeps its stores; None where it cannot be tried."""
     with tempfile.TemporaryDirectory() as folder:
         source, assembly, program = (Path(folder) / name for name in ("t.cpp", "t.s", "t"))
         source.write_text(_TILE_CONFIG)
