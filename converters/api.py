@@ -8,7 +8,7 @@ from typing import Any
 
 from boardfit.converters.build.build import BuildRequest
 from boardfit.converters.build.build import build as build_all
-from boardfit.converters.formats.table import GGUF, parse_formats
+from boardfit.converters.formats.base import GGUF, parse_formats
 from boardfit.converters.formats.upstream.convert import open_any_model
 from boardfit.converters.plan.catalogue import open_to_plan
 from boardfit.converters.plan.command import load_devices

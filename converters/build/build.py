@@ -25,13 +25,12 @@ from boardfit.converters.build.jobs import (
     make_jobs,
 )
 from boardfit.converters.build.seal import AnyArtifact, imatrix_identity, make_manifest, seal
-from boardfit.converters.formats.base import Conversion, FormatArtifact
+from boardfit.converters.formats.base import GGUF, Conversion, FormatArtifact
 from boardfit.converters.formats.converted import ConvertedFormat
 from boardfit.converters.formats.gguf.assign import assign_types
 from boardfit.converters.formats.gguf.imatrix import Imatrix
 from boardfit.converters.formats.gguf.recipe import AS_IS, GgufRecipe, load_recipe, make_as_is
 from boardfit.converters.formats.gguf.write import GgufArtifact, write_as_is, write_many
-from boardfit.converters.formats.table import GGUF
 from boardfit.converters.imatrix.files import read_imatrix
 from boardfit.converters.plan.learned import read_learned
 from boardfit.converters.plan.options import PlanOptions

@@ -11,9 +11,9 @@ import click
 
 from boardfit.converters.build import network
 from boardfit.converters.build.build import BuildRequest, Built, build
+from boardfit.converters.formats.base import FORMATS, GGUF, parse_formats
 from boardfit.converters.formats.gguf.recipe import AS_IS, list_recipes
 from boardfit.converters.formats.network.quantize import is_network_file
-from boardfit.converters.formats.table import FORMATS, GGUF, parse_formats
 from boardfit.converters.formats.upstream.convert import open_any_model
 from boardfit.converters.plan.command import load_devices
 from boardfit.converters.plan.options import PREFERENCES, PlanOptions, Prefer

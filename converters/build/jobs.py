@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from boardfit.converters.formats.base import FormatRow
-from boardfit.converters.formats.table import AUTO, format_of_engine
+from boardfit.converters.formats.base import AUTO, FormatRow, format_of_engine
 from boardfit.converters.plan.learned import Learned
 from boardfit.converters.plan.make import plan_any
 from boardfit.converters.plan.options import PlanOptions

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from boardfit.converters.build.jobs import check_devices, check_output, is_output, job_name
+from boardfit.converters.formats.base import GGUF
 from boardfit.converters.formats.network.quantize import RECIPES, NetworkReport, quantize_network
 from boardfit.converters.formats.onnx.convert import accuracy_level
-from boardfit.converters.formats.table import GGUF
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.bench.network import file_bytes
 from boardfit.edge.bench.network_folder import KIND, RECORD, SCHEMA

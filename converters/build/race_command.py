@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from boardfit.converters.build.build import BuildRequest, build
-from boardfit.converters.formats.table import AUTO, FORMATS, GGUF, parse_formats
+from boardfit.converters.formats.base import AUTO, FORMATS, GGUF, parse_formats
 from boardfit.converters.formats.upstream.convert import open_any_model
 from boardfit.converters.plan.command import load_devices
 from boardfit.converters.plan.learned import Learned

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from boardfit.converters.families.base import Checkpoint, SourceTensor
 from boardfit.converters.families.layout import (
+    Checkpoint,
     ExpertStack,
     Shape,
+    SourceTensor,
     TensorRule,
     matrix,
     stack_reader,

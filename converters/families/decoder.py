@@ -12,8 +12,13 @@ import numpy as np
 
 from boardfit.converters.families import settings
 from boardfit.converters.families.assembly import assemble, check_kinds
-from boardfit.converters.families.base import Checkpoint
-from boardfit.converters.families.layout import ExpertStack, TensorRule, copy, language_model_only
+from boardfit.converters.families.layout import (
+    Checkpoint,
+    ExpertStack,
+    TensorRule,
+    copy,
+    language_model_only,
+)
 from boardfit.converters.families.rope import global_rope, rope_metadata, rope_parameters
 from boardfit.converters.families.settings import Config
 from boardfit.converters.spec import KeyValue, TargetTensor
@@ -60,7 +65,8 @@ class DecoderFamily:
     Class data: `arch` (GGUF architecture), `parts` (of a layer, in tensors.toml), `kinds_key` and
     `mark` (the key that lists the kinds of layers; the kind of recurrent ones, and a tensor that
     only they have), `is_multimodal` (whether the checkpoint has more than a language model),
-    `can_keep_mtp` (whether its MTP head can be in the file), `keep_mtp` (whether it shall be).
+    `name_with_head` (what messages call a family whose head is never the embedding), `can_keep_mtp`
+    (whether its MTP head can be in the file), `keep_mtp` (whether it shall be).
     """
 
     arch: ClassVar[str]
@@ -68,6 +74,7 @@ class DecoderFamily:
     kinds_key: ClassVar[str] = "layer_types"
     mark: ClassVar[tuple[str, str] | None] = None
     is_multimodal: ClassVar[bool] = False
+    name_with_head: ClassVar[str] = ""
     can_keep_mtp = keep_mtp = False
 
     def __init__(self) -> None:
@@ -107,7 +114,13 @@ class DecoderFamily:
 
     def is_tied(self, config: Config) -> bool:
         """Whether the output head may be absent because it is the embedding."""
-        return settings.optional_bool(config, "tie_word_embeddings", False)
+        is_tied = settings.optional_bool(config, "tie_word_embeddings", False)
+        if is_tied and self.name_with_head:
+            raise UnsupportedModelError(
+                f"config.json: tie_word_embeddings is true; the engine's {self.name_with_head} "
+                "needs a head of its own"
+            )
+        return is_tied
 
     def kinds(self, config: Config) -> Sequence[str]:
         """The kind of each layer, of a family that has several."""
@@ -295,7 +308,6 @@ class DecoderFamily:
         return None
 
     def layer_shape(self, config: Config, dims: Dimensions, layer: int) -> LayerShape:
-        """One layer's state."""
         state = self.state_values(config, dims, layer)
         if state is not None:
             return LayerShape(0, dims.head_dim, dims.head_dim, state_values=state)
@@ -342,7 +354,6 @@ def copies(
 
 
 def head_values(dims: Dimensions) -> dict[str, int]:
-    """The entries for the size of a head."""
     return {"attention.key_length": dims.head_dim, "attention.value_length": dims.head_dim}
 
 

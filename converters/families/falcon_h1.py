@@ -15,15 +15,21 @@ from typing import Any
 import numpy as np
 
 from boardfit.converters.families import settings
-from boardfit.converters.families.base import Checkpoint, SourceTensor
 from boardfit.converters.families.decoder import DecoderFamily, Dimensions, copies, head_values
-from boardfit.converters.families.layout import TensorRule, copy, matrix, target_tensor, to_f32
+from boardfit.converters.families.layout import (
+    Checkpoint,
+    SourceTensor,
+    TensorRule,
+    copy,
+    matrix,
+    target_tensor,
+    to_f32,
+)
 from boardfit.converters.families.mamba2 import Mamba2
 from boardfit.converters.families.rope import rope_metadata, rope_parameters
 from boardfit.converters.families.settings import Config
 from boardfit.converters.spec import TargetTensor
 from boardfit.device_profiles.shape import LayerShape
-from boardfit.edge.errors import InputError
 
 # A factor for all rows, or one for each.
 Factor = float | np.ndarray
@@ -42,16 +48,10 @@ class FalconH1(DecoderFamily):
             settings.require_value(config, "mamba_norm_before_gate", False)
         for key in ("attention_bias", "mlp_bias"):
             settings.require_value(config, key, False)
-        d_head = config["mamba_d_head"]
-        if d_head != "auto" and d_head != mixer.inner // mixer.n_head:
-            raise InputError(
-                f"config.json: mamba_d_head is {settings.quote(d_head)}, but mamba_d_ssm / "
-                f"mamba_n_heads is {mixer.inner // mixer.n_head}"
-            )
+        mixer.check_head_size(config, "mamba_d_ssm")
         return config
 
     def mixer(self, config: Config) -> Mamba2:
-        """Sizes of the Mamba part."""
         n_embd = settings.require_int(config, "hidden_size")
         inner = settings.optional_int(config, "mamba_d_ssm")
         if inner is None:

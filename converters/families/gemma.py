@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from boardfit.converters.families import settings
-from boardfit.converters.families.base import SourceTensor
 from boardfit.converters.families.decoder import (
     DecoderFamily,
     Dimensions,
@@ -25,7 +24,13 @@ from boardfit.converters.families.decoder import (
     norm_values,
     window_values,
 )
-from boardfit.converters.families.layout import TensorRule, ignore, target_tensor, to_f32
+from boardfit.converters.families.layout import (
+    SourceTensor,
+    TensorRule,
+    ignore,
+    target_tensor,
+    to_f32,
+)
 from boardfit.converters.families.rope import global_rope, rope_parameters
 from boardfit.converters.families.settings import Config, quote
 from boardfit.converters.spec import TargetTensor
@@ -42,10 +47,7 @@ class Gemma2(DecoderFamily):
     engine_27b_layers: ClassVar[int] = 46
 
     def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
-        return {
-            **copies(dims, "attention", "mlp"),
-            **sandwich_norm_rules(dims),
-        }
+        return {**copies(dims, "attention", "mlp"), **sandwich_norm_rules(dims)}
 
     def outer_rules(self, config: Config, dims: Dimensions) -> dict[str, TensorRule]:
         return {

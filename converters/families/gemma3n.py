@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from boardfit.converters.families import settings
-from boardfit.converters.families.base import Checkpoint, SourceTensor
 from boardfit.converters.families.decoder import MOST_LAYERS, Dimensions, copies
 from boardfit.converters.families.gemma import Gemma3, sliding_layers
 from boardfit.converters.families.gemma4 import (
@@ -26,7 +25,15 @@ from boardfit.converters.families.gemma4 import (
     refuse_unknown_parts,
     shared_attention,
 )
-from boardfit.converters.families.layout import ExpertStack, TensorRule, copy, matrix, target_tensor
+from boardfit.converters.families.layout import (
+    Checkpoint,
+    ExpertStack,
+    SourceTensor,
+    TensorRule,
+    copy,
+    matrix,
+    target_tensor,
+)
 from boardfit.converters.families.settings import Config, quote
 from boardfit.converters.spec import TargetTensor
 from boardfit.device_profiles.shape import LayerShape

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from boardfit.converters.families import settings
-from boardfit.converters.families.base import Checkpoint
 from boardfit.converters.families.decoder import (
     MOST_EXPERTS,
     MOST_LAYERS,
@@ -27,7 +26,7 @@ from boardfit.converters.families.decoder import (
     head_values,
 )
 from boardfit.converters.families.gemma import Gemma3, sliding_layers
-from boardfit.converters.families.layout import TensorRule, constant, copy
+from boardfit.converters.families.layout import Checkpoint, TensorRule, constant, copy
 from boardfit.converters.families.settings import Config, quote
 from boardfit.converters.spec import TargetTensor
 from boardfit.device_profiles.shape import LayerShape, ModelShape
@@ -170,14 +169,12 @@ class Gemma4(Gemma3):
         return found
 
     def _full_head_dim(self, config: Config) -> int:
-        """Size of a head of full attention."""
         return settings.optional_int(config, "global_head_dim") or self.head_dim(config)
 
     def _has_keys_for_values(self, config: Config) -> bool:
         return settings.optional_bool(config, "attention_k_eq_v", False)
 
     def _layer_dimensions(self, config: Config, dims: Dimensions, layer: int) -> Dimensions:
-        """The sizes in one layer."""
         is_wide = settings.optional_bool(config, "use_double_wide_mlp", False)
         if is_wide and is_shared(config, dims, layer):
             dims = replace(dims, n_ff=2 * dims.n_ff)

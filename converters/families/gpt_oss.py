@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from boardfit.converters.families import settings
-from boardfit.converters.families.base import Checkpoint, SourceTensor
 from boardfit.converters.families.decoder import DecoderFamily, Dimensions, copies, window_values
 from boardfit.converters.families.gemma import sliding_layers, unusual_pattern
 from boardfit.converters.families.layout import (
+    Checkpoint,
+    SourceTensor,
     TensorRule,
     from_rows,
     stack_reader,
@@ -39,6 +40,7 @@ class GptOss(DecoderFamily):
     """`GptOssForCausalLM`, its experts in MXFP4 or in floats."""
 
     arch = "gpt-oss"
+    name_with_head = "gpt-oss"
 
     def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
         config = super().config(checkpoint)
@@ -51,14 +53,6 @@ class GptOss(DecoderFamily):
             and checkpoint.tensor(name).mxfp4 is not None
         )
         return config
-
-    def is_tied(self, config: Config) -> bool:
-        if super().is_tied(config):
-            raise UnsupportedModelError(
-                "config.json: tie_word_embeddings is true; the engine's gpt-oss needs a head of "
-                "its own"
-            )
-        return False
 
     def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
         n_expert = self.n_expert(config)

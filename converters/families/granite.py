@@ -18,9 +18,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from boardfit.converters.families import settings
-from boardfit.converters.families.base import Checkpoint
 from boardfit.converters.families.decoder import DecoderFamily, Dimensions, copies
-from boardfit.converters.families.layout import TensorRule, copy, split
+from boardfit.converters.families.layout import Checkpoint, TensorRule, copy, split
 from boardfit.converters.families.llama import Llama, attention_biases, interleaved_attention
 from boardfit.converters.families.mamba2 import HybridFamily, Mamba2
 from boardfit.converters.families.settings import Config, quote
@@ -84,7 +83,6 @@ class Granite4(Granite):
 
     @classmethod
     def from_config(cls, config: Config) -> DecoderFamily:
-        """The class for a configuration's kinds of layers."""
         kinds = config.get("layer_types")
         if isinstance(kinds, list) and "mamba" in kinds:
             return Granite4Hybrid()
@@ -164,12 +162,7 @@ class Granite4Hybrid(HybridFamily, Granite4):
         # transformers norms all groups as one, the engine each; at another factor it aborts.
         settings.require_value(config, "mamba_n_groups", 1)
         settings.require_value(config, "mamba_expand", 2)
-        d_head, mixer = config.get("mamba_d_head", "auto"), self.mixer(config)
-        if d_head != "auto" and d_head != mixer.inner // mixer.n_head:
-            raise InputError(
-                f"config.json: mamba_d_head is {quote(d_head)}, but mamba_expand × hidden_size / "
-                f"mamba_n_heads is {mixer.inner // mixer.n_head}"
-            )
+        self.mixer(config).check_head_size(config, "mamba_expand × hidden_size")
         return config
 
     def mixer(self, config: Config) -> Mamba2:

@@ -12,8 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from boardfit.converters.families.base import SourceTensor
-from boardfit.converters.families.layout import matrix, to_f32
+from boardfit.converters.families.layout import SourceTensor, matrix, to_f32
 from boardfit.edge.files.ggml_types import row_bytes
 
 # Flat row numbers → these rows as float32, one row each.
@@ -66,7 +65,6 @@ class LazyRows(np.lib.mixins.NDArrayOperatorsMixin):
         return LazyRows(self._compute, rows, self._width, self.dtype)
 
     def astype(self, dtype: Any, copy: bool = True) -> np.ndarray:
-        """The computed values in another type."""
         return np.asarray(self).astype(dtype, copy=copy)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:

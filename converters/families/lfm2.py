@@ -15,9 +15,8 @@ from typing import Any
 from gguf import ExpertGatingFuncType
 
 from boardfit.converters.families import settings
-from boardfit.converters.families.base import Checkpoint
 from boardfit.converters.families.decoder import DecoderFamily, Dimensions, copies
-from boardfit.converters.families.layout import ExpertStack, TensorRule, copy, reshape
+from boardfit.converters.families.layout import Checkpoint, ExpertStack, TensorRule, copy, reshape
 from boardfit.converters.families.settings import Config
 
 

@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from boardfit.converters.families import settings
-from boardfit.converters.families.base import Checkpoint
 from boardfit.converters.families.decoder import DecoderFamily, Dimensions, copies
-from boardfit.converters.families.layout import TensorRule, interleave_rows
+from boardfit.converters.families.layout import Checkpoint, TensorRule, interleave_rows
 from boardfit.converters.families.rope import llama3_rope_freqs, rope_parameters
 from boardfit.converters.families.settings import Config
 from boardfit.converters.spec import TargetTensor

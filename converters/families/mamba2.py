@@ -15,9 +15,16 @@ from typing import Any
 import numpy as np
 
 from boardfit.converters.families import settings
-from boardfit.converters.families.base import Checkpoint, SourceTensor
 from boardfit.converters.families.decoder import DecoderFamily, Dimensions
-from boardfit.converters.families.layout import TensorRule, copy, reshape, target_tensor, to_f32
+from boardfit.converters.families.layout import (
+    Checkpoint,
+    SourceTensor,
+    TensorRule,
+    copy,
+    reshape,
+    target_tensor,
+    to_f32,
+)
 from boardfit.converters.families.settings import Config
 from boardfit.converters.spec import TargetTensor
 from boardfit.edge.errors import InputError, UnsupportedModelError
@@ -85,6 +92,15 @@ class Mamba2:
             raise UnsupportedModelError(
                 f"config.json: time_step_limit is {settings.quote(limit)}; the engine limits no "
                 "step (0 to Infinity)"
+            )
+
+    def check_head_size(self, config: Config, widths: str) -> None:
+        """Raises InputError when a stated size of heads is not `inner`, in words, over heads."""
+        d_head, computed = config.get("mamba_d_head", "auto"), self.inner // self.n_head
+        if d_head not in ("auto", computed):
+            raise InputError(
+                f"config.json: mamba_d_head is {settings.quote(d_head)}, but {widths} / "
+                f"mamba_n_heads is {computed}"
             )
 
     def rules(self, prefix: str, *, has_norm: bool = True) -> dict[str, TensorRule]:

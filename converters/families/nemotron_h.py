@@ -13,9 +13,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from boardfit.converters.families import settings
-from boardfit.converters.families.base import Checkpoint
 from boardfit.converters.families.decoder import DecoderFamily, Dimensions, copies, head_values
-from boardfit.converters.families.layout import ExpertStack, TensorRule, copy, interleave_rows
+from boardfit.converters.families.layout import (
+    Checkpoint,
+    ExpertStack,
+    TensorRule,
+    copy,
+    interleave_rows,
+)
 from boardfit.converters.families.mamba2 import HybridFamily, Mamba2
 from boardfit.converters.families.settings import Config, quote
 from boardfit.edge.errors import InputError, UnsupportedModelError
@@ -112,7 +117,6 @@ class NemotronH(HybridFamily):
         return {**rules, "norm.weight": copy("attn_norm.weight", dims.n_embd)}
 
     def feed_forward_rules(self, config: Config, dims: Dimensions) -> dict[str, TensorRule]:
-        """The rules of a layer that is neither attention nor a Mamba layer."""
         has_bias = settings.optional_bool(config, "mlp_bias", False)
         return copies(dims, "nemotron_mlp", *(["nemotron_mlp_bias"] if has_bias else []))
 

@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from boardfit.converters.families import settings
-from boardfit.converters.families.base import Checkpoint
 from boardfit.converters.families.decoder import DecoderFamily, Dimensions, window_values
 from boardfit.converters.families.gemma import sliding_layers
-from boardfit.converters.families.layout import TensorRule
+from boardfit.converters.families.layout import Checkpoint, TensorRule
 from boardfit.converters.families.rope import llama3_rope_freqs, rope_parameters
 from boardfit.converters.families.settings import Config, quote
 from boardfit.converters.spec import TargetTensor
@@ -89,14 +88,7 @@ class Olmo2(DecoderFamily):
 
     arch = "olmo2"
     parts = ("attention", "olmo_head_norms", "mlp", "norms_after")
-
-    def is_tied(self, config: Config) -> bool:
-        if super().is_tied(config):
-            raise UnsupportedModelError(
-                "config.json: tie_word_embeddings is true; the engine's OLMo 2 needs a head of its "
-                "own"
-            )
-        return False
+    name_with_head = "OLMo 2"
 
 
 class Olmo3(Olmo2):

@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from boardfit.converters.families import settings
-from boardfit.converters.families.base import Checkpoint
 from boardfit.converters.families.decoder import DecoderFamily, Dimensions, copies
-from boardfit.converters.families.layout import ExpertStack, TensorRule, copy, split
+from boardfit.converters.families.layout import Checkpoint, ExpertStack, TensorRule, copy, split
 from boardfit.converters.families.llama import attention_biases
 from boardfit.converters.families.rope import rope_parameters
 from boardfit.converters.families.settings import Config

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from boardfit.converters.families import settings
-from boardfit.converters.families.base import Checkpoint, SourceTensor
 from boardfit.converters.families.decoder import (
     DecoderFamily,
     Dimensions,
@@ -28,7 +27,9 @@ from boardfit.converters.families.decoder import (
 )
 from boardfit.converters.families.gemma import plus_one
 from boardfit.converters.families.layout import (
+    Checkpoint,
     ExpertStack,
+    SourceTensor,
     TensorRule,
     constant,
     copy,

@@ -47,21 +47,15 @@ def optional_float(config: Config, key: str, default: float | None = None) -> fl
 
 def optional_bool(config: Config, key: str, default: bool) -> bool:
     """A boolean from `config.json`, `default` when absent or null. Raises InputError otherwise."""
-    value = config.get(key)
-    if value is None:
-        return default
-    if not isinstance(value, bool):
-        raise _wrong(key, value, "true or false")
-    return value
+    value = _optional(config, key, bool, "true or false")
+    return default if value is None else bool(value)
 
 
 def optional_list(config: Config, key: str, length: int | None = None) -> list[Any] | None:
     """A list from `config.json` (of exactly `length` entries), or None when absent or null."""
-    value = config.get(key)
-    if value is None:
-        return None
-    if not isinstance(value, list) or (length is not None and len(value) != length):
-        expected = "a list" if length is None else f"a list of {length} entries"
+    expected = "a list" if length is None else f"a list of {length} entries"
+    value: list[Any] | None = _optional(config, key, list, expected)
+    if value is not None and length is not None and len(value) != length:
         raise _wrong(key, value, expected)
     return value
 
@@ -83,11 +77,14 @@ def layer_kinds(
 
 def optional_mapping(config: Config, key: str) -> Mapping[str, Any] | None:
     """An object from `config.json`, or None when absent or null. Raises InputError otherwise."""
+    value: dict[str, Any] | None = _optional(config, key, dict, "an object")
+    return value
+
+
+def _optional(config: Config, key: str, kind: type, expected: str) -> Any:
     value = config.get(key)
-    if value is None:
-        return None
-    if not isinstance(value, dict):
-        raise _wrong(key, value, "an object")
+    if value is not None and not isinstance(value, kind):
+        raise _wrong(key, value, expected)
     return value
 
 

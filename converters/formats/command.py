@@ -7,7 +7,7 @@ import json
 import click
 
 from boardfit.converters.families.registry import FAMILIES
-from boardfit.converters.formats.table import FORMATS
+from boardfit.converters.formats.base import FORMATS
 from boardfit.converters.formats.upstream.tree import NOT_YET, known_architectures
 from boardfit.edge.terminal.output import echo
 
@@ -24,24 +24,21 @@ def formats_command(families: bool, as_json: bool) -> None:
 
 
 def list_formats() -> dict[str, object]:
-    return {row.id: {"about": row.about, "recipes": row.load().list_recipes()}
-            for row in FORMATS.values()}  # fmt: skip
+    rows = FORMATS.values()
+    return {r.id: {"about": r.about, "recipes": r.load().list_recipes()} for r in rows}
 
 
 def format_lines() -> list[str]:
-    return [f"{row.id:9} {row.about}\n{'':9} {', '.join(row.load().list_recipes())}"
-            for row in FORMATS.values()]  # fmt: skip
+    rows = FORMATS.values()
+    return [f"{r.id:9} {r.about}\n{'':9} {', '.join(r.load().list_recipes())}" for r in rows]
 
 
 def list_families() -> dict[str, object]:
     """`native` by model_type, `upstream` by the architecture in config.json, `none` with the
     reason.
     """
-    return {
-        "native": {kind: about for kind, (_, about) in sorted(FAMILIES.items())},
-        "upstream": known_architectures(),
-        "none": NOT_YET,
-    }
+    native = {kind: about for kind, (_, about) in sorted(FAMILIES.items())}
+    return {"native": native, "upstream": known_architectures(), "none": NOT_YET}
 
 
 def family_lines() -> list[str]:

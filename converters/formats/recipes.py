@@ -38,7 +38,6 @@ class RecipeFolder(Generic[R]):
         return dict(sorted(found, key=lambda pair: (self.order(pair[1]), pair[0])))
 
     def list(self) -> tuple[R, ...]:
-        """All recipes, in order."""
         return tuple(self.recipes.values())
 
     def load(self, recipe_id: str) -> R:
@@ -70,14 +69,12 @@ def take_id(data: dict[str, Any], recipe_id: str) -> None:
 
 
 def check_keys(values: Mapping[str, Any], known: Collection[str]) -> None:
-    """Raise InputError for an unknown key."""
     for key in values:
         if key not in known:
             raise InputError(f"unknown key {key!r}.{did_you_mean(key, known)}")
 
 
 def check_value(key: str, value: str, known: Collection[str]) -> None:
-    """Raise InputError for a value that is not among the known ones."""
     if value not in known:
         raise InputError(
             f"{key}: unknown value {value!r}; known: {', '.join(known)}."

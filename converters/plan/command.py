@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
+from boardfit.converters.formats.base import FORMATS, GGUF, parse_formats
 from boardfit.converters.formats.gguf.recipe import AS_IS, is_as_is
-from boardfit.converters.formats.table import FORMATS, GGUF, parse_formats
 from boardfit.converters.plan import compare
 from boardfit.converters.plan.catalogue import open_to_plan
 from boardfit.converters.plan.choose import choose_candidate

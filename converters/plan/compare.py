@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from gguf import GGUFValueType
 
+from boardfit.converters.formats.base import AUTO, FORMATS, format_of_engine
 from boardfit.converters.formats.measured import divergence_ratio
-from boardfit.converters.formats.table import AUTO, FORMATS, format_of_engine
 from boardfit.converters.plan.candidate import Candidate
 from boardfit.converters.plan.choose import choose_candidate
 from boardfit.converters.plan.learned import Learned

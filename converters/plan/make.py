@@ -14,11 +14,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from boardfit.converters.formats.base import FormatRow, FormatWeights
+from boardfit.converters.formats.base import (
+    AUTO,
+    FORMATS,
+    GGUF,
+    FormatRow,
+    FormatWeights,
+    format_of_engine,
+)
 from boardfit.converters.formats.converted import KV_TYPE, ConvertedFormat, prefill_lengths
 from boardfit.converters.formats.gguf.recipe import AS_IS
 from boardfit.converters.formats.measured import divergence_ratio
-from boardfit.converters.formats.table import AUTO, FORMATS, GGUF, format_of_engine
 from boardfit.converters.plan.candidate import Candidate
 from boardfit.converters.plan.choose import choose_candidate
 from boardfit.converters.plan.learned import Learned

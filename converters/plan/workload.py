@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from boardfit.converters.formats.table import AUTO, FORMATS
+from boardfit.converters.formats.base import AUTO, FORMATS
 from boardfit.converters.plan import candidate
 from boardfit.converters.plan.catalogue import open_to_plan
 from boardfit.converters.plan.choose import NearestTime, choose_candidate, find_nearest_time

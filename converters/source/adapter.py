@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 
 from boardfit.converters.documents import has_file, read_bytes, read_json_object
-from boardfit.converters.families.base import SourceTensor
-from boardfit.converters.families.layout import matrix, to_f32
+from boardfit.converters.families.layout import SourceTensor, matrix, to_f32
 from boardfit.converters.families.lazy import as_floats, lazy_tensor
 from boardfit.converters.source import checkpoint
 from boardfit.edge.errors import InputError, UnsafeInputError, UnsupportedModelError

@@ -18,8 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from boardfit.converters.documents import has_file, read_json_object
-from boardfit.converters.families.base import SourceTensor
-from boardfit.converters.families.layout import OTHER_MODALITY
+from boardfit.converters.families.layout import OTHER_MODALITY, SourceTensor
 from boardfit.converters.source.quantized import find_quantized, stated_method
 from boardfit.converters.source.wrappers import plain_names, refuse_adapter_tensors
 from boardfit.edge.errors import InputError, UnsafeInputError, UnsupportedModelError

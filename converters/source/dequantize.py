@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from boardfit.converters.families.base import SourceTensor
-from boardfit.converters.families.layout import matrix, to_f32
+from boardfit.converters.families.layout import SourceTensor, matrix, to_f32
 from boardfit.converters.families.lazy import ComputeRows
 
 _BYTE = np.arange(256, dtype=np.uint8)

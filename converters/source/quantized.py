@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from boardfit.converters.families.base import SourceTensor
-from boardfit.converters.families.layout import matrix
+from boardfit.converters.families.layout import SourceTensor, matrix
 from boardfit.converters.families.lazy import ComputeRows, lazy_tensor
 from boardfit.converters.source import dequantize as formulas
 from boardfit.converters.source.dequantize import BlockScales, NestedScales

@@ -1,14 +1,16 @@
 """Read a tokenizer.json with a BPE model: byte-level (GPT-2, Llama 3, Qwen, …), or over
-SentencePiece pieces with byte fallback (fast Llama 2, Mistral, Gemma tokenizers).
+SentencePiece pieces with byte fallback (fast Llama 2, Mistral, Gemma tokenizers); and a
+tokenizer.model (SentencePiece BPE).
 
 Which tokens are control, user-defined or padding follows upstream's conversion/base.py
-(`get_vocab_base`) and gguf-py/gguf/vocab.py (`LlamaHfVocab`).
+(`get_vocab_base`, `_create_vocab_sentencepiece`) and gguf-py/gguf/vocab.py (`LlamaHfVocab`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from boardfit.converters.documents import has_file, read_text
 from boardfit.converters.tokenizers import reference
@@ -84,28 +86,22 @@ def load_byte_level(files: TokenizerFiles, pre: str) -> Vocabulary:
     texts, n_vocab = _rows(files, vocab, added)
     tokens, types = [], []
     for token_id in range(n_vocab):
-        text = texts.get(token_id)
+        text, token, kind = texts.get(token_id), added.get(token_id), TokenType.NORMAL
         if text is None:
-            tokens.append(pad_text(token_id))
-            types.append(TokenType.UNUSED)
-            continue
-        token = added.get(token_id)
-        if token is None:
-            tokens.append(text)
-            types.append(TokenType.NORMAL)
-            continue
-        if not token.normalized:
-            # The engine looks for the text as it reads after normalizing and decoding.
-            ids = reference.encode_ids(encoder, text, special=False)
-            decoded = reference.decode_ids(encoder, ids)
-            # Decoding reads a lone "ø" as half a character; several tokens would become one text.
-            text = text if "\ufffd" in decoded else decoded
-        if token.special or has_special_form(text):
-            types.append(TokenType.CONTROL)
-        else:
-            text = text.replace(SPACE_MARK, " ")
-            types.append(TokenType.USER_DEFINED)
+            text, kind = pad_text(token_id), TokenType.UNUSED
+        elif token is not None:
+            if not token.normalized:
+                # The engine looks for the text as it reads after normalizing and decoding.
+                ids = reference.encode_ids(encoder, text, special=False)
+                decoded = reference.decode_ids(encoder, ids)
+                # Decoding reads a lone "ø" as half a character; several would become one text.
+                text = text if "\ufffd" in decoded else decoded
+            if token.special or has_special_form(text):
+                kind = TokenType.CONTROL
+            else:
+                text, kind = text.replace(SPACE_MARK, " "), TokenType.USER_DEFINED
         tokens.append(text)
+        types.append(kind)
     merges = merge_lines(files)
     if not merges:
         raise InputError("tokenizer.json has no merges", next_step="add merges.txt beside it")
@@ -205,3 +201,72 @@ def _read_merges_txt(files: TokenizerFiles) -> list[str]:
     if lines and lines[0].startswith("#"):
         lines = lines[1:]
     return [line for line in map(str.strip, lines) if len(line.split()) == 2]
+
+
+_ADDED_SCORE = -1000.0
+_PAD_SCORE = -10000.0
+
+
+def load_sentence_piece(files: TokenizerFiles, *, with_tokenizer_json: bool = False) -> Vocabulary:
+    """The vocabulary of tokenizer.model, padded to the embedding's rows.
+
+    `with_tokenizer_json` is Phi-3's way: added tokens of tokenizer.json count too, and only their
+    `special` flag makes them control tokens.
+    """
+    processor = reference.sentence_piece(files)
+    n_pieces = processor.vocab_size()
+    added = list(_list_added(files, phi3=with_tokenizer_json))
+    n_vocab = files.declared_vocab_size
+    if n_vocab is None:
+        n_vocab = max([n_pieces, *(token.id + 1 for token, _ in added)])
+    tokens = [pad_text(i) for i in range(n_vocab)]
+    scores = [_PAD_SCORE] * n_vocab
+    types = [TokenType.UNUSED] * n_vocab
+    if n_pieces > n_vocab:
+        raise InputError(
+            f"tokenizer.model has {n_pieces} pieces, but the embedding has only {n_vocab} rows",
+            next_step="use the tokenizer.model that belongs to this checkpoint",
+        )
+    checks = {
+        TokenType.UNKNOWN: processor.IsUnknown,
+        TokenType.CONTROL: processor.IsControl,
+        TokenType.UNUSED: processor.IsUnused,
+        TokenType.BYTE: processor.IsByte,
+    }
+    for token_id in range(n_pieces):
+        tokens[token_id] = processor.IdToPiece(token_id)
+        scores[token_id] = processor.GetScore(token_id)
+        found = (kind for kind, is_it in checks.items() if is_it(token_id))
+        types[token_id] = next(found, TokenType.NORMAL)
+    for token, kind in added:
+        if files.is_spare(replace(token, special=kind is TokenType.CONTROL), n_vocab):
+            continue
+        if token.id >= n_vocab:
+            raise InputError(
+                f"added token {printable(token.content)!r} has id {token.id}, but the embedding "
+                f"has only {n_vocab} rows",
+                next_step="resize the model's embedding to the tokenizer, or use the tokenizer "
+                "that belongs to this checkpoint",
+            )
+        tokens[token.id] = token.content
+        scores[token.id] = _ADDED_SCORE
+        types[token.id] = kind
+    return Vocabulary("spm", "llama", "default", tokens, types, scores=scores)
+
+
+def _list_added(files: TokenizerFiles, *, phi3: bool) -> Iterable[tuple[AddedToken, TokenType]]:
+    """Added tokens in the order in which they override each other."""
+    for text, token_id in files.legacy_added_tokens.items():
+        yield AddedToken(token_id, text), TokenType.USER_DEFINED
+    for token in files.config_added_tokens:
+        if token.special or (not phi3 and has_special_form(token.content)):
+            yield token, TokenType.CONTROL
+        elif phi3:
+            yield token, TokenType.USER_DEFINED
+        else:
+            text = token.content.replace(SPACE_MARK, " ")
+            yield AddedToken(token.id, text), TokenType.USER_DEFINED
+    if phi3:
+        for token in files.json_added_tokens:
+            kind = TokenType.CONTROL if token.special else TokenType.USER_DEFINED
+            yield token, kind

@@ -60,11 +60,9 @@ class EngineVocab:
         return b"".join(map(self.piece, ids))
 
     def is_eog(self, token_id: int) -> bool:
-        """Whether a generation ends at this token."""
         return bool(self._api.llama_vocab_is_eog(self._vocab, token_id))
 
     def eog_ids(self) -> list[int]:
-        """All tokens at which a generation ends."""
         return [i for i in range(self.n_tokens) if self.is_eog(i)]
 
     def is_special(self, token_id: int) -> bool:
@@ -74,7 +72,6 @@ class EngineVocab:
         return bool(attributes & wanted)
 
     def token_text(self, token_id: int) -> str:
-        """The token's text as the file has it."""
         return str(self._api.llama_vocab_get_text(self._vocab, token_id).decode("utf-8", "replace"))
 
     def metadata(self, key: str) -> str | None:

@@ -116,8 +116,7 @@ class TokenizerFiles:
         if not isinstance(entries, list):
             raise InputError("tokenizer.json: added_tokens is not a list")
         ids = [e.get("id") if isinstance(e, Mapping) else None for e in entries]
-        pairs = zip(entries, ids, strict=True)
-        tokens = [_added_token(entry, number, "tokenizer.json") for entry, number in pairs]
+        tokens = [_added_token(*pair, "tokenizer.json") for pair in zip(entries, ids, strict=True)]
         check_added([token.content for token in tokens], "tokenizer.json")
         return tokens
 
@@ -306,12 +305,10 @@ def _added_token(entry: Any, token_id: Any, where: str) -> AddedToken:
             f"{where}: added token {printable(entry['content'])!r} has id {token_id!r}, expected "
             "0 or more"
         )
+    flags = ("special", "lstrip", "rstrip", "single_word")
     return AddedToken(
         id=number,
         content=entry["content"],
-        special=bool(entry.get("special", False)),
         normalized=bool(entry.get("normalized", not entry.get("special", False))),
-        lstrip=bool(entry.get("lstrip", False)),
-        rstrip=bool(entry.get("rstrip", False)),
-        single_word=bool(entry.get("single_word", False)),
+        **{flag: bool(entry.get(flag, False)) for flag in flags},
     )

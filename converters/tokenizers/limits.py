@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from boardfit.converters.tokenizers import reference
@@ -47,80 +47,67 @@ def list_limits(
     files: TokenizerFiles, pre: str, added: Iterable[AddedToken]
 ) -> list[TokenizerLimit]:
     """The limits that hold for one checkpoint, converted with pre-tokenizer `pre`."""
-    found = []
-    added = tuple(added)
+    return list(_find_limits(files, pre, tuple(added)))
+
+
+def _find_limits(
+    files: TokenizerFiles, pre: str, added: tuple[AddedToken, ...]
+) -> Iterator[TokenizerLimit]:
     normalizers = flatten(files.tokenizer_json.get("normalizer"), "normalizers")
     if any(step.get("type") == "NFC" for step in normalizers):
-        found.append(
-            TokenizerLimit(
-                "the engine does not bring text into Unicode form NFC; decomposed letters become "
-                "other tokens than in the checkpoint",
-                lambda text: not unicodedata.is_normalized("NFC", text),
-                lambda text: unicodedata.normalize("NFC", text),
-            )
+        yield TokenizerLimit(
+            "the engine does not bring text into Unicode form NFC; decomposed letters become "
+            "other tokens than in the checkpoint",
+            lambda text: not unicodedata.is_normalized("NFC", text),
+            lambda text: unicodedata.normalize("NFC", text),
         )
     if files.tokenizer_json.get("model", {}).get("type") == "WordPiece":
-        found.append(
-            TokenizerLimit(
-                "the engine's WordPiece reads Korean, vowel signs of Asian scripts, control "
-                "characters and very long words otherwise than the checkpoint",
-                lambda text: _LONG_WORD.search(text) is not None or any(map(_is_odd_piece, text)),
-            )
+        yield TokenizerLimit(
+            "the engine's WordPiece reads Korean, vowel signs of Asian scripts, control "
+            "characters and very long words otherwise than the checkpoint",
+            lambda text: _LONG_WORD.search(text) is not None or any(map(_is_odd_piece, text)),
         )
     if pre in _CASED_PATTERNS:
-        found.append(
-            TokenizerLimit(
-                f"the engine's {pre!r} pattern ignores combining marks and the case of letters "
-                "outside ASCII",
-                lambda text: any(map(_has_marks_or_case, text)),
-            )
+        yield TokenizerLimit(
+            f"the engine's {pre!r} pattern ignores combining marks and the case of letters "
+            "outside ASCII",
+            lambda text: any(map(_has_marks_or_case, text)),
         )
     if pre in _SPACE_PATTERNS:
-        found.append(
-            TokenizerLimit(
-                f"the engine's {pre!r} pattern treats spaces outside ASCII differently",
-                lambda text: any(not c.isascii() and c.isspace() for c in text),
-            )
+        yield TokenizerLimit(
+            f"the engine's {pre!r} pattern treats spaces outside ASCII differently",
+            lambda text: any(not c.isascii() and c.isspace() for c in text),
         )
     rows = files.declared_vocab_size
     spare = [t for t in added if rows is not None and files.is_spare(t, rows)]
     if spare:
-        found.append(
-            TokenizerLimit(
-                "special tokens past the embedding's rows are left out: "
-                + ", ".join(printable(token.content) for token in spare[:5]),
-                lambda text: any(token.content in text for token in spare),
-            )
+        yield TokenizerLimit(
+            "special tokens past the embedding's rows are left out: "
+            + ", ".join(printable(token.content) for token in spare[:5]),
+            lambda text: any(token.content in text for token in spare),
         )
     stripping = [token for token in added if token.lstrip or token.rstrip]
     if stripping:
-        found.append(
-            TokenizerLimit(
-                "the engine keeps whitespace around special tokens that the checkpoint strips "
-                '(it strips only for models whose name contains "phi-3")',
-                lambda text: any(_is_stripped(token, text) for token in stripping),
-            )
+        yield TokenizerLimit(
+            "the engine keeps whitespace around special tokens that the checkpoint strips "
+            '(it strips only for models whose name contains "phi-3")',
+            lambda text: any(_is_stripped(token, text) for token in stripping),
         )
     normalize = find_normalizer(files, added)
     if normalize is not None:
-        found.append(
-            TokenizerLimit(
-                "the engine does not normalize text as the checkpoint does (spaces that stand "
-                "double or at an end, Unicode forms, case); such text becomes other tokens",
-                lambda text: normalize(text) != text,
-                normalize,
-                needs_consent=True,
-            )
+        yield TokenizerLimit(
+            "the engine does not normalize text as the checkpoint does (spaces that stand "
+            "double or at an end, Unicode forms, case); such text becomes other tokens",
+            lambda text: normalize(text) != text,
+            normalize,
+            needs_consent=True,
         )
     if _has_metaspace(files):
-        found.append(
-            TokenizerLimit(
-                "the engine puts a space before a text and after every special token, the "
-                "checkpoint only before the first word, where none stands already",
-                lambda text: text.startswith(" ") or any(t.content in text for t in added),
-            )
+        yield TokenizerLimit(
+            "the engine puts a space before a text and after every special token, the "
+            "checkpoint only before the first word, where none stands already",
+            lambda text: text.startswith(" ") or any(t.content in text for t in added),
         )
-    return found
 
 
 def _is_odd_piece(char: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from gguf import GGUFValueType, Keys
 
 from boardfit.converters.spec import KeyValue
-from boardfit.converters.tokenizers import bpe, pretokenizer, reference, spm
+from boardfit.converters.tokenizers import bpe, pretokenizer, reference
 from boardfit.converters.tokenizers.files import TokenizerFiles
 from boardfit.converters.tokenizers.special import (
     SpecialTokens,
@@ -80,7 +80,7 @@ def load_tokenizer(
     rules = RULES.get(arch or "", VocabRules())
     source = _choose_source(files, rules)
     if source == "spm":
-        vocabulary = spm.load_sentence_piece(files, with_tokenizer_json=rules.phi3)
+        vocabulary = bpe.load_sentence_piece(files, with_tokenizer_json=rules.phi3)
     elif bpe.is_byte_fallback(files):
         vocabulary = bpe.load_byte_fallback(files, keeps_merges=rules.gemma4)
     else:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from boardfit.converters.documents import has_file, read_bytes, read_text
@@ -119,24 +120,22 @@ def _from_tokenizer_json(files: TokenizerFiles) -> ReferenceTokenizer:
     tokenizer = hugging_face(files)
     added = tuple(files.added_tokens(tokenizer.get_vocab(with_added_tokens=False)).values())
 
-    def encode(text: str) -> list[int]:
-        return encode_ids(tokenizer, text, special=False)
-
     def encode_batch(texts: Sequence[str]) -> list[list[int]]:
         with held_back_stderr(), _explain("tokenizer.json fails on a text"):
             return [e.ids for e in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
-    def encode_whole(text: str) -> list[int]:
-        return encode_ids(tokenizer, text, special=True)
-
-    def decode(ids: Sequence[int]) -> str:
-        return decode_ids(tokenizer, ids)
-
     # Llama's and Gemma's tokenizer classes add BOS by a flag that tokenizer.json knows nothing of.
     post = json.dumps(files.tokenizer_json.get("post_processor"))
     by_flag = files.tokenizer_config.get("add_bos_token") and "TemplateProcessing" not in post
-    whole = None if by_flag else encode_whole
-    return ReferenceTokenizer(encode, encode_batch, whole, decode, added, "tokenizer.json")
+    whole = None if by_flag else partial(encode_ids, tokenizer, special=True)
+    return ReferenceTokenizer(
+        partial(encode_ids, tokenizer, special=False),
+        encode_batch,
+        whole,
+        partial(decode_ids, tokenizer),
+        added,
+        "tokenizer.json",
+    )
 
 
 def _from_sentence_piece(files: TokenizerFiles) -> ReferenceTokenizer:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from gguf import GGUFValueType, Keys
 
@@ -56,23 +56,22 @@ class Vocabulary:
 
     def metadata(self) -> list[KeyValue]:
         """Entries in upstream's order: model, pre, tokens, scores, types, merges."""
-        array, string = GGUFValueType.ARRAY, GGUFValueType.STRING
-        entries = [KeyValue(Keys.Tokenizer.MODEL, self.model, string)]
+        keys, kinds = Keys.Tokenizer, GGUFValueType
+        entries = [KeyValue(keys.MODEL, self.model, kinds.STRING)]
         if self.pre:
-            entries.append(KeyValue(Keys.Tokenizer.PRE, self.pre, string))
-        entries.append(KeyValue(Keys.Tokenizer.LIST, list(self.tokens), array, string))
-        if self.scores is not None:
-            entries.append(
-                KeyValue(Keys.Tokenizer.SCORES, list(self.scores), array, GGUFValueType.FLOAT32)
-            )
-        entries.append(
-            KeyValue(
-                Keys.Tokenizer.TOKEN_TYPE, [int(t) for t in self.types], array, GGUFValueType.INT32
-            )
-        )
-        if self.merges:
-            entries.append(KeyValue(Keys.Tokenizer.MERGES, list(self.merges), array, string))
-        return entries
+            entries.append(KeyValue(keys.PRE, self.pre, kinds.STRING))
+        types = [int(t) for t in self.types]
+        lists: list[tuple[str, Sequence[Any] | None, GGUFValueType]] = [
+            (keys.LIST, self.tokens, kinds.STRING),
+            (keys.SCORES, self.scores, kinds.FLOAT32),
+            (keys.TOKEN_TYPE, types, kinds.INT32),
+            (keys.MERGES, self.merges or None, kinds.STRING),
+        ]
+        return entries + [
+            KeyValue(key, list(values), kinds.ARRAY, kind)
+            for key, values, kind in lists
+            if values is not None
+        ]
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,8 @@ from boardfit.edge.types import Engine, GenerationConfig, Message, Trace
 from boardfit.edge.units import format_seconds
 
 KIND = "deadline"
+# What a row keeps of an outcome as it is.
+_OUTCOME = ("met", "total_s", "first_s", "n_out", "n_possible", "shortened", "whole_sentence")
 # A request's row, and its trace where it was accepted.
 Asked = tuple[dict[str, Any], Trace | None]
 
@@ -153,17 +155,11 @@ class Asker:
         answer = session.last_answer
         assert outcome is not None and trace is not None and answer is not None
         row |= {
+            **{name: getattr(outcome, name) for name in _OUTCOME},
             "accepted": True,
-            "met": outcome.met,
-            "total_s": outcome.total_s,
-            "first_s": outcome.first_s,
             "seconds": dict(outcome.seconds),
             "n_prompt": trace.n_prompt,
             "n_reused": trace.n_reused,
-            "n_out": outcome.n_out,
-            "n_possible": outcome.n_possible,
-            "shortened": outcome.shortened,
-            "whole_sentence": outcome.whole_sentence,
             "finish_reason": answer.finish_reason,
             "adjustments": [a.kind for a in outcome.adjustments if a.kind != "reused"],
         }
@@ -247,17 +243,15 @@ def _sample(run: DeadlineRun, asked: Iterator[Asked]) -> None:
     finish(run, sampler, before, read_conditions())
 
 
-def _ask_cold(
-    opened: OpenModel, model_path: Path, request: TaskRequest, workload: Workload
-) -> Asked:
+def _ask_cold(opened: OpenModel, path: Path, request: TaskRequest, asked: Workload) -> Asked:
     """One request to an engine that was opened for it."""
-    name = opened.bundle.plan.engine if opened.bundle else engine_of(model_path)
+    name = opened.bundle.plan.engine if opened.bundle else engine_of(path)
     with closing(open_engine(name, opened.model, opened.settings)) as engine:
         session = open_session(replace(opened, engine=engine), timed=True)
         asker = Asker(session, engine)
         session.system, _ = asker.place_request(request)
         session.prepare()  # what `edge chat` and `edge run` restore on start
-        return asker.ask(request, workload.budget(request.task))
+        return asker.ask(request, asked.budget(request.task))
 
 
 def fitting_requests(

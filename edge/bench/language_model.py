@@ -77,9 +77,7 @@ def wait_until_cool(
     sleep: Callable[[float], None] = time.sleep,
     say: Say = lambda text: None,
 ) -> str | None:
-    """Wait until the hottest sensor reads less than `below_c` °C. Returns what to flag, if
-    anything.
-    """
+    """Wait until the hottest sensor reads less than `below_c` °C. Returns what to flag."""
     waited = 0.0
     while (temp_c := read()) is not None and temp_c >= below_c and waited < max_wait_s:
         say(f"cooling: {temp_c:.0f} °C, waiting for less than {below_c:g}")
@@ -200,9 +198,7 @@ def measure_bandwidth(n_threads: int) -> float:
 
 
 def count_step_bytes(path: Source, header: GgufHeader, kv_type: str, depth: int) -> int | None:
-    """Count the bytes that one token reads at a depth. None beyond a sliding window: which layers
-    have one is not in the header.
-    """
+    """Count the bytes that a token reads at a depth; None beyond a sliding window."""
     window = header.integer(f"{header.arch}.attention.sliding_window")
     if window and depth > window:
         return None
@@ -230,9 +226,7 @@ def count_weight_bytes(tensors: Iterable[GgufTensor], header: GgufHeader) -> flo
 def describe_moved(
     record: Mapping[str, Any], path: Source, header: GgufHeader, bandwidth: float
 ) -> dict[str, Any] | None:
-    """The entry `moved` of a decode test's record; None for any other test. `bandwidth` is in bytes
-    per second, read and written.
-    """
+    """What a decode test moved. `bandwidth` is in bytes per second, read and written."""
     test, figure = record["test"], record["metrics"].get("decode_tps")
     if test["kind"] != "decode" or not figure or not figure.get("median") or bandwidth <= 0:
         return None

@@ -186,9 +186,7 @@ Network = OnnxNetwork | TfliteNetwork
 def describe_runtime(
     name: str, version: str, n_threads: int, quant: str, facts: Mapping[str, Any]
 ) -> EngineInfo:
-    """`facts` are `providers`, ONNX Runtime's execution providers or TFLite's delegates, and
-    `operators`, how often each appears.
-    """
+    """`facts` are the execution `providers`, and how often each of the `operators` appears."""
     details = {**facts, "operators": dict(sorted(facts["operators"].items()))}
     return EngineInfo(
         name=name, version=version, build=f"{name}/{version}", n_ctx=0, n_threads=n_threads,

@@ -8,44 +8,30 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+import boardfit.edge.fields as fields
 from boardfit.device_profiles.toml_parser import decode_toml
 from boardfit.edge.disk.data_files import read_text_beside
 from boardfit.edge.errors import InputError
-from boardfit.edge.fields import (
-    MAX_BYTES,
-    AnyObject,
-    FieldKind,
-    Flag,
-    ListOf,
-    OrNull,
-    Real,
-    Schema,
-    TableOf,
-    Text,
-    Whole,
-    check_fields,
-    shown,
-)
 
 #: More than any figure that a benchmark measures, and small enough to draw.
 _MOST = 1e18
-_COUNT, _SIGNED = Whole(0, 1 << 53), OrNull(Real(-_MOST, _MOST))
-_KINDS: Mapping[str, FieldKind] = {
-    "text": Text(),
-    "texts": ListOf(Text(), 1000),
-    "id": Text(200),
-    "name": Text(1000),
-    "word": Text(100),
-    "flag": Flag(),
+_COUNT, _SIGNED = fields.Whole(0, 1 << 53), fields.OrNull(fields.Real(-_MOST, _MOST))
+_KINDS: Mapping[str, fields.FieldKind] = {
+    "text": fields.Text(),
+    "texts": fields.ListOf(fields.Text(), 1000),
+    "id": fields.Text(200),
+    "name": fields.Text(1000),
+    "word": fields.Text(100),
+    "flag": fields.Flag(),
     "count": _COUNT,
-    "counts": TableOf(OrNull(_COUNT)),
-    "index": Whole(0, 100_000),
-    "bytes": Whole(0, MAX_BYTES),
-    "figure": Real(0, _MOST),
-    "signed": Real(-_MOST, _MOST),
-    "figures": TableOf(_SIGNED),
-    "object": AnyObject(),
-    "objects": ListOf(AnyObject(), 1_000_000),
+    "counts": fields.TableOf(fields.OrNull(_COUNT)),
+    "index": fields.Whole(0, 100_000),
+    "bytes": fields.Whole(0, fields.MAX_BYTES),
+    "figure": fields.Real(0, _MOST),
+    "signed": fields.Real(-_MOST, _MOST),
+    "figures": fields.TableOf(_SIGNED),
+    "object": fields.AnyObject(),
+    "objects": fields.ListOf(fields.AnyObject(), 1_000_000),
 }
 _REQUIRED = {
     "test": frozenset({"kind"}),
@@ -57,13 +43,13 @@ _POSITIONS = {"prefill": "n_prompt", "decode": "n_depth"}
 
 
 @functools.cache
-def read_schemas() -> dict[str, Schema]:
+def read_schemas() -> dict[str, fields.Schema]:
     """The schema of each object of a record."""
     text = read_text_beside(__file__, "record_schema.toml")
 
-    def find_kind(name: str) -> FieldKind:
+    def find_kind(name: str) -> fields.FieldKind:
         kind = _KINDS[name.removesuffix("_or_null")]
-        return OrNull(kind) if name.endswith("_or_null") else kind
+        return fields.OrNull(kind) if name.endswith("_or_null") else kind
 
     return {
         where: {name: find_kind(kind) for kind, names in kinds.items() for name in names}
@@ -74,33 +60,31 @@ def read_schemas() -> dict[str, Schema]:
 def check_entries(record: Mapping[str, Any], where: str) -> None:
     """Raise InputError that names the entry which is not as a report reads it."""
     schemas = read_schemas()
-    check_fields(record, schemas["record"], where, others=True)
+    fields.check_fields(record, schemas["record"], where, others=True)
     for name, schema in schemas.items():
         section: Any = record
         for part in name.split("."):
             section = (section or {}).get(part)
         if section is not None:
             required = _REQUIRED.get(name, frozenset())
-            check_fields(section, schema, f"{where}: {name}", required=required, others=True)
+            fields.check_fields(section, schema, f"{where}: {name}", required=required, others=True)
     position = _POSITIONS.get(record["test"]["kind"])
     if position and record["test"].get(position) is None:
         raise InputError(f"{where}: test: entry {position!r} is missing")
     for name, figure in record["metrics"].items():
         if figure is not None:
-            _check_spread(figure, f"{where}: metric {shown(name)}")
+            _check_spread(figure, f"{where}: metric {fields.shown(name)}")
     for number, figures in enumerate(record.get("figures") or (), 1):
         for name, value in figures.items():
             if not _SIGNED.accepts(value):
-                raise InputError(
-                    f"{where}: repetition {number} holds {shown(value)} as {shown(name)}, which "
-                    "is not a figure"
-                )
+                got = f"{fields.shown(value)} as {fields.shown(name)}"
+                raise InputError(f"{where}: repetition {number} holds {got}, which is not a figure")
     _check_deadline(record.get("deadline") or {}, f"{where}: deadline")
     _check_quality(record.get("quality") or {}, f"{where}: quality")
 
 
 def _check_spread(figure: Mapping[str, Any], where: str) -> None:
-    check_fields(figure, read_schemas()["metrics.*"], where, others=True)
+    fields.check_fields(figure, read_schemas()["metrics.*"], where, others=True)
     if figure.get("median") is None:
         return
     for name in ("p10", "p90") if (figure.get("n") or 0) > 1 else ():
@@ -116,7 +100,8 @@ def _check_deadline(section: Mapping[str, Any], where: str) -> None:
         needed = frozenset[str]()
         if isinstance(found, Mapping) and found.get("hit_rate") is not None:
             needed = frozenset({"n_met", "n_accepted"})
-        check_fields(found, schema, f"{where}: {shown(name)}", required=needed, others=True)
+        place = f"{where}: {fields.shown(name)}"
+        fields.check_fields(found, schema, place, required=needed, others=True)
 
 
 def _check_quality(card: Mapping[str, Any], where: str) -> None:
@@ -124,4 +109,4 @@ def _check_quality(card: Mapping[str, Any], where: str) -> None:
     for number, row in enumerate(texts if isinstance(texts, list) else (), 1):
         if isinstance(row, Mapping):
             figures = dict.fromkeys(("kld_mean", "kld_mean_stderr"), _SIGNED)
-            check_fields(row, figures, f"{where}: text {number}", others=True)
+            fields.check_fields(row, figures, f"{where}: text {number}", others=True)

@@ -10,6 +10,7 @@ import shlex
 from dataclasses import dataclass
 
 from boardfit.edge.bundle.bundle import Bundle
+from boardfit.edge.disk.data_files import read_text_beside
 from boardfit.edge.errors import DeviceError, EngineError, UsageError
 from boardfit.edge.flash.board import Board
 from boardfit.edge.flash.gate import explain_end, find_edge, read_health
@@ -65,7 +66,13 @@ def serve_release(
     reporter.stage("starting the server")
     program = _find_program(board, bundle)
     text = serve_unit(bundle.name, bundle.plan, board.files.root, program=program, port=port)
-    done = _run(board, _install_script(text, avahi_service(bundle.name, port)))
+    # What was there is kept beside until the server answers.
+    script = read_text_beside(
+        __file__, "serve_install.sh", unit=_UNIT, unit_text=shlex.quote(text), avahi=_AVAHI,
+        avahi_text=shlex.quote(avahi_service(bundle.name, port)), key=KEY_FILE,
+        key_folder=KEY_FILE.rpartition("/")[0],
+    )  # fmt: skip
+    done = _run(board, script)
     if done.rc:
         why = f"its unit cannot be written: {_last_line(done)}"
         raise _unusable(board, bundle, why, _restore(board, slots, bundle, previous))
@@ -96,27 +103,6 @@ def _find_program(board: Board, bundle: Bundle) -> str:
     return path
 
 
-def _install_script(unit: str, avahi: str) -> str:
-    """Write unit, key and announcement. What was there is kept beside until the server answers."""
-
-    def write(text: str, path: str) -> str:
-        return (
-            f"if [ -f {path} ]; then $r cp -p {path} {path}.before; else $r rm -f {path}.before; fi"
-            f" && printf %s {shlex.quote(text)} | $r tee {path}.new >/dev/null"
-            f" && $r mv {path}.new {path}"
-        )
-
-    make_key = (
-        f"$r mkdir -p {KEY_FILE.rpartition('/')[0]} && if ! $r test -s {KEY_FILE}; then "
-        "od -An -N32 -tx1 /dev/urandom | tr -d ' \\n' | "
-        f"$r sh -c 'umask 077; cat > {KEY_FILE}.new && mv {KEY_FILE}.new {KEY_FILE}'; fi"
-    )
-    announce = f"if [ -d {_AVAHI} ]; then {write(avahi, f'{_AVAHI}/boardfit.service')}; fi"
-    return (
-        _BECOME + f"{make_key} && {write(unit, _UNIT)} && {announce} && $r systemctl daemon-reload"
-    )
-
-
 def _start_and_ask(board: Board, bundle: Bundle, port: int) -> list[str]:
     """Start the service and ask the fixed question. What went wrong, in sentences."""
     start = f"$r systemctl enable {SERVE_SERVICE} && $r systemctl restart {SERVE_SERVICE}"
@@ -140,21 +126,10 @@ def _restore(board: Board, slots: Slots, bundle: Bundle, previous: str | None) -
     """Point at the earlier release and serve it as before. Return a sentence about that."""
     if previous is not None and previous != bundle.id:
         slots.switch_back(previous)
-
-    def put_back(path: str) -> str:
-        return (
-            f"if [ -f {path}.before ]; then $r mv {path}.before {path}; "
-            f"else $r rm -f {path} {path}.new; fi"
-        )
-
-    done = _run(
-        board,
-        f"{_BECOME}had=; [ ! -f {_UNIT}.before ] || had=yes; $r systemctl stop {SERVE_SERVICE}; "
-        f'[ "$had" ] || $r systemctl disable {SERVE_SERVICE}; '
-        f"{put_back(_UNIT)}; {put_back(f'{_AVAHI}/boardfit.service')}; $r systemctl daemon-reload; "
-        f'[ -z "$had" ] || $r systemctl restart {SERVE_SERVICE}',
-        _START_S,
+    script = read_text_beside(
+        __file__, "serve_restore.sh", unit=_UNIT, avahi=_AVAHI, service=SERVE_SERVICE
     )
+    done = _run(board, script, _START_S)
     if done.rc:
         return f"What was served before does not start again: {_last_line(done)}"
     if previous is None or previous == bundle.id:

@@ -34,6 +34,10 @@ from boardfit.edge.terminal.output import echo
 from boardfit.edge.terminal.progress import ProgressLine
 from boardfit.edge.units import format_bytes, printable
 
+# What the JSON has of a report as it is.
+_PLAIN_FACTS = ("matched", "userland_bits", "hostname", "n_cores_present", "n_cores_online",
+                "throttled")  # fmt: skip
+
 
 @click.command()
 @click.argument("target", required=False, metavar="[ssh://USER@HOST | adb://SERIAL]")
@@ -191,15 +195,10 @@ def report_record(
     return {
         "profile": profile_record(profile),
         "path": str(path) if path else None,
-        "matched": report.matched,
+        **{name: getattr(report, name) for name in _PLAIN_FACTS},
         "possible": list(report.possible),
-        "userland_bits": report.userland_bits,
-        "hostname": report.hostname,
-        "n_cores_present": report.n_cores_present,
-        "n_cores_online": report.n_cores_online,
         "cgroup_limit_bytes": report.limit_bytes,
         "heat": [vars(sensor) for sensor in report.heat],
-        "throttled": report.throttled,
         "throttled_means": describe_throttled(report.throttled),
         "power": [vars(sensor) for sensor in report.power],
         "android": None if report.android is None else vars(report.android),

@@ -82,9 +82,7 @@ def _megahertz(text: str | None) -> float | None:
 
 
 def find_field(text: str, *names: str) -> str | None:
-    """The first value in /proc/cpuinfo of these names. Raspberry Pi kernels print `Model` at the
-    end.
-    """
+    """The first value in /proc/cpuinfo of these names. Raspberry Pis have a `Model`."""
     match = re.search(rf"^(?:{'|'.join(names)})[ \t]*:[ \t]*(\S.*)$", text, re.MULTILINE)
     return match[1].strip() if match else None
 

@@ -225,13 +225,11 @@ def build_profile(asked: Mapping[str, Any]) -> DeviceProfile:
 def findings_record(found: Measurements) -> dict[str, Any]:
     """Findings as a JSON-able object."""
     return {
+        **vars(found),
         "python": platform.python_version(),
         "bandwidth_by_threads": sorted(found.bandwidth_by_threads.items()),
         "kernels": [[k.ggml_type, k.repacked, k.threads, k.macs_per_s] for k in found.kernels],
-        "storage_read": found.storage_read,
         "engine_isa": None if found.engine_isa is None else sorted(found.engine_isa),
-        "method": found.method,
-        "notes": found.notes,
     }
 
 

@@ -74,9 +74,7 @@ def parse_cgroup_path(text: str, version: int) -> str | None:
 
 
 def cgroup_folders(mount: CgroupMount, path: str) -> tuple[str, ...]:
-    """The process's own folder and all above it up to the mount point: every limit on the way
-    counts. In a container only the mount point may be left.
-    """
+    """The process's own folder and all above it up to the mount point: every limit counts."""
     root = mount.root.rstrip("/")
     is_inside = path == mount.root or path.startswith(f"{root}/")
     inside = path[len(root) :].strip("/") if is_inside else ""

@@ -186,9 +186,7 @@ def prove(folder: Path, n_threads: int, progress: Progress | None = None) -> tup
 def run_cases(
     folder: Path, n_threads: int, first: int, hopeless: Mapping[str, str] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """One child's findings, the last of them how it died. `hopeless` maps buffer types to the
-    reason why they are not run.
-    """
+    """One child's findings, the last of them how it died. What is `hopeless` is not run."""
     words = (str(folder.resolve()), str(n_threads), str(first), json.dumps(dict(hopeless or {})))
     command = python_argv("boardfit.edge.probe.proof_kernels", *words)
     env = {**os.environ, "GGML_NO_BACKTRACE": "1"}

@@ -112,9 +112,7 @@ def make_weights(kind: str, n_rows: int) -> bytes:
 
 @functools.lru_cache(maxsize=8)
 def make_columns(n: int, width: int = _WIDTH) -> list[Row]:
-    """Vectors that survive the quantization of a product's input: whole numbers up to 127 in size,
-    of which each 32 hold one.
-    """
+    """Whole numbers up to 127 in size, of which each 32 hold one: quantization keeps them."""
     source = random.Random(n)
     columns: list[Row] = []
     for _ in range(n):

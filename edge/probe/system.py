@@ -5,13 +5,16 @@ path or command that gives nothing is None, never "".
 from __future__ import annotations
 
 import fnmatch
+import functools
 import os
 import re
 import selectors
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from boardfit.edge.disk.data_files import read_text_beside
 from boardfit.edge.errors import InputError
 from boardfit.edge.process.child import Popen, SubprocessError, run_child
 
@@ -23,22 +26,13 @@ _MAX_ENTRIES = 20_000
 _COMMAND_TIMEOUT_S = 5.0
 _MARK = re.compile(r"[A-Za-z0-9]{8,64}")
 
-#: Commands that a probe may run, each with its fixed arguments. Reading only.
-COMMANDS: Mapping[str, tuple[str, ...]] = {
-    "throttled": ("vcgencmd", "get_throttled"),
-    "temp": ("vcgencmd", "measure_temp"),
-    "pmic": ("vcgencmd", "pmic_read_adc"),
-    "getprop": ("getprop",),
-    # It prints for ever; `head` takes one line and closes the pipe.
-    "tegrastats": ("sh", "-c", "timeout 3 tegrastats --interval 500 2>/dev/null | head -n 1"),
-    "uname": ("uname", "-srm"),
-    "libc": ("getconf", "GNU_LIBC_VERSION"),
-    "python": ("python3", "--version"),
-    "hostname": ("uname", "-n"),
-    "long_bit": ("getconf", "LONG_BIT"),
-    # EI_CLASS of a running program, `od` itself: 1 is 32-bit, 2 is 64-bit.
-    "elf_class": ("od", "-An", "-tu1", "-j4", "-N1", "/proc/self/exe"),
-}
+
+@functools.cache
+def read_commands() -> dict[str, list[str]]:
+    """Commands that a probe may run, each with its fixed arguments: those of the boards' script."""
+    script = read_text_beside(__file__, "read_board.sh", mark="")
+    listed = re.findall(r"^ *o (\w+) (.+)$", script, re.MULTILINE)
+    return {name: shlex.split(line) for name, line in listed}
 
 
 class System(Protocol):
@@ -51,7 +45,7 @@ class System(Protocol):
         """Existing paths that match a shell pattern, sorted; `*` stays within one folder."""
 
     def output(self, command: str) -> str | None:
-        """What one of `COMMANDS` printed; None when it is not installed or failed."""
+        """What one of `read_commands` printed; None when it is not installed or failed."""
 
 
 class LocalSystem:
@@ -71,7 +65,7 @@ class LocalSystem:
         if self._root != Path("/"):
             return None
         try:
-            done = run_child(COMMANDS[command], timeout_s=_COMMAND_TIMEOUT_S)
+            done = run_child(read_commands()[command], timeout_s=_COMMAND_TIMEOUT_S)
         except (OSError, SubprocessError):
             return None
         text = done.stdout[:MAX_TEXT_BYTES].decode("utf-8", "replace")

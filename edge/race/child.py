@@ -59,11 +59,8 @@ def run_job(job: Job) -> Iterator[Answer]:
             config = GenerationConfig(max_tokens=1, ignore_eos=True)
             first = next(iter(engine.stream(fixed_tokens(engine, 8), config)))
             load = LoadTrace(start_ns, loaded_ns, first.t_ns, (read_memory(),))
-            yield {
-                "load": compact_load(load),
-                "info": asdict(engine.describe()),
-                "baseline": asdict(baseline),
-            }
+            opened = {"info": asdict(engine.describe()), "baseline": asdict(baseline)}
+            yield {"load": compact_load(load), **opened}
             yield from measure(engine, [Test(**test) for test in job["tests"]])
         elif job["task"] == "answer":
             yield answer(engine, job["n_gen"])

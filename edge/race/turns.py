@@ -49,9 +49,8 @@ class Entrant:
 
     @property
     def label(self) -> str:
-        return f"{self.engine} {self.recipe}, {self.n_threads} thread" + (
-            "s" if self.n_threads > 1 else ""
-        )
+        plural = "s" if self.n_threads > 1 else ""
+        return f"{self.engine} {self.recipe}, {self.n_threads} thread{plural}"
 
 
 def make_entrants(bundles: Sequence[Bundle], n_threads: Sequence[int] = ()) -> list[Entrant]:
@@ -136,15 +135,13 @@ def run_race(
 
 
 def take_turn(course: Course, tests: Sequence[Test], n_ctx: int) -> None:
-    answers = ask(
-        course.entrant, n_ctx, {"task": "measure", "tests": [asdict(test) for test in tests]}
-    )
-    opened = answers[0]
+    job = {"task": "measure", "tests": [asdict(test) for test in tests]}
+    opened, *answers = ask(course.entrant, n_ctx, job)
     course.info, course.baseline = opened["info"], opened["baseline"]
     load = expand_load(opened["load"])
     course.loads.loads.append(load)
     course.loads.figures.append(measure_load(load))
-    for run, found in zip(course.runs, answers[1:], strict=True):
+    for run, found in zip(course.runs, answers, strict=True):
         trace = expand_trace(found["trace"])
         run.traces.append(trace)
         run.figures.append(numbers(measure(trace)))
@@ -216,14 +213,9 @@ def compare_answers(entrants: Sequence[Entrant], n_ctx: int) -> list[EntrantAgre
     for entrant in others:
         job = {"task": "follow", "prompts": reply["prompts"], "answers": reply["answers"]}
         (heard,) = ask(entrant, n_ctx, job)
-        pairs = [
-            (a, b)
-            for mine, theirs in zip(reply["answers"], heard["predicted"], strict=True)
-            for a, b in zip(mine, theirs, strict=True)
-        ]
-        rows.append(
-            EntrantAgreement(entrant, sum(a == b for a, b in pairs) / len(pairs), len(pairs))
-        )
+        answers = zip(reply["answers"], heard["predicted"], strict=True)
+        same = [a == b for pair in answers for a, b in zip(*pair, strict=True)]
+        rows.append(EntrantAgreement(entrant, sum(same) / len(same), len(same)))
     return rows
 
 

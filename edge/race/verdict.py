@@ -63,9 +63,7 @@ def interpolate(points: Mapping[int, float], x: int, *, flat: bool = False) -> f
 
 
 def find_leads(paces: Sequence[EntrantPace], longest: int) -> list[Lead]:
-    """The winner for every prompt from 1 to `longest` tokens, as ranges. Raises ValueError for
-    none.
-    """
+    """The winner for every prompt of 1 to `longest` tokens, as ranges. Raises ValueError."""
     if not paces:
         raise ValueError("no bundle finished")
     found: list[tuple[EntrantPace, int, int]] = []

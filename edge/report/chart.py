@@ -8,6 +8,7 @@ from typing import Literal
 
 Style = Literal["line", "points", "steps"]
 Rows = tuple[tuple[str, ...], ...]
+Axis = tuple[float, ...]
 
 # More points than this are not visible at a chart's width; see `thin`.
 MAX_POINTS = 400
@@ -18,8 +19,8 @@ class Series:
     """Points of one colour. `low` and `high` bound each point, None where there is no interval."""
 
     name: str
-    x: tuple[float, ...]
-    y: tuple[float, ...]
+    x: Axis
+    y: Axis
     style: Style = "line"
     low: tuple[float | None, ...] | None = None
     high: tuple[float | None, ...] | None = None
@@ -82,9 +83,7 @@ def sentence(parts: Iterable[str]) -> str:
     return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
-def thin(
-    x: Sequence[float], y: Sequence[float], most: int = MAX_POINTS
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def thin(x: Sequence[float], y: Sequence[float], most: int = MAX_POINTS) -> tuple[Axis, Axis]:
     """At most `most` of the points: of each stretch its lowest and its highest."""
     if len(x) <= most:
         return tuple(x), tuple(y)

@@ -87,9 +87,7 @@ class Run:
 
     @property
     def is_planned_machine(self) -> bool:
-        """Whether the plan was made for the machine that measured: a bundle for a Pi may have been
-        tried on a laptop.
-        """
+        """Whether the plan was made for the machine that measured."""
         device = (self.head.get("predicted") or {}).get("device")
         return device in {"this-machine", self.head["machine"].get("profile")} - {None}
 
@@ -169,9 +167,7 @@ def machine_key(record: Record) -> tuple[str, ...]:
 
 
 def run_labels(runs: Sequence[Run]) -> list[str]:
-    """Make a short label per run: its artifact, and what distinguishes it. Engines that differ are
-    named in any case.
-    """
+    """Make a short label per run: its artifact, and what distinguishes it."""
     parts = [
         {
             "artifact": str(run.head["artifact"]["name"]),

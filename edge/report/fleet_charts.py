@@ -80,9 +80,7 @@ def list_columns(runs: Sequence[Run]) -> tuple[Column, ...]:
 
 
 def heat_shares(runs: Sequence[Run]) -> list[tuple[float | None, ...]]:
-    """How good each cell of `fleet_rows` is: a rate's share of the best, the best's of a time or
-    size.
-    """
+    """How near each cell of `fleet_rows` is to the best of its column, 1 at the best."""
     columns = []
     for column in list_columns(runs):
         values = [column.find(run) for run in runs]

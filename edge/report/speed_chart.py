@@ -16,9 +16,7 @@ NS = 1e-9
 
 
 def timed_traces(run: Run) -> list[tuple[float, Record, dict[str, Any]]]:
-    """(start in seconds, record, trace) in the order of time. Those of schema 1 are laid end to
-    end.
-    """
+    """(start in s, record, trace) in the order of time; those of schema 1 are laid end to end."""
     found = [(r, t) for r in run.records for t in r.get("traces", []) if "end_ns" in t]
     starts = [trace.get("start_ns") for _, trace in found]
     if None in starts:

@@ -154,10 +154,7 @@ class StateStore:
     # ---- restoring ------------------------------------------------------------------------------
 
     def restore(
-        self,
-        engine: Engine,
-        tokens: Sequence[int],
-        compute_s: Callable[[int], float] | None = None,
+        self, engine: Engine, tokens: Sequence[int], compute_s: Callable[[int], float] | None = None
     ) -> Restored:
         """Put the best state for a prompt of `tokens` into the engine, if it holds clearly more of
         them; with `compute_s`, only if computing them would take twice as long. Unusable states are

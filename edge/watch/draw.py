@@ -35,9 +35,7 @@ class Line:
 
 @dataclass(frozen=True)
 class ProcessHistory:
-    """Rates of decode, now and before; `still_s` are the seconds in one state without another
-    token.
-    """
+    """Rates of decode; `still_s` are the seconds in one state without another token."""
 
     rate: float | None = None
     history: tuple[float, ...] = ()

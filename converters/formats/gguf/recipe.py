@@ -7,12 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from boardfit.converters.formats.base import Format
-from boardfit.converters.formats.recipes import (
-    RecipeFolder,
-    check_keys,
-    check_value,
-    take_id,
-)
+from boardfit.converters.formats.recipes import RecipeFolder, check_keys, check_value, take_id
 from boardfit.edge.errors import InputError
 from boardfit.edge.files.ggml_types import GGML_TYPES
 

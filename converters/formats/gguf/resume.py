@@ -208,7 +208,6 @@ class PartialFile:
         return digest.hexdigest()
 
     def discard(self) -> None:
-        """Leave nothing behind."""
         self.close()
         self.path.unlink(missing_ok=True)
         self._journal_path.unlink(missing_ok=True)

@@ -275,7 +275,6 @@ def describe_artifact(
 
 
 def usable_threads() -> int:
-    """Count the CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

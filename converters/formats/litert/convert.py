@@ -15,8 +15,13 @@ from typing import Any
 from boardfit.converters.documents import copy_document, has_file, read_json_object
 from boardfit.converters.formats.base import Conversion
 from boardfit.converters.formats.converted import ConvertedFormat, Made, Role, prefill_lengths
-from boardfit.converters.formats.litert.recipe import LitertRecipe, load_recipe, recipes_for
-from boardfit.converters.formats.litert.types import WEIGHT_TYPES, Flavour
+from boardfit.converters.formats.litert.recipe import (
+    WEIGHT_TYPES,
+    Flavour,
+    LitertRecipe,
+    load_recipe,
+    recipes_for,
+)
 from boardfit.converters.formats.tools.checkpoint import link_checkpoint
 from boardfit.converters.formats.tools.environments import check_disk, check_memory, tool_python
 from boardfit.converters.formats.tools.worker import run_worker
@@ -275,7 +280,6 @@ class LitertLmFormat(LitertFormat):
     flavour = "litertlm"
 
     def check_board(self, profile: DeviceProfile) -> None:
-        """Raise EngineError for Arm cores without LSE atomics."""
         if "neon" in profile.isa and "lse" not in profile.isa:
             raise EngineError(
                 "LiteRT-LM's library needs LSE atomics (Armv8.1), which "

@@ -38,7 +38,6 @@ class NetworkReport:
 
     @property
     def ratio(self) -> float:
-        """Size against the source's."""
         return self.nbytes / self.source_bytes
 
     @property

@@ -161,7 +161,6 @@ def output_bytes(checkpoint: Path, recipe: OnnxRecipe) -> int:
 
 
 def check_resources(checkpoint: Path, output: Path, recipe: OnnxRecipe) -> None:
-    """Raise DoesNotFitError if the conversion's memory or its output's disk is not free."""
     check_memory(
         "converting to ONNX",
         conversion_bytes(checkpoint, recipe),

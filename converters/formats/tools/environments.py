@@ -61,7 +61,6 @@ class Environment:
 
 
 def load_environments() -> dict[str, Environment]:
-    """All environments that are pinned, by name."""
     sections = load_toml("boardfit.converters.formats.tools", "environments.toml")
     return {
         name: Environment(

@@ -213,7 +213,6 @@ def _make(
 
 
 def _check_architecture(refusal: NoFamilyError) -> None:
-    """Raise UnsupportedModelError for what upstream's converter does not know either."""
     named = list(_architectures(refusal.origin.config))
     if not any(name in known_architectures() for name in named):
         why = NOT_YET.get(str(refusal.origin.config.get("model_type")))
@@ -291,7 +290,6 @@ def conversion_bytes(checkpoint: SafetensorsCheckpoint) -> int:
 
 
 def check_resources(checkpoint: SafetensorsCheckpoint, folder: Path) -> None:
-    """Raise DoesNotFitError if the conversion's memory or its result's disk is not free."""
     check_memory(
         "upstream's converter",
         conversion_bytes(checkpoint),

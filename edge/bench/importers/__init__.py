@@ -7,28 +7,21 @@ invented: an imported figure cannot be derived again, and `edge report --verify`
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from boardfit.edge.bench.importers import (
-    executorch,
-    genai,
-    litert_lm,
-    llama_bench,
-    llama_timings,
-    mlperf,
-    ollama,
-)
 from boardfit.edge.bench.importers.record import ImportedFile
 from boardfit.edge.bench.importers.text import decode_text
 from boardfit.edge.bench.store import KIND, Results, joined, parse_results, read_file
 from boardfit.edge.errors import InputError
 
-#: `HINT` names the output that a module reads; a text with one of `MENTIONS` is likely its tool's.
-IMPORTERS: tuple[Any, ...] = (
-    *(llama_bench, llama_timings, ollama, executorch),
-    *(litert_lm, genai, mlperf),
-)
+IMPORTERS = ("llama_bench", "llama_timings", "ollama", "executorch", "litert_lm", "genai", "mlperf")
+
+
+def load_importers() -> list[Any]:
+    """One module per tool. `HINT` names what it reads; one of `MENTIONS` is likely in its text."""
+    return [import_module(f"{__name__}.{name}") for name in IMPORTERS]
 
 
 class Found(NamedTuple):
@@ -46,17 +39,18 @@ def read_any(path: Path, most: int | None = None) -> Found:
     if f'"{KIND}"'.encode() in data[:MAX_SNIFF]:
         return Found(None, parse_results(path, data, most))
     text = decode_text(data)
-    for importer in IMPORTERS:
+    importers = load_importers()
+    for importer in importers:
         if not importer.can_read(text):
             continue
         if records := tuple(importer.read(text, ImportedFile.from_path(path, data))):
             return Found(importer.TOOL, Results(records, ()))
-    likely = [importer for importer in IMPORTERS if any(m in text for m in importer.MENTIONS)]
+    likely = [importer for importer in importers if any(m in text for m in importer.MENTIONS)]
     first = data.lstrip().partition(b"\n")[0].strip()
     # A bare brace begins a document of another kind: each of our results is a line.
     if not data.strip() or (first[:1] == b"{" and first != b"{" and not likely):
         return Found(None, parse_results(path, data))  # says what is wrong with it
-    hints = "; ".join(f"{importer.TOOL} ({importer.HINT})" for importer in likely or IMPORTERS)
+    hints = "; ".join(f"{importer.TOOL} ({importer.HINT})" for importer in likely or importers)
     raise InputError(
         f"{path}: these are no results that boardfit reads",
         next_step=f"of these it reads: {hints}" if likely else f"edge bench, or: {hints}",

@@ -102,7 +102,7 @@ def record(entry: Mapping[str, Any], source: ImportedFile) -> dict[str, Any]:
     if not n_prompt and not n_gen:
         raise InputError(f"{TOOL}: a test of no tokens")
     samples = entry.get("samples_ns")
-    if has_samples := isinstance(samples, list):
+    if isinstance(samples, list):
         seconds = [number(ns, f"{TOOL}: samples_ns") * 1e-9 for ns in samples]
     else:
         seconds = [(n_prompt + n_gen) / number(entry.get("avg_ts"), f"{TOOL}: avg_ts")]
@@ -114,16 +114,14 @@ def record(entry: Mapping[str, Any], source: ImportedFile) -> dict[str, Any]:
         kind, figures = "prefill", [{"prefill_tps": n_prompt / s} for s in seconds]
     sizes = Sizes(n_prompt, n_gen, n_depth)
     time = text_or_none(entry.get("test_time"))
-    tested = subject(entry, source, has_samples=has_samples)
-    return tested.record(kind, figures, sizes, time=time)
+    return subject(entry, source).record(kind, figures, sizes, time=time)
 
 
-def subject(
-    entry: Mapping[str, Any], source: ImportedFile, *, has_samples: bool
-) -> ImportedSubject:
+def subject(entry: Mapping[str, Any], source: ImportedFile) -> ImportedSubject:
     file = text_or_none(entry.get("model_filename")) or "unknown"
     name = PureWindowsPath(file).name if "\\" in file else PurePath(file).name
     kind = text_or_none(entry.get("model_type")) or ""
+    has_samples = isinstance(entry.get("samples_ns"), list)
     build = (whole_or_none(entry.get("build_number")), text_or_none(entry.get("backends")))
     return ImportedSubject(
         source,

@@ -26,9 +26,7 @@ def can_read(text: str) -> bool:
 
 
 def read(text: str, source: ImportedFile) -> list[dict[str, Any]]:
-    """One record: latency of a query, or of an answer and its first token. Invalid runs are
-    flagged.
-    """
+    """One record: latency of a query, or of an answer and its first token."""
     fields = {match[1].lower(): match[2] for match in _FIELD.finditer(text)}
     metrics = {"latency_s": spread_of(fields, "latency (ns)")}
     for name, share in _QUANTILES.items():

@@ -216,14 +216,12 @@ def weight_cache(wanted: bool, mark: str, engine: str, model_bytes: int) -> Iter
     path = cache_directory() / "xnnpack" / f"{name}.cache"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_file():
-            yield path
-            return
-        room = shutil.disk_usage(path.parent).free > 2 * model_bytes
+        is_there = path.is_file()
+        has_room = shutil.disk_usage(path.parent).free > 2 * model_bytes
     except OSError:
-        room = False
-    if not room:
-        yield None
+        is_there = has_room = False
+    if is_there or not has_room:
+        yield path if is_there else None
         return
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from gguf import GGUFValueType
 
-from boardfit.converters.families.base import Checkpoint, SourceTensor
+from boardfit.converters.families.layout import Checkpoint, SourceTensor
 from boardfit.converters.families.registry import family_for
 from boardfit.converters.formats.gguf.assign import assign_types
 from boardfit.converters.formats.gguf.header import file_layout

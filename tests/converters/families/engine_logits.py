@@ -10,9 +10,8 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType
 
-from boardfit.converters.families.base import Checkpoint
 from boardfit.converters.families.decoder import DecoderFamily
-from boardfit.converters.families.layout import to_f32
+from boardfit.converters.families.layout import Checkpoint, to_f32
 
 
 def write_without_vocabulary(path: Path, family: DecoderFamily, checkpoint: Checkpoint) -> None:

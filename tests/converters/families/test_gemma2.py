@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from boardfit.converters.families.base import SourceTensor
 from boardfit.converters.families.gemma import Gemma2, plus_one
+from boardfit.converters.families.layout import SourceTensor
 from boardfit.converters.source.checkpoint import SafetensorsCheckpoint
 from boardfit.edge.errors import InputError, UnsupportedModelError
 from tests.converters.families.cases_gemma import gemma2, gemma_shapes

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from boardfit.converters.families.base import SourceTensor
+from boardfit.converters.families.layout import SourceTensor
 from boardfit.converters.families.registry import family_for
 from boardfit.edge.errors import EdgeError
 from tests.converters.families.checkpoints import Case

@@ -10,8 +10,7 @@ import pytest
 
 from boardfit.converters.families import layout, rope, settings
 from boardfit.converters.families.assembly import assemble
-from boardfit.converters.families.base import SourceTensor
-from boardfit.converters.families.layout import ExpertStack, TensorRule, copy
+from boardfit.converters.families.layout import ExpertStack, SourceTensor, TensorRule, copy
 from boardfit.converters.families.registry import FAMILIES, family_for
 from boardfit.edge.errors import InputError, UnsupportedModelError
 

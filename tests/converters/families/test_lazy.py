@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from boardfit.converters.families.base import SourceTensor
-from boardfit.converters.families.layout import copy, interleave_rows, split
+from boardfit.converters.families.layout import SourceTensor, copy, interleave_rows, split
 from boardfit.converters.families.lazy import as_floats, lazy_tensor
 from boardfit.converters.families.qwen import Qwen3Moe
 from boardfit.converters.source.checkpoint import SafetensorsCheckpoint

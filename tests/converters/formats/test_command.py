@@ -7,8 +7,8 @@ import json
 from click.testing import CliRunner
 
 from boardfit.converters.families.registry import FAMILIES
+from boardfit.converters.formats.base import FORMATS
 from boardfit.converters.formats.command import formats_command
-from boardfit.converters.formats.table import FORMATS
 
 
 def show(*words: str) -> str:

@@ -12,9 +12,17 @@ import pytest
 from click.testing import CliRunner
 
 from boardfit.converters.build.jobs import make_jobs, plan_any
-from boardfit.converters.formats.base import Conversion, FormatArtifact, FormatRow
+from boardfit.converters.formats.base import (
+    AUTO,
+    FORMATS,
+    GGUF,
+    Conversion,
+    FormatArtifact,
+    FormatRow,
+    format_of_engine,
+    parse_formats,
+)
 from boardfit.converters.formats.converted import ConvertedFormat, Made, Role
-from boardfit.converters.formats.table import AUTO, FORMATS, GGUF, format_of_engine, parse_formats
 from boardfit.converters.plan.command import plan_command
 from boardfit.converters.plan.learned import Learned
 from boardfit.converters.plan.options import PlanOptions

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boardfit.converters.build.jobs import job_name, make_jobs
+from boardfit.converters.formats.base import AUTO, FORMATS, GGUF, parse_formats
 from boardfit.converters.formats.converted import prefill_lengths
 from boardfit.converters.formats.measured import MeasuredRecipe, divergence_ratio, measured_rows
-from boardfit.converters.formats.table import AUTO, FORMATS, GGUF, parse_formats
 from boardfit.converters.plan.command import plan_command
 from boardfit.converters.plan.learned import Learned
 from boardfit.converters.plan.make import choose_format, plan_any, plan_format

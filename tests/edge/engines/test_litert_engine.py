@@ -18,6 +18,7 @@ from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.engines import EngineSettings, open_engine
 from boardfit.edge.engines.litert import library as litert_library
 from boardfit.edge.engines.litert.container import METADATA, read_container
+from boardfit.edge.engines.litert.engine import weight_cache
 from boardfit.edge.engines.litert.runtime_errors import damaged, load_error
 from boardfit.edge.engines.litert.tflite_check import check_tflite
 from boardfit.edge.errors import (
@@ -177,6 +178,15 @@ def test_a_damaged_model_inside_is_refused(litert: Models, tmp_path: Path) -> No
     path.write_bytes(data)
     with pytest.raises(InputError, match="damaged"):
         open_engine("litert", path)
+
+
+def test_an_error_while_a_model_opens_passes_the_weight_cache() -> None:
+    with weight_cache(True, "mark", "engine", 1) as path:
+        assert path is not None
+        path.write_bytes(b"packed")
+    with pytest.raises(OSError, match="card"), weight_cache(True, "mark", "engine", 1) as path:
+        assert path is not None and path.read_bytes() == b"packed"
+        raise OSError("the card fails")
 
 
 # ---- refusals with figures ----------------------------------------------------------------------

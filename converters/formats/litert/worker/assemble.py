@@ -22,7 +22,7 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from boardfit.converters.formats.litert.types import WeightType
+from boardfit.converters.formats.litert.recipe import WeightType
 from boardfit.converters.formats.litert.worker.quantize import Quantized
 from boardfit.edge.errors import DoesNotFitError, EngineError, UnsupportedModelError
 from boardfit.edge.terminal.progress import Progress

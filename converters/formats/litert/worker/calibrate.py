@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from boardfit.converters.formats.litert.types import WeightType
+from boardfit.converters.formats.litert.recipe import WeightType
 from boardfit.converters.formats.litert.worker.assemble import Constant
 from boardfit.converters.formats.litert.worker.quantize import Quantized, choose_scales, pack
 from boardfit.converters.formats.litert.worker.skeleton import CheckpointWeights, Skeleton

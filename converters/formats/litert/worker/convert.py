@@ -13,8 +13,7 @@ import transformers
 from litert_torch.generative.export_hf.core import export_lib  # noqa: F401 registers attention
 from litert_torch.generative.export_hf.model_ext import patches
 
-from boardfit.converters.formats.litert.recipe import LitertRecipe
-from boardfit.converters.formats.litert.types import WEIGHT_TYPES
+from boardfit.converters.formats.litert.recipe import WEIGHT_TYPES, LitertRecipe
 from boardfit.converters.formats.litert.worker.assemble import (
     Constant,
     Factors,
@@ -173,7 +172,6 @@ def _round_weights(
 
 
 def _count(constants: list[Constant]) -> dict[str, int]:
-    """Elements by type."""
     counted: dict[str, int] = {}
     for c in constants:
         counted[c.kind.name] = counted.get(c.kind.name, 0) + c.shape[0] * c.shape[1]

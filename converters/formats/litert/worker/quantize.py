@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from boardfit.converters.formats.litert.types import WeightType
+from boardfit.converters.formats.litert.recipe import WeightType
 
 # Scales of blocks are computed with as bfloat16, stored as float16: the smallest normal one.
 _SMALLEST_SCALE = 2.0**-14

@@ -68,7 +68,6 @@ class CheckpointWeights:
             )
 
     def read(self, name: str) -> torch.Tensor:
-        """The whole tensor in its stored type."""
         return self._open(self._where[name]).get_tensor(name)
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
@@ -77,7 +76,6 @@ class CheckpointWeights:
         return piece.to(torch.float32)
 
     def close(self) -> None:
-        """Give back the mapped pages."""
         self._files.clear()
 
     def _open(self, shard: str) -> Any:

@@ -135,7 +135,6 @@ def _refit(x: Array, bits: int, scale: Array, zero: Array) -> Array:
 
 
 def _error(x: Array, bits: int, scale: Array, zero: Array) -> Array:
-    """Square error of each block."""
     left = _round(x, scale, zero, bits)
     left -= zero
     left *= scale

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from boardfit.converters.build.command import build_command
-from boardfit.converters.formats.table import FORMATS
+from boardfit.converters.formats.base import FORMATS
 from boardfit.converters.formats.tools.environments import find_tool_python
 from boardfit.edge.bundle.bundle import Bundle, open_bundle
 from tests.programs import skip_or_fail

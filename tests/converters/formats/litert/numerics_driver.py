@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from boardfit.converters.formats.litert.types import WEIGHT_TYPES, WeightType
+from boardfit.converters.formats.litert.recipe import WEIGHT_TYPES, WeightType
 from boardfit.converters.formats.litert.worker.calibrate import gptq
 from boardfit.converters.formats.litert.worker.quantize import Quantized, pack, quantize_matrix
 

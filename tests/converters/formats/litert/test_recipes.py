@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boardfit.converters.formats.litert.recipe import (
+    WEIGHT_TYPES,
     LitertRecipe,
     find_group,
     fitting,
@@ -14,7 +15,6 @@ from boardfit.converters.formats.litert.recipe import (
     load_recipe,
     parse_recipe,
 )
-from boardfit.converters.formats.litert.types import WEIGHT_TYPES
 from boardfit.edge.errors import InputError, UsageError
 
 DOWN = "model.layers.0.mlp.down_proj.weight"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from boardfit.converters.formats.base import FORMATS
 from boardfit.converters.formats.converted import FAMILIES, ConvertedFormat, Made
 from boardfit.converters.formats.litert.convert import (
     check_request,
@@ -14,7 +15,6 @@ from boardfit.converters.formats.litert.convert import (
     stop_tokens,
 )
 from boardfit.converters.formats.litert.recipe import load_recipe
-from boardfit.converters.formats.table import FORMATS
 from boardfit.converters.sample import MODEL_DIR
 from boardfit.converters.source.hf import open_directory
 from boardfit.converters.spec import ModelSpec

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from boardfit.converters.formats.base import FORMATS, GGUF
 from boardfit.converters.formats.gguf.recipe import load_recipe as load_ggml_recipe
 from boardfit.converters.formats.gguf.write import write_many
 from boardfit.converters.formats.litert.convert import convert_litert
 from boardfit.converters.formats.litert.recipe import load_recipe
-from boardfit.converters.formats.table import FORMATS, GGUF
 from boardfit.converters.quality.card import measure_text
 from boardfit.converters.quality.reference import read_references
 from boardfit.converters.quality.texts import texts_for

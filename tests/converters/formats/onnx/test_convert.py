@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from boardfit.converters.formats.base import FORMATS
 from boardfit.converters.formats.onnx import convert as target
 from boardfit.converters.formats.onnx.recipe import load_recipe
-from boardfit.converters.formats.table import FORMATS
 from boardfit.converters.sample import MODEL_DIR
 from boardfit.converters.source.resolve import open_model
 from boardfit.edge.engines import EngineSettings, open_engine

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from boardfit.converters.build.command import build_command
-from boardfit.converters.formats.table import FORMATS
+from boardfit.converters.formats.base import FORMATS
 from boardfit.converters.formats.upstream import convert
 from boardfit.converters.source.hf import NoFamilyError, open_directory
 from boardfit.device_profiles.catalog import find_profile

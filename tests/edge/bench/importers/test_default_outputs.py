@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from boardfit.edge.bench.importers import IMPORTERS, read_any
+from boardfit.edge.bench.importers import load_importers, read_any
 from boardfit.edge.bench.importers.ollama import nanoseconds
 from boardfit.edge.bench.importers.text import decode_text, json_values
 from boardfit.edge.errors import InputError
@@ -235,7 +235,7 @@ def test_an_unread_file_is_told_which_option_helps(tmp_path: Path) -> None:
 
 
 def test_every_tool_names_its_output() -> None:
-    assert all(importer.HINT and importer.MENTIONS for importer in IMPORTERS)
+    assert all(importer.HINT and importer.MENTIONS for importer in load_importers())
 
 
 @pytest.mark.parametrize("text", ["[\n" * 3000, "{\n" * 3000, '{"a":\n' * 3000, "[1,\n" * 3000])

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boardfit.edge.bench.importers import IMPORTERS, read_all, read_any
+from boardfit.edge.bench.importers import load_importers, read_all, read_any
 from boardfit.edge.bench.importers.record import ImportedFile
 from boardfit.edge.errors import InputError
 from boardfit.edge.report.command import report
@@ -116,7 +116,7 @@ def test_all_tools_stand_in_one_page(tmp_path: Path) -> None:
 def test_each_file_is_claimed_by_one_importer() -> None:
     for file in FILES:
         text = (FIXTURES / file).read_text()
-        assert sum(importer.can_read(text) for importer in IMPORTERS) == 1, file
+        assert sum(importer.can_read(text) for importer in load_importers()) == 1, file
 
 
 def test_an_imported_run_is_unlike_a_measured_one(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_broken_files_are_refused(
 @given(st.text(max_size=300), st.sampled_from(sorted(FILES)), st.integers(0, 2000))
 def test_no_file_raises_anything_but_an_input_error(noise: str, file: str, cut: int) -> None:
     text = (FIXTURES / file).read_text()
-    for importer in IMPORTERS:
+    for importer in load_importers():
         mixed = text[:cut] + noise + text[cut + len(noise) :]
         if importer.can_read(mixed):
             with contextlib.suppress(InputError):
