@@ -379,7 +379,10 @@ def candidate_factors(config: Mapping[str, Any]) -> list[float]:
 
 
 class Factors:
-    """Takes products of tags and factors apart."""
+    """Takes products of tags and factors apart. The converter folds `x @ W * c` into weights `W *
+    c`, so that a tag t arrives as t · c. Every such c is a number of the configuration, and tags
+    are close together.
+    """
 
     def __init__(self, tags: Iterable[int], factors: Iterable[float]) -> None:
         self._tags = sorted(tags)
