@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
@@ -396,8 +397,10 @@ class Engine(Protocol):
         are not there, DoesNotFitError for more than `max_bytes` or a full disk.
         """
 
-    def restore_prefix(self, path: Path) -> int:
-        """Load a state that `save_prefix` wrote; returns the number of tokens now in the cache.
+    def restore_prefix(self, path: PathLike[str]) -> int:
+        """Load a state that `save_prefix` wrote, or a bundle's; returns the number of tokens now in
+        the cache.
+
         Raises IntegrityError if it belongs to another model, engine build or context.
         """
 

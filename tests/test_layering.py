@@ -37,8 +37,8 @@ EXCEPT = {("edge/engines/hf_tokenizer.py", "tokenizers")}
 ORDER = {
     "device_profiles": (
         "profile shape toml_parser",
-        "cost engine_rules models spellings text toml",
-        "catalog record",
+        "cost engine_rules models spellings toml",
+        "catalog text",
     ),
     "edge": (
         "errors fields units",

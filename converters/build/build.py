@@ -25,6 +25,7 @@ from boardfit.converters.build.jobs import (
     make_jobs,
 )
 from boardfit.converters.build.seal import AnyArtifact, imatrix_identity, make_manifest, seal
+from boardfit.converters.build.warm import check_warm, make_warm, read_prompts
 from boardfit.converters.formats.base import GGUF, Conversion, FormatArtifact
 from boardfit.converters.formats.converted import ConvertedFormat
 from boardfit.converters.formats.gguf.assign import assign_types
@@ -59,6 +60,7 @@ class BuildRequest:
     `with_engine` adds what each board needs to run its bundle offline; `python` is the board's
     Python where it is not the profile's. `sign` puts a signature beside every manifest.
     `accept_tokenizer` goes on where the engine does not normalize text as the checkpoint does.
+    `warm` are texts of system prompts whose states go into the bundles.
     """
 
     spec: ModelSpec
@@ -76,6 +78,7 @@ class BuildRequest:
     thinking: Thinking = "auto"
     template_variables: Mapping[str, Any] = field(default_factory=dict)
     accept_tokenizer: bool = False
+    warm: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,9 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
     losses = describe_losses(request.spec, jobs)
     for text in losses.values():
         reporter.say(text)
+    prompts = read_prompts(request.warm)
+    if prompts:
+        check_warm(request.spec, jobs)
     adders = {job.name: adding_engine(request, job.device, reporter) for job in jobs}
     reporter.stage("checking the tokenizer")
     template = verify.check_template(request.spec, request.thinking, request.template_variables)
@@ -139,12 +145,15 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
             manifest = make_manifest(
                 request.spec, plan, artifact, checked, used, loss=losses.get(plan.recipe)
             )
+            model = built_file(artifact.path).replace(sha256=artifact.sha256)
+            warm = make_warm(prompts, job, plan, model, folder / f"warm-{job.name}")
             seal(
                 request.spec,
                 plan,
                 artifact,
                 manifest | {"quality": add_tokenizer(request, card, vocabulary)},
                 bundles / (job.name or "bundle"),
+                warm=warm,
                 add_engine=adders[job.name],
                 key=request.sign,
             )

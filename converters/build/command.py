@@ -102,6 +102,10 @@ RECIPES = tuple(recipe.id for recipe in list_recipes())
     help="Text for the quality measurement. [default: a text that ships with the kit]",
 )  # fmt: skip
 @click.option(
+    "--warm", multiple=True, type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Text of a system prompt; its state is computed now and put into the bundle. Repeatable.",
+)  # fmt: skip
+@click.option(
     "--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224",
     help="Shape of a network's input with open dimensions, used to compare its outputs.",
 )  # fmt: skip
@@ -145,6 +149,7 @@ class BuildOptions:
     accept_quality: bool
     accept_tokenizer: bool
     quality_text: Path | None
+    warm: tuple[Path, ...]
     shapes: tuple[str, ...]
     thinking: Thinking | None
     template_vars: tuple[str, ...]
@@ -192,6 +197,7 @@ def build_language_model(typed: BuildOptions) -> list[tuple[dict[str, object], s
             thinking=typed.thinking or "auto",
             template_variables=parse_variables(typed.template_vars),
             accept_tokenizer=typed.accept_tokenizer,
+            warm=typed.warm,
         )
         built = build(request, reporter)
     return [(as_record(done), summary(done)) for done in built]
@@ -212,7 +218,7 @@ def build_networks(typed: BuildOptions) -> list[tuple[dict[str, object], str]]:
         "--python": typed.python, "--with-engine": typed.with_engine,
         "--mtp": typed.mtp, "--thinking": typed.thinking, "--template-var": typed.template_vars,
         "--no-quality": typed.no_quality, "--quality-text": typed.quality_text,
-        "--lora": typed.lora, "--lora-scale": typed.lora_scale,
+        "--lora": typed.lora, "--lora-scale": typed.lora_scale, "--warm": typed.warm,
     })  # fmt: skip
     source = Path(typed.model)
     network.check_format(source, typed.formats)
@@ -260,7 +266,11 @@ def summary(done: Built) -> str:
         f"{format_bytes(artifact.nbytes)}, {artifact.bpw:.2f} bits per weight\n"
         f"  context {plan.n_ctx}, peak {format_bytes(plan.peak_bytes)} of "
         f"{format_bytes(plan.budget_bytes)}\n"
-        f"  quality: {quality_lines(bundle.manifest)[0]}\n"
+        + "".join(
+            f"  warm: {s['file']}, {s['n_tokens']} tokens\n"
+            for s in bundle.manifest.get("warm", [])
+        )
+        + f"  quality: {quality_lines(bundle.manifest)[0]}\n"
         + "".join(f"  note: {note}\n" for note in note_lines(bundle.manifest))
         + "".join(f"  tokenizer: {line}\n" for line in tokenizer_lines(bundle.manifest))
         + f"  next: edge {'run' if embeds else 'chat'} {bundle.path}"

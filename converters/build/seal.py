@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from boardfit.edge.types import Plan
 
 if TYPE_CHECKING:
     from boardfit.converters.board.offline.parts import OfflineParts
+    from boardfit.converters.build.warm import WarmState
     from boardfit.edge.trust.signing import SigningKey
 
 MODEL_FILE = "model.gguf"
@@ -79,6 +80,7 @@ def seal(
     directory: Path,
     *,
     add_engine: Callable[[Path, Plan], OfflineParts] | None = None,
+    warm: Sequence[WarmState] = (),
     key: SigningKey | None = None,
 ) -> None:
     """Assemble one bundle directory, and sign its manifest with `key`."""
@@ -98,6 +100,12 @@ def seal(
         for name, role in companions(spec.tokenizer_dir):
             copy_document(spec.tokenizer_dir / name, directory / name)
             roles[name] = role
+    for state in warm:
+        (directory / state.name).parent.mkdir(exist_ok=True)
+        link_or_copy(state.path, directory / state.name)
+        roles[state.name] = "prefix"
+    if warm:
+        manifest = {**manifest, "warm": [state.to_dict() for state in warm]}
     if add_engine:
         parts = add_engine(directory, plan)
         roles |= parts.roles

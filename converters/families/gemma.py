@@ -197,10 +197,8 @@ def sliding_layers(config: Config, *, period: int) -> list[bool]:
 
 
 def unusual_pattern(sliding: Sequence[bool], engine_period: int) -> dict[str, Any]:
-    """The layer pattern as an entry when it is not the one that the engine assumes.
-
-    Upstream's converter never writes it for these families; the engine reads it
-    (src/llama-model.cpp, `load_swa_pattern`).
+    """The layer pattern as an entry when it is not the one that the engine assumes, which upstream
+    never writes for these families (src/llama-model.cpp, `load_swa_pattern`).
     """
     if list(sliding) == [(index + 1) % engine_period != 0 for index in range(len(sliding))]:
         return {}

@@ -1,11 +1,8 @@
-"""From source tensors to target tensors: rules and lazy readers.
+"""A checkpoint as families see it, and from source tensors to target tensors: rules and lazy
+readers.
 
-A family declares a `TensorRule` for every tensor name that its checkpoints use. A rule holds the
-GGUF name, the shape that the configuration implies, and how rows are read. Rows are read only when
-`TargetTensor.read` is called.
-
-Neighbours: `assembly` applies the rules to a checkpoint, `settings` reads `config.json` and makes
-metadata entries, `rope` knows rotary embeddings, `decoder` is the base class of most families.
+A rule holds the GGUF name, the shape that the configuration implies, and how rows are read. Rows
+are read only when `TargetTensor.read` is called.
 """
 
 from __future__ import annotations
@@ -24,11 +21,9 @@ from boardfit.edge.errors import InputError
 
 @dataclass(frozen=True)
 class SourceTensor:
-    """One tensor in a checkpoint.
-
-    It has its dtype as a ggml type name (`BF16`, `F16`, `F32`), its row-major shape, and a
-    zero-copy view over the mapped file (`BF16` as uint16). Where the checkpoint stores MXFP4,
-    `mxfp4` has the same rows as blocks of ggml's type of that name.
+    """One tensor in a checkpoint: its dtype as a ggml type name (`BF16`, `F16`, `F32`), its
+    row-major shape, a zero-copy view over the mapped file (`BF16` as uint16), and `mxfp4`, the same
+    rows as blocks of that type where the checkpoint stores it.
     """
 
     name: str
@@ -64,11 +59,9 @@ _F32_WEIGHTS = re.compile(
 
 @dataclass(frozen=True)
 class TensorRule:
-    """How one source tensor becomes target tensors.
-
-    `target` is the GGUF name, in a layer without its `blk.N.`; `shape` is the source shape that
-    the configuration implies; `build` makes the target tensors from the full target name and the
-    source. An `optional` tensor may be absent.
+    """How one source tensor becomes target tensors. `target` is the GGUF name, in a layer without
+    its `blk.N.`; `shape` the source's; `build` makes the target tensors from the full target name
+    and the source. An `optional` tensor may be absent.
     """
 
     target: str
@@ -156,10 +149,8 @@ def reorder(target: str, *shape: int, order: np.ndarray, axis: int = 0) -> Tenso
 
 
 def split(targets: Sequence[tuple[str, int]], *shape: int) -> TensorRule:
-    """Store consecutive row ranges of one tensor as tensors of their own.
-
-    `targets` is (name, rows) along the second-to-last axis, for example gate and up of a fused
-    `gate_up_proj`.
+    """Consecutive row ranges of one tensor as tensors of their own. `targets` is (name, rows) along
+    the second-to-last axis, for example gate and up of a fused `gate_up_proj`.
     """
     if sum(count for _, count in targets) != shape[-2]:
         raise ValueError(f"split of {shape} into {targets} does not add up")

@@ -162,7 +162,7 @@ def refuse_deadline(planner: Planner, n_ctx: int) -> None:
     if not known:
         raise DeadlineError(f"{wanted}: no speed is known for this board", next_step=_PROBE_FIRST)
     rate = max(c.user_tps or 0.0 for c in known)
-    soonest = min(c.ttft_s(options.n_prompt) or float("inf") for c in known)
+    soonest = min(planner.first_token_s(c) or float("inf") for c in known)
     raise DeadlineError(
         f"{wanted}: at best {rate:.1f} tokens/s, and a first token after {format_seconds(soonest)}",
         next_step="a smaller model, a shorter question (--prompt), fewer users, or a faster"

@@ -54,6 +54,10 @@ class Way:
     repack: bool
 
 
+#: Tokens of the prompt that a candidate's prefill speed is for.
+_PROMPT_OF_SPEED = 512
+
+
 class Planner:
     """Evaluates combinations for one model on one board. Sizes of recipes are computed once."""
 
@@ -304,9 +308,19 @@ class Planner:
             if rate is None or rate < options.min_tps:
                 return False
         if options.max_ttft_s is not None:
-            seconds = candidate.ttft_s(options.n_prompt)
+            seconds = self.first_token_s(candidate)
             return seconds is not None and seconds <= options.max_ttft_s
         return True
+
+    def first_token_s(self, candidate: Candidate) -> float | None:
+        """Seconds to the first token after a question of `options.n_prompt` tokens. In a long one
+        each token attends to more.
+        """
+        n = self.options.n_prompt
+        if n <= _PROMPT_OF_SPEED:
+            return candidate.ttft_s(n)
+        cost = self._costs.cost(candidate.weights, candidate, n_prompt=n, depth=n)
+        return candidate.carry_speed(cost.speed).answer_s(n, 1)
 
     def predict_answers(self, candidate: Candidate) -> list[AnswerTime] | None:
         """Predict the seconds of the answer to each need; None where no speed is known."""

@@ -9,7 +9,7 @@ from typing import Any
 from boardfit.converters.plan.candidate import Candidate, find_better
 from boardfit.converters.plan.make import assemble_plan, list_alternatives
 from boardfit.converters.plan.planner import Planner
-from boardfit.device_profiles.cost.memory import kv_bytes_read
+from boardfit.device_profiles.cost.memory import kv_bytes, kv_bytes_read, pad
 from boardfit.device_profiles.cost.model import AcceleratorSpeed, estimate_accelerator
 from boardfit.device_profiles.cost.speed import load_seconds, weight_bytes_read
 from boardfit.device_profiles.profile import DeviceProfile
@@ -18,6 +18,8 @@ from boardfit.edge.types import Plan
 from boardfit.edge.units import format_bytes, format_seconds, printable
 
 _BAR_WIDTH = 24
+#: Prompts from here on are an agent's: worth keeping.
+_LONG_PROMPT = 1000
 # What each kind of memory is, and where it is computed; the formulas' own sources stand there.
 _TERMS = load_toml("boardfit.converters.plan", "memory_terms.toml")
 
@@ -73,17 +75,50 @@ def speed_text(chosen: Candidate, profile_basis: str) -> str:
 def answer_lines(planner: Planner, chosen: Candidate) -> list[str]:
     """What a user waits for, where the speeds are known."""
     options = planner.options
-    ttft = chosen.ttft_s(options.n_prompt)
+    ttft = planner.first_token_s(chosen)
     if ttft is None:
         return []
     text = f"  first token {format_seconds(ttft)} after a question of {options.n_prompt} tokens"
     if options.n_users > 1:
         rate = _rate(chosen.user_tps)
         text += f", then {rate} tokens/s for each of {options.n_users} users, at the least"
+    lines = [text, *prompt_lines(planner, chosen)]
     if options.is_served:
         pool = options.n_users * chosen.n_ctx
-        return [text, f"  start it with: edge serve BUNDLE --ctx {pool}"]
-    return [text]
+        lines.append(f"  start it with: edge serve BUNDLE --ctx {pool}")
+    return lines
+
+
+def prompt_lines(planner: Planner, chosen: Candidate) -> list[str]:
+    """What an agent's prompt costs once, and again; none for a short one."""
+    cost = prompt_record(planner, chosen)
+    if cost is None:
+        return []
+    state = format_bytes(cost["state_bytes"])
+    warm = f", {format_seconds(s)} with it read from a file" if (s := cost["warm_s"]) else ""
+    lines = [f"  kept by `edge serve` or `edge build --warm`, it is a state of {state}{warm}"]
+    if cost["needs_n_ctx"]:
+        lines.append(
+            f"  it does not fit the context of {chosen.n_ctx}: --ctx {cost['needs_n_ctx']}"
+        )
+    return lines
+
+
+def prompt_record(planner: Planner, chosen: Candidate) -> dict[str, Any] | None:
+    """Seconds and bytes of a long prompt, cold and warm; None for one that any turn could have."""
+    n = planner.options.n_prompt
+    if n < _LONG_PROMPT:
+        return None
+    n_bytes = kv_bytes(planner.spec.shape, n, chosen.kv_type)
+    read = planner.profile.storage.read
+    fits = n < chosen.n_ctx
+    return {
+        "n_tokens": n,
+        "cold_s": planner.first_token_s(chosen),
+        "warm_s": n_bytes / read if read else None,
+        "state_bytes": n_bytes,
+        "needs_n_ctx": None if fits else pad(n + 1, 1024),
+    }
 
 
 def accelerator_lines(planner: Planner, chosen: Candidate) -> list[str]:
@@ -253,7 +288,8 @@ def plan_record(planner: Planner, chosen: Candidate) -> dict[str, Any]:
         "served_ctx": options.n_users * chosen.n_ctx if options.is_served else None,
         "user_tps": chosen.user_tps,
         "n_prompt": options.n_prompt,
-        "ttft_s": chosen.ttft_s(options.n_prompt),
+        "ttft_s": planner.first_token_s(chosen),
+        "prompt": prompt_record(planner, chosen),
         "load_s": load_seconds(made.artifact_bytes, planner.profile),
         "sustained_share": planner.profile.sustained_share,
         "accelerator": accelerator_record(planner, chosen),

@@ -21,18 +21,12 @@ from boardfit.converters.tokenizers.vocabulary import (
     has_special_form,
     pad_text,
 )
+from boardfit.device_profiles.toml_parser import load_toml
 from boardfit.edge.errors import InputError, UnsupportedModelError
 from boardfit.edge.units import printable
 
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
-# Added tokens of Gemma 4 that are shown, so that channels and tool calls can be read from a text
-# (upstream: conversion/gemma.py, `Gemma4Model.set_vocab`).
-_SHOWN = frozenset(
-    [
-        "<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>",
-        "<tool_response|>", '<|"|>',
-    ]
-)  # fmt: skip
+_SHOWN = frozenset(load_toml("boardfit.converters.tokenizers", "known.toml")["shown"])
 # U+2581, which SentencePiece writes for a space.
 SPACE_MARK = "▁"
 # A space inside a merge would read as the separator; GPT-2's byte map writes it as this.

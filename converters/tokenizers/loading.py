@@ -21,6 +21,7 @@ from boardfit.converters.tokenizers.special import (
     read_special_tokens,
 )
 from boardfit.converters.tokenizers.vocabulary import LoadedTokenizer, Vocabulary
+from boardfit.device_profiles.toml_parser import load_toml
 from boardfit.edge.errors import InputError
 
 Source = Literal["spm", "json"]
@@ -42,28 +43,9 @@ class VocabRules:
     gemma4: bool = False
 
 
-_LLAMA = VocabRules(prefix_space="config", llama_extras=True)
-_GEMMA = VocabRules(prefix_space="never")
-_JSON_ONLY = VocabRules(order=("json",))
-RULES: dict[str, VocabRules] = {
-    "llama": _LLAMA,
-    "mistral3": _LLAMA,
-    "granite": _LLAMA,
-    "smollm3": _LLAMA,
-    "gemma": _GEMMA,
-    "gemma2": _GEMMA,
-    "gemma3": _GEMMA,
-    "gemma3n": _GEMMA,
-    "gemma4": VocabRules(order=("json",), prefix_space="never", gemma4=True),
-    "phi3": VocabRules(phi3=True),
-    "qwen2moe": _JSON_ONLY,
-    "qwen3moe": _JSON_ONLY,
-    "olmo2": _JSON_ONLY,
-    "gpt-oss": _JSON_ONLY,
-    "hunyuan-dense": VocabRules(order=("json",), pre="hunyuan-dense"),
-    "exaone4": VocabRules(order=("json",), pre="exaone4"),
-    "ernie4_5": VocabRules(order=("spm",), prefix_space="config, last"),
-    "falcon-h1": VocabRules(order=("json",), pre="falcon-h1"),
+RULES = {
+    arch: VocabRules(**{**row, **({"order": tuple(row["order"])} if "order" in row else {})})
+    for arch, row in load_toml("boardfit.converters.tokenizers", "known.toml")["rules"].items()
 }
 
 

@@ -42,15 +42,6 @@ class PreType:
 _TABLE = load_toml("boardfit.converters.tokenizers", "pretypes.toml")
 PATTERNS: Mapping[str, str] = _TABLE["patterns"]
 PRE_TYPES = tuple(map(PreType.from_row, _TABLE["names"]))
-_CONTRACTION_SPELLINGS = (
-    r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])",
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)",
-    r"(?i:'s|'t|'re|'ve|'m|'d|'ll)",
-    r"(?i:'[sdmt]|'ll|'ve|'re)",
-    r"'(?i:[sdmt]|ll|ve|re)",
-    r"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])",
-    r"(?i:[sdmt]|ll|ve|re)",
-)
 
 
 @dataclass(frozen=True)
@@ -68,9 +59,8 @@ def canonical_regex(regex: str) -> str:
     Folded: spellings of the English contractions, possessive quantifiers (no difference to what a
     whole match covers here), `{1}`, escapes that stand for themselves in a class.
     """
-    for spelling in _CONTRACTION_SPELLINGS[:-1]:
+    for spelling in _TABLE["contraction_spellings"]:
         regex = regex.replace(spelling, PATTERNS["contractions"])
-    regex = regex.replace("'" + _CONTRACTION_SPELLINGS[-1], PATTERNS["contractions"])
     regex = regex.replace("\r", r"\r").replace("\n", r"\n")
     regex = re.sub(r"(?<!\\)([?*+])\+", r"\1", regex)
     regex = regex.replace(r"\p{N}{1}", r"\p{N}").replace(r"\p{N}{1,1}", r"\p{N}")

@@ -17,6 +17,7 @@ from gguf import GGUFValueType, Keys
 
 from boardfit.converters.spec import KeyValue
 from boardfit.converters.tokenizers.files import SPECIAL_ROLES, TokenizerFiles, token_text
+from boardfit.device_profiles.toml_parser import load_toml
 from boardfit.edge.errors import InputError
 
 # Roles with a GGUF key; the others (cls, prefix, …) have none and are not written.
@@ -26,16 +27,9 @@ ROLE_KEYS = {
 }
 _ADD_KEYS = {role: getattr(Keys.Tokenizer, f"ADD_{role.upper()}") for role in ("bos", "eos", "sep")}
 _END_ROLES = ("eos", "eot", "eom")
-# Texts that the engine takes for the end of a generation by itself (llama.cpp src/llama-vocab.cpp,
-# "maintain a list of tokens that cause end-of-generation").
 ENGINE_EOG_TEXTS = frozenset(
-    [
-        "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>",
-        "<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]",
-        "<|end_of_text|>", "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>",
-        "<｜end▁of▁sentence｜>", "[e~[",
-    ]
-)  # fmt: skip
+    load_toml("boardfit.converters.tokenizers", "known.toml")["engine_eog_texts"]
+)
 
 
 @dataclass

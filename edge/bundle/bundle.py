@@ -127,6 +127,11 @@ class Bundle:
         return self.open(found.name), Plan.from_dict(self.manifest["small"]["plan"])
 
     @property
+    def prefixes(self) -> tuple[OpenedFile, ...]:
+        """Saved states of system prompts."""
+        return tuple(self.open(file.name) for file in self.files if file.role == "prefix")
+
+    @property
     def signature(self) -> bytes | None:
         """The signature file, as it was when the bundle was opened."""
         return self.texts.get(SIGNATURE)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from boardfit.edge.chat.session import Answer, Session
 from boardfit.edge.chat.timed_open import add_deadline, open_session
+from boardfit.edge.engines.settings import CHAT_MARKS
 from boardfit.edge.engines.target import OpenModel, open_model
 from boardfit.edge.types import EngineInfo, GenerationConfig, Plan, Thinking, TokenEvent
 
@@ -141,6 +142,7 @@ def open_chat(
     """
     opened = open_model(
         path,
+        n_marks=CHAT_MARKS,
         n_ctx=n_ctx,
         n_threads=n_threads,
         kv_type=kv_type,

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from boardfit.edge.engines.settings import KV_TYPES
+from boardfit.edge.engines.settings import CHAT_MARKS, KV_TYPES
 from boardfit.edge.engines.target import OpenModel, open_model
 from boardfit.edge.template.options import TEMPLATE_OPTIONS, parse_variables
 from boardfit.edge.terminal.options import pass_value
@@ -78,4 +78,5 @@ engine_options = pass_value("overrides", _make_overrides, *_ENGINE)
 def open_with_progress(path: str, overrides: dict[str, Any], *, n_draft: int = 0) -> OpenModel:
     """Open the model that the command line names, drawing progress where it takes time."""
     with closing(ProgressLine("loading")) as line:
-        return open_model(path, progress=line, n_draft=n_draft, **overrides)
+        settings = {"n_draft": n_draft, "n_marks": CHAT_MARKS, **overrides}
+        return open_model(path, progress=line, **settings)

@@ -7,9 +7,11 @@ import threading
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.engines.abort import StopWatcher
 from boardfit.edge.engines.generation import TokenGeneration
 from boardfit.edge.engines.kv_state import count_to_save, mapped_state, write_state
@@ -299,12 +301,12 @@ class EngineBase(TokenGeneration[C]):
                 write_state(path, self._identify(), tokens, n_bytes, fill, max_bytes=max_bytes)
             return keep
 
-    def restore_prefix(self, path: Path) -> int:
-        path = Path(path)
+    def restore_prefix(self, path: PathLike[str]) -> int:
+        source = path if isinstance(path, OpenedFile) else Path(path)
         with self._lease.lock:
             cache = self._get_savable()
-            with mapped_state(path, self._identify(), self.n_ctx) as (tokens, state):
-                cache.load(state, tokens, path)
+            with mapped_state(source, self._identify(), self.n_ctx) as (tokens, state):
+                cache.load(state, tokens, Path(str(source)))
             return len(tokens)
 
     def _get_savable(self) -> SavableCache:

@@ -26,6 +26,9 @@ MOST_DRAFT = 32
 #: Each shelf has a row of logits, and recurrent layers a state.
 MOST_SHELVES = 16
 
+#: Of a chat with a recurrent model: behind its system prompt, its last question, that answer.
+CHAT_MARKS = 3
+
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 
 
@@ -61,6 +64,8 @@ class EngineSettings:
     `n_draft`          tokens that may be guessed from the prompt and checked in one step; 0: none
     `n_shelves`        beginnings of earlier prompts kept beside the running one, within the same
                        cells; fewer where memory is short
+    `n_marks`          shelves for a model whose recurrent states cannot be cut back, so that one
+                       conversation's turns can reuse what they share
     `thinking`         whether a model that can think before its answer does: on, off, or auto (as
                        its chat template has it); `template_variables` go into that template
     `need_bytes`       memory that was predicted (Plan.peak_bytes); None: estimated from the header
@@ -81,6 +86,7 @@ class EngineSettings:
     adapt_threads: bool = True
     n_draft: int = 0
     n_shelves: int = 0
+    n_marks: int = 0
     thinking: Thinking = "auto"
     template_variables: Mapping[str, Any] = field(default_factory=dict, hash=False)
     need_bytes: int | None = None
@@ -94,8 +100,9 @@ class EngineSettings:
                 raise UsageError(f"{name} must be 1 or more, got {value}")
         if not 0 <= self.n_draft <= MOST_DRAFT:
             raise UsageError(f"n_draft must be 0 to {MOST_DRAFT}, got {self.n_draft}")
-        if not 0 <= self.n_shelves <= MOST_SHELVES:
-            raise UsageError(f"n_shelves must be 0 to {MOST_SHELVES}, got {self.n_shelves}")
+        for name in ("n_shelves", "n_marks"):
+            if not 0 <= (value := getattr(self, name)) <= MOST_SHELVES:
+                raise UsageError(f"{name} must be 0 to {MOST_SHELVES}, got {value}")
         for name, kind in (("thinking", Thinking), ("flash_attn", FlashAttention)):
             if (value := getattr(self, name)) not in get_args(kind):
                 known = ", ".join(get_args(kind))

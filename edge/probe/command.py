@@ -14,8 +14,7 @@ import click
 
 from boardfit.device_profiles.catalog import THIS_MACHINE, shipped_profiles, user_boards_directory
 from boardfit.device_profiles.profile import DeviceProfile
-from boardfit.device_profiles.record import profile_record
-from boardfit.device_profiles.text import profile_text
+from boardfit.device_profiles.text import profile_record, profile_text
 from boardfit.device_profiles.toml import BOARD_ID
 from boardfit.edge import __version__
 from boardfit.edge.disk.atomic import write_atomic

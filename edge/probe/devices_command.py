@@ -10,7 +10,7 @@ import click
 from boardfit.device_profiles.catalog import THIS_MACHINE, all_profiles, find_profile
 from boardfit.device_profiles.engine_rules import engine_verdicts
 from boardfit.device_profiles.profile import ISA_FLAGS, DeviceProfile
-from boardfit.device_profiles.record import profile_record
+from boardfit.device_profiles.text import profile_record
 from boardfit.edge.errors import UsageError
 from boardfit.edge.terminal.output import echo
 from boardfit.edge.units import did_you_mean, format_bytes, parse_bytes

@@ -16,6 +16,7 @@ from boardfit.edge.serve.ask import Ask, Carried, Defaults, read_headers, split_
 from boardfit.edge.serve.body import RequestFields, parse_json
 from boardfit.edge.serve.counters import CONTENT_TYPE
 from boardfit.edge.serve.job import Begun, Ended, Job
+from boardfit.edge.serve.openapi import describe_server
 from boardfit.edge.serve.queue import LOG, AnswerQueue
 from boardfit.edge.serve.refused import RequestRefused, refusal_of
 from boardfit.edge.serve.wire import ollama, openai, responses
@@ -71,6 +72,16 @@ class Call(NamedTuple):
 Reader = Callable[[RequestFields, Carried, Defaults], Ask]
 
 
+#: What answers with tokens: the wire's reader and writer.
+ANSWERS: dict[str, tuple[Reader, type[Writer]]] = {
+    "/v1/chat/completions": (openai.read_chat, openai.ChatWriter),
+    "/v1/completions": (openai.read_completion, openai.CompletionWriter),
+    "/v1/responses": (responses.read_responses, responses.ResponsesWriter),
+    "/api/chat": (ollama.read_chat, ollama.OllamaWriter),
+    "/api/generate": (ollama.read_generate, ollama.GenerateWriter),
+}
+
+
 class App:
     """Answers HTTP requests from a queue."""
 
@@ -81,13 +92,7 @@ class App:
         self._defaults = defaults or Defaults()
         self._started = int(time.time())
         self._routes: dict[tuple[str, str], Callable[[Call], Awaitable[int]]] = {
-            ("POST", "/v1/chat/completions"): self._ask(openai.read_chat, openai.ChatWriter),
-            ("POST", "/v1/completions"): self._ask(openai.read_completion, openai.CompletionWriter),
-            ("POST", "/v1/responses"): self._ask(
-                responses.read_responses, responses.ResponsesWriter
-            ),
-            ("POST", "/api/chat"): self._ask(ollama.read_chat, ollama.OllamaWriter),
-            ("POST", "/api/generate"): self._ask(ollama.read_generate, ollama.GenerateWriter),
+            **{("POST", path): self._ask(*wire) for path, wire in ANSWERS.items()},
             ("POST", "/api/show"): self._show,
             ("POST", "/edge/v1/predict"): self._predict,
             ("GET", "/v1/models"): self._get(self._models),
@@ -97,6 +102,7 @@ class App:
             ("GET", "/edge/v1/status"): self._get(self._status),
             ("GET", "/edge/v1/plan"): self._get(self._plan),
             ("GET", "/"): self._asset,
+            ("GET", "/openapi.json"): self._get(self._describe),
             ("GET", "/health"): self._get(lambda: {"status": "ok"}),
             ("GET", "/ready"): self._get(self._ready),
             ("GET", "/metrics"): self._metrics,
@@ -206,6 +212,9 @@ class App:
             return await send_json(call, facts())
 
         return handle
+
+    def _describe(self) -> dict[str, Any]:
+        return describe_server(ANSWERS, [key for key in self._routes if key[1] not in ANSWERS])
 
     def _name(self, asked: str = "") -> str:
         """The model's name, as Ollama's clients asked for it where they did."""

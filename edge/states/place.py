@@ -21,12 +21,15 @@ VARIABLE = "BOARDFIT_STATES"
 
 
 def open_store(opened: OpenModel) -> StateStore | None:
-    """The store of an opened model; None if its engine cannot save states, or the user wants none.
+    """The store of an opened model, with the states that its bundle brings; None if its engine
+    cannot save states, or if there is none to use and the user wants none kept.
+
     Raises UsageError if BOARDFIT_STATES is neither a size nor "off".
     """
     limit = limit_bytes()
     info = opened.engine.describe()
-    if not limit or not info.details.get("can_save_prefix"):
+    shipped = opened.bundle.prefixes if opened.bundle else ()
+    if not (limit or shipped) or not info.details.get("can_save_prefix"):
         return None
     # The engine's own check is stricter (it reads the model); this keeps files of others apart.
     identity = {
@@ -37,7 +40,8 @@ def open_store(opened: OpenModel) -> StateStore | None:
         "flash_attn": info.details.get("flash_attn"),
     }
     folder = beside_bundle(opened.bundle.path) if opened.bundle else user_folder()
-    return StateStore(folder, opened.name, identity, limit, claims=folder != user_folder())
+    claims = folder != user_folder()
+    return StateStore(folder, opened.name, identity, limit, claims=claims, shipped=shipped)
 
 
 def model_identity(opened: OpenModel) -> str:

@@ -26,6 +26,7 @@ from typing import Any
 
 import psutil
 
+from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.disk.rooted import Root
 from boardfit.edge.disk.secret import user_secret
 from boardfit.edge.engines.kv_state import PARTIAL, check_private, read_state_header
@@ -96,7 +97,8 @@ class StateStore:
 
     `identity` is plain data, equal only where a state may be used; the engine checks again.
     `limit_bytes` bounds all states in the folder, `read_bytes_per_s` was measured last. `claims`:
-    the folder is used only with our marker in it.
+    the folder is used only with our marker in it. `shipped` are states of the model's bundle:
+    verified with it, used and left there.
     """
 
     folder: Path
@@ -105,6 +107,7 @@ class StateStore:
     limit_bytes: int = DEFAULT_LIMIT_BYTES
     read_bytes_per_s: float = _READ_BYTES_PER_S
     claims: bool = False
+    shipped: Sequence[OpenedFile] = ()
     _known: dict[Path, tuple[int, ...]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -117,6 +120,9 @@ class StateStore:
     def refresh(self) -> None:
         """Look again at what is there, this model's states alone."""
         self._known = {}
+        for file in self.shipped:
+            with contextlib.suppress(EdgeError):
+                self._known[file.path] = read_state_header(file, MAX_TOKENS).tokens
         with contextlib.suppress(IntegrityError):
             check_owner(self.folder)
             if self.claims and not is_claimed(self.folder):
@@ -133,7 +139,7 @@ class StateStore:
 
     def holds(self, tokens: Sequence[int]) -> bool:
         """Whether there is a state of exactly these tokens."""
-        return self.state_path(tokens) in self._known
+        return self.state_path(tokens) in self._known or tuple(tokens) in self._known.values()
 
     def best(self, tokens: Sequence[int], have: int = 0) -> tuple[Path, int] | None:
         """The state that shares the most leading tokens with `tokens`, and how many; None if none
@@ -168,12 +174,16 @@ class StateStore:
             if compute_s is not None and compute_s(n_common - have) < 2 * self.predict_s(path):
                 break
             n_bytes, read_s = path_size(path), time.monotonic()
+            shipped = next((file for file in self.shipped if file.path == path), None)
             try:
-                check_owner(path)
-                engine.restore_prefix(path)
+                if shipped is None:
+                    check_owner(path)
+                engine.restore_prefix(shipped or path)
             except EdgeError as error:
                 self._known.pop(path, None)
-                if n_bytes is not None:  # None: another process has removed it
+                if shipped is not None:
+                    problems.append(f"a state of the bundle was not used: {error}")
+                elif n_bytes is not None:  # None: another process has removed it
                     problems.append(f"a saved state was not used: {error}")
                     if not isinstance(error, UnsafeInputError):  # the secret's fault, not its own
                         _remove_own(path)
@@ -181,8 +191,9 @@ class StateStore:
             now_s = time.monotonic()
             if n_bytes is not None and now_s > read_s:
                 self.read_bytes_per_s = n_bytes / (now_s - read_s)
-            with contextlib.suppress(OSError):
-                os.utime(path, follow_symlinks=False)
+            if shipped is None:
+                with contextlib.suppress(OSError):
+                    os.utime(path, follow_symlinks=False)
             gain = engine.reusable(tokens) - have
             if gain <= 0:  # a memory that cannot be cut to what is shared
                 self._known.pop(path, None)
@@ -198,7 +209,7 @@ class StateStore:
         cannot be, or was found not to pay.
         """
         path = self.state_path(tokens)
-        if path_size(path) == 0:
+        if path_size(path) == 0 or not self.limit_bytes:
             return None
         limit = self.room_bytes()
         try:

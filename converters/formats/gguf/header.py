@@ -1,7 +1,6 @@
-"""Lay out a GGUF file: every byte that is not tensor data, known beforehand.
-
-A float file made from a checkpoint looks as upstream's converter leaves it, any other as
-`llama-quantize` does: that one sorts tensors and moves the two keys that it sets to the end.
+"""Lay out a GGUF file: every byte that is not tensor data. A float file made from a checkpoint
+looks as upstream's converter leaves it, any other as `llama-quantize` does: that one sorts tensors
+and moves the two keys that it sets to the end.
 """
 
 from __future__ import annotations

@@ -23,11 +23,10 @@ _GUESSED_FILE_TYPE = 1024  # LLAMA_FTYPE_GUESSED: the tensors decide
 
 @dataclass(frozen=True)
 class GgufRule:
-    """Tensors of one group get `type` instead of the recipe's, where every condition holds.
-
-    The first rule of a recipe that holds for a tensor decides. `min_gqa` compares query heads per
-    KV head of the first layer, `experts` the number of experts, `imatrix` whether there is one,
-    `arch` the architecture (`not falcon` negates).
+    """Tensors of one group get `type` instead of the recipe's, where every condition holds; the
+    first rule that holds decides. `min_gqa` compares query heads per KV head of the first layer,
+    `experts` their number, `imatrix` whether there is one, `arch` the architecture (`not falcon`
+    negates).
     """
 
     tensors: str
@@ -46,10 +45,9 @@ class GgufRule:
 
 @dataclass(frozen=True)
 class GgufRecipe:
-    """One named way to store a model.
-
-    `type` is what most matrices get, `output` what the output matrix (or the token embedding, when
-    the two are tied) gets; `rules` name the exceptions. `file_type` is upstream's `llama_ftype`.
+    """One named way to store a model. `type` is what most matrices get, `output` what the output
+    matrix (or the token embedding, when the two are tied) gets; `rules` name the exceptions.
+    `file_type` is upstream's `llama_ftype`.
     """
 
     id: str

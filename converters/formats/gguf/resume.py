@@ -36,10 +36,9 @@ CHECKPOINT_SECONDS = 1.0
 
 
 class PartialFile:
-    """One artifact being written, tensor after tensor in the order of `steps`.
-
-    `steps[i]` is the index in `layout.tensors` of the tensor written i-th: outputs that share one
-    pass over the checkpoint share its order, regardless of the order in their files.
+    """One artifact being written, tensor after tensor in the order of `steps`, indices in
+    `layout.tensors`: outputs that share one pass share its order, regardless of that in their
+    files.
     """
 
     def __init__(

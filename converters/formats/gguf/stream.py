@@ -217,10 +217,8 @@ def _not_finite(slab: _Slab, values: np.ndarray) -> InputError:
 
 def release(rows: np.ndarray) -> None:
     """Release the pages of these rows of a read-only mapped file, so that a 20 GB checkpoint does
-    not fill the resident set.
-
-    Does nothing for arrays that are not plain views of one: dropping the pages of anonymous or
-    copy-on-write memory would lose data.
+    not fill the resident set. Other arrays are left alone: dropping pages of other memory would
+    lose data.
     """
     root = _find_mapping(rows)
     if root is None or not hasattr(root, "madvise") or not rows.flags.c_contiguous:

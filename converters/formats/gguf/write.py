@@ -291,8 +291,9 @@ def write_as_is(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> GgufArtifact:
-    """Bring the model into the file `out` without converting a weight. Raises InputError for NaN or
-    infinity, or a file that changed since it was opened; else what `write_gguf` raises.
+    """Bring the model into the file `out` without converting a weight: the same bytes where it is
+    one whole file; a split model is written anew. Raises InputError for NaN or infinity, or a file
+    that changed since it was opened; else what `write_gguf` raises.
     """
     if not is_whole_file(spec):
         return write_gguf(spec, recipe, out, threads=threads, progress=progress, overwrite=True)

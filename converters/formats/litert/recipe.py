@@ -29,7 +29,10 @@ Flavour = Literal["litertlm", "tflite"]
 
 @dataclass(frozen=True)
 class WeightType:
-    """How the values of a matrix are stored. `block_size` 0 is one scale per row (or matrix)."""
+    """How the values of a matrix are stored: as integers with one scale per row (`block_size` 0),
+    per block of a row (bfloat16), or for the whole matrix, which is what tflite-runtime 2.14 can
+    look embeddings up in.
+    """
 
     name: str
     bits: int

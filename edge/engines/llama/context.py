@@ -292,7 +292,11 @@ class LlamaContext(SavableCache):
             taken = self._lib.llama_state_seq_set_data(self.handle, view, len(state), RUNNING)
             if taken == len(state):
                 self.cached = list(tokens)
-                return True
+                last = self._lib.llama_memory_seq_pos_max(self._memory, RUNNING)
+                if last == len(tokens) - 1:
+                    return True
+                self.forget()  # whole, but of other tokens
+                return False
             if not self._shelves.drop_oldest():  # it may only have found no room
                 self._lib.llama_memory_clear(self._memory, True)
                 return False

@@ -70,12 +70,23 @@ def cache_bytes_per_token(path: Source, header: GgufHeader, kv_type: str) -> flo
 
 def shelf_bytes(path: Source, header: GgufHeader, settings: EngineSettings) -> int:
     """What one more sequence in a context takes, at most: a row of logits, states of recurrent
-    layers (llama-hparams.cpp, n_embd_r and n_embd_s), cells of sliding windows.
+    layers, cells of sliding windows.
     """
-    arch = header.arch
+    window = header.integer(f"{header.arch}.attention.sliding_window") or 0
+    cells = 0 if settings.swa_full else window
+    tokens = header.get("tokenizer.ggml.tokens")
+    n_vocab = len(tokens) if isinstance(tokens, GgufArray) else 0
+    per_token = cache_bytes_per_token(path, header, settings.kv_type)
+    return state_bytes(header) + int(cells * per_token) + 2 * 4 * n_vocab
+
+
+def state_bytes(header: GgufHeader) -> int:
+    """What the recurrent layers keep of one sequence, at most: all layers are counted as such
+    (llama-hparams.cpp, n_embd_r and n_embd_s). 0 where there are none.
+    """
 
     def number(key: str) -> int:
-        return header.integer(f"{arch}.{key}") or 0
+        return header.integer(f"{header.arch}.{key}") or 0
 
     n_embd, d_inner, d_state = (
         number(key) for key in ("embedding_length", "ssm.inner_size", "ssm.state_size")
@@ -85,11 +96,7 @@ def shelf_bytes(path: Source, header: GgufHeader, settings: EngineSettings) -> i
     state += max(0, number("shortconv.l_cache") - 1) * n_embd
     state += n_embd * (2 + number("wkv.head_size")) if number("wkv.head_size") else 0
     state += (number("kda.head_dim") + 9) * number("kda.head_dim") * number("attention.head_count")
-    window = 0 if settings.swa_full else number("attention.sliding_window")
-    cells = int(window * cache_bytes_per_token(path, header, settings.kv_type))
-    tokens = header.get("tokenizer.ggml.tokens")
-    n_vocab = len(tokens) if isinstance(tokens, GgufArray) else 0
-    return 4 * state * count_layers(header) + cells + 2 * 4 * n_vocab
+    return 4 * state * count_layers(header)
 
 
 def loaded_bytes(header: GgufHeader) -> int:

@@ -19,6 +19,7 @@ from boardfit.edge.engines.llama.estimate import (
     least_bytes,
     most_heads,
     shelf_bytes,
+    state_bytes,
 )
 from boardfit.edge.engines.settings import EngineSettings
 from boardfit.edge.files.gguf import GgufHeader
@@ -55,6 +56,8 @@ def check_memory(
         available = available_bytes()
         check_fits(need, available, path.name)
         free = available - need
+    if settings.n_marks and state_bytes(header):
+        settings = settings.replace(n_shelves=max(settings.n_shelves, settings.n_marks))
     if settings.n_shelves:
         each = max(1, shelf_bytes(path, header, settings))
         room = SHELF_BYTES if free is None else min(SHELF_BYTES, free)

@@ -88,9 +88,12 @@ class Shelves:
             pass
 
     def _touch(self, tokens: list[int]) -> None:
-        """Used now: a sequence, and all that are beginnings of it, the shortest last."""
+        """Used now: the longest sequence that is a beginning of `tokens`, and the shortest, which
+        most others share. What lies between them was a turn that is over.
+        """
         used = [seq for seq, kept in self._kept.items() if tokens[: len(kept)] == kept]
-        for seq in sorted(used, key=lambda each: -len(self._kept[each])):
+        for choose in (min, max) if used else ():
+            seq = choose(used, key=lambda each: len(self._kept[each]))
             self._kept[seq] = self._kept.pop(seq)
 
     def _copy(self, source: int, target: int, n: int) -> None:

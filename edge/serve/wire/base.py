@@ -21,6 +21,8 @@ class Writer(ABC):
     """Writes one answer: as a whole, or piece by piece."""
 
     stream_type: ClassVar[str] = SSE
+    #: Fields of every whole answer.
+    required: ClassVar[tuple[str, ...]] = ("id", "object", "model", "edge")
 
     def __init__(self, model: str, ask: Ask) -> None:
         """`model` is the name that the answer carries."""

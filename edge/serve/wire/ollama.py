@@ -72,6 +72,7 @@ class OllamaWriter(Writer):
     """Writes the lines of /api/chat, and of /api/generate."""
 
     stream_type: ClassVar[str] = NDJSON
+    required = ("model", "created_at", "done", "done_reason")
     is_chat = True
 
     def whole(self, text: str, ended: Ended) -> dict[str, Any]:

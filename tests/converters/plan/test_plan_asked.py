@@ -29,6 +29,8 @@ from boardfit.converters.plan.text import (
     board_lines,
     bound_text,
     plan_record,
+    prompt_lines,
+    prompt_record,
     speed_text,
 )
 from boardfit.converters.plan.weights import AS_IS, RecipeWeights, weigh_as_is
@@ -407,3 +409,29 @@ def test_serve_and_for_exclude_each_other() -> None:
     command = ["sample", "--device", "raspberry-pi-5-8gb", "--serve", "2", "--for", "3"]
     done = CliRunner().invoke(plan_command, command)
     assert isinstance(done.exception, UsageError) and "--for" in str(done.exception)
+
+
+# -- an agent's prompt -----------------------------------------------------------------------------
+
+
+def test_a_long_prompt_costs_more_than_its_tokens() -> None:
+    """Each token attends to all before it: the rate of 512 tokens is too good for 20,000."""
+    planner = Planner(LARGE, PI5, PlanOptions(recipe="q4_0", n_ctx=24576, n_prompt=20000))
+    chosen = choose_candidate(planner)
+    cold = planner.first_token_s(chosen)
+    assert cold is not None and cold > 1.2 * (chosen.ttft_s(20000) or cold)
+    cost = prompt_record(planner, chosen)
+    assert cost is not None and cost["cold_s"] == cold and cost["needs_n_ctx"] is None
+    assert cost["warm_s"] is None or cost["warm_s"] < cold / 20
+    cells = 20000 * chosen.memory["kv_cache"] / 24576
+    assert cost["state_bytes"] == pytest.approx(cells, rel=0.02)
+    (line,) = prompt_lines(planner, chosen)
+    assert "edge build --warm" in line
+
+
+def test_a_prompt_beyond_the_context_names_the_context() -> None:
+    planner = Planner(SMALL, PI5, PlanOptions(recipe="q4_0", n_ctx=4096, n_prompt=20000))
+    lines = prompt_lines(planner, choose_candidate(planner))
+    assert "--ctx 20480" in lines[-1]
+    short = Planner(SMALL, PI5, PlanOptions(recipe="q4_0", n_ctx=4096))
+    assert prompt_lines(short, choose_candidate(short)) == []

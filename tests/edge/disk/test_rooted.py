@@ -318,7 +318,7 @@ MAY_DELETE_TREES = {
     "converters/formats/tools/environments.py": "in the cache",
     "converters/board/offline/board/install.py": "only what bears its mark",
     "converters/board/offline/wheelhouse.py": "in the cache",
-    "converters/board/rehearse/root.py": "in the cache",
+    "converters/board/rehearse/sandbox.py": "in the cache",
 }
 
 

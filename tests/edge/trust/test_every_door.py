@@ -305,7 +305,7 @@ def test_a_bind_mount_is_judged_by_what_is_mounted(board: Path, tmp_path: Path) 
 LOADERS = {
     "llama_model_load_from_file": {
         "edge/engines/llama/context.py",
-        "converters/imatrix/engine.py",
+        "converters/imatrix/collect.py",
         "converters/tokenizers/engine_vocab.py",  # the vocabulary of what a build has made
     },
     "OgaCreateConfig": {"edge/engines/onnx/decoder.py"},
@@ -325,7 +325,7 @@ BUILDERS = {
     "converters/build/build.py",
     "converters/quality/card.py",
     "converters/quality/reference.py",
-    "converters/quality/vectors.py",
+    "converters/quality/building.py",
     "converters/build/verify.py",
 }
 

@@ -149,9 +149,13 @@ _COLUMNS_AT_ONCE = 128
 def gptq(
     weight: torch.Tensor, hessian: torch.Tensor, kind: WeightType
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Integers (int8, [rows, n]) and scales (float32, [rows, blocks]) for a float32 matrix.
+    """Integers (int8, [rows, n]) and scales (float32, [rows, blocks]) for a float32 matrix, by GPTQ
+    (Frantar et al., arXiv 2210.17323): columns are rounded one after the other, the ones with the
+    largest activations first; what that does to the outputs is taken back by the columns that are
+    still free. Scales are chosen beforehand ("static groups"), so that the order does not matter to
+    the blocks.
 
-    `hessian` is Σ x xᵀ, [n, n]. Both arguments are used up.
+    `hessian` is Σ x xᵀ over the calibration text, [n, n]. Both arguments are used up.
     """
     diagonal = hessian.diagonal().clone()
     scales = choose_scales(weight, kind, "mse", diagonal + 1e-6 * diagonal.mean())

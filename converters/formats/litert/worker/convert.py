@@ -16,14 +16,13 @@ from litert_torch.generative.export_hf.model_ext import patches
 from boardfit.converters.formats.litert.recipe import WEIGHT_TYPES, LitertRecipe
 from boardfit.converters.formats.litert.worker.assemble import (
     Constant,
-    Factors,
     assemble,
-    candidate_factors,
     find_uses,
     own_tensor,
     read_graph,
 )
 from boardfit.converters.formats.litert.worker.calibrate import quantize_by_activations
+from boardfit.converters.formats.litert.worker.factors import Factors, candidate_factors
 from boardfit.converters.formats.litert.worker.graph import export_graph
 from boardfit.converters.formats.litert.worker.package import write_litertlm
 from boardfit.converters.formats.litert.worker.plain import inline_composites, shorten_names

@@ -28,7 +28,9 @@ _PREFIXES = (("", ""), ("model.", "model.language_model."), ("model.", "language
 
 
 class CheckpointWeights:
-    """Reads single tensors of a directory of safetensors shards."""
+    """Reads single tensors of a directory of safetensors shards by the names that transformers
+    gives them, mapped, never unpickled.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

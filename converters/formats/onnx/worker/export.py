@@ -99,7 +99,10 @@ def _own_writer(
 
 
 def bridge(builder: Any) -> None:
-    """Make the imported `builder` module read what transformers hands it."""
+    """Make the imported `builder` module read what transformers 5 hands it, which rewrites every
+    configuration when it reads it. Each function below names the family and what would happen
+    without it.
+    """
     details = builder.get_hf_details
 
     @functools.wraps(details)

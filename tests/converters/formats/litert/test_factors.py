@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boardfit.converters.formats.litert.worker.assemble import Factors, candidate_factors
+from boardfit.converters.formats.litert.worker.factors import Factors, candidate_factors
 from boardfit.edge.errors import UnsupportedModelError
 
 FIRST = 1 << 20

@@ -18,7 +18,10 @@ from boardfit.converters.source.resolve import open_model
 from boardfit.edge.chat.session import Session
 from boardfit.edge.engines import EngineSettings, open_engine
 from boardfit.edge.engines.llama.engine import LlamaCppEngine
+from boardfit.edge.engines.llama.estimate import cache_bytes_per_token, shelf_bytes, state_bytes
 from boardfit.edge.engines.llama.shelves import RUNNING
+from boardfit.edge.engines.settings import CHAT_MARKS
+from boardfit.edge.files.gguf import read_header
 from boardfit.edge.states import StateStore
 from boardfit.edge.types import GenerationConfig, Message
 from tests.edge.engines import tiny_gguf
@@ -102,6 +105,31 @@ def test_the_second_turn_of_a_hybrid_reads_little_again(any_memory: Path) -> Non
         talk.ask("second question")
         start = engine.last_start
         assert start is not None and len(before) - start.n_reused < 0.05 * len(before)
+
+
+@pytest.mark.parametrize("kind", ["mamba", *CONFIGS])
+def test_a_chat_with_a_recurrent_model_reads_little_again(tmp_path: Path, kind: str) -> None:
+    model = (
+        write_hybrid(tmp_path, kind)
+        if kind in CONFIGS
+        else tiny_gguf.random_mamba(tmp_path / "model.gguf", n_ctx=4096)
+    )
+    with opened(model, n_shelves=0, n_marks=CHAT_MARKS) as engine:
+        talk = Talk(engine, SYSTEM)
+        for i in range(4):
+            talk.ask(f"question {i}")
+        assert talk.n_computed[0] > 900 and max(talk.n_computed[1:]) < 110
+
+
+def test_what_one_more_sequence_takes_is_not_more_than_was_counted(any_memory: Path) -> None:
+    header = read_header(any_memory)
+    with opened(any_memory, n_ctx=512) as engine:
+        list(engine.stream([5], GenerationConfig(max_tokens=1, ignore_eos=True)))
+        n_bytes = engine._lease.get()._state_bytes()
+    one_token = cache_bytes_per_token(any_memory, header, "f16")
+    if state_bytes(header):
+        assert 0 < n_bytes - 1.2 * one_token - 500 < state_bytes(header) < 4 * n_bytes
+    assert shelf_bytes(any_memory, header, EngineSettings()) >= state_bytes(header)
 
 
 def test_a_full_cache_makes_room(plain: Path) -> None:
