@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Collection, Mapping
@@ -265,6 +266,24 @@ def test_a_name_of_a_package_is_its_init() -> None:
     assert our_imports("boardfit.edge.cli", text, modules()) == {"boardfit.edge.files.gguf"}
     arrows = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set[str]()}
     assert find_circles(arrows) == {frozenset("bc")}
+
+
+def test_scripts_import_what_is_there() -> None:
+    """mypy does not read files without a suffix."""
+    absent = []
+    for script in sorted((ROOT / "scripts").iterdir()):
+        if not script.is_file() or b"python" not in script.read_bytes()[:64]:
+            continue
+        for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("boardfit."):
+                module = importlib.import_module(str(node.module))
+                absent += [
+                    f"{script.name}: {node.module}.{alias.name}"
+                    for alias in node.names
+                    if not hasattr(module, alias.name)
+                    and not importlib.util.find_spec(f"{node.module}.{alias.name}")
+                ]
+    assert not absent
 
 
 def test_report_reads_stored_results_and_never_an_engine() -> None:

@@ -79,10 +79,13 @@ class ForkedWorker:
         when no child can be started. An interrupt of the caller ends the child.
         """
         with self._lock:
+            is_old = self._child is not None
             try:
                 return self._ask(data, seconds)
-            except BrokenPipeError:  # it was killed while it had nothing to do
-                return self._ask(data, seconds)
+            except (BrokenPipeError, ForkedDeathError):
+                if not is_old:
+                    raise
+                return self._ask(data, seconds)  # it may have been killed before it was asked
 
     def close(self) -> None:
         """End the child."""
