@@ -1,22 +1,18 @@
 """Flash many boards: canaries alone, then waves; stop when too many fail.
 
-pyinfra's engine runs a wave: its pool runs one operation on all boards of it in parallel. Its
-connections are not used: paramiko reads only part of ~/.ssh/config, knows no adb, and `files.put`
-neither resumes nor renames. The operation is a process `edge flash … --json` per board, which also
-keeps gevent's greenlets from blocking each other.
+Each board is flashed by a process of its own, `edge flash … --json`, so that no board can break
+another. A pool of threads waits for them.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import json
-import logging
 import os
 import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,12 +20,11 @@ from typing import Any, Literal
 from boardfit.device_profiles.toml_parser import TOMLDecodeError, decode_toml
 from boardfit.edge.bundle.bundle import Bundle, open_bundle
 from boardfit.edge.disk.opened_file import OpenedFile
-from boardfit.edge.errors import EngineMissingError, InputError
+from boardfit.edge.errors import InputError
 from boardfit.edge.fields import AnyObject, Flag, Schema, TableOf, Text, Whole, check_fields
 from boardfit.edge.flash.session import Done
 from boardfit.edge.flash.target import parse_flash_target
-from boardfit.edge.process.child import python_argv, run_child_in_greenlet
-from boardfit.edge.requirements import install_line
+from boardfit.edge.process.child import python_argv, run_child
 from boardfit.edge.terminal.output import echo
 from boardfit.edge.units import format_bytes, format_seconds, printable
 
@@ -56,8 +51,7 @@ def flash_boards(
     done: Callable[[BoardResult], None],
 ) -> list[BoardResult]:
     """Flash a fleet; one result per board, in the inventory's order. `arguments` are those of `edge
-    flash` for a board, `done` is called as each ends. A failed canary ends everything. Raises
-    EngineMissingError when pyinfra is not installed.
+    flash` for a board, `done` is called as each ends. A failed canary ends everything.
     """
     results: dict[str, BoardResult] = {}
 
@@ -82,42 +76,22 @@ def run_wave(
     arguments: Callable[[FleetBoard], Sequence[str]],
     finish: Callable[[BoardResult], None],
 ) -> None:
-    """One operation of pyinfra over some boards. A board that fails does not stop the others."""
-    try:
-        api: Any = importlib.import_module("pyinfra.api")
-        failure: type[Exception] = importlib.import_module("pyinfra.api.exceptions").PyinfraError
-        add_op: Any = importlib.import_module("pyinfra.api.operation").add_op
-        run_ops: Any = importlib.import_module("pyinfra.api.operations").run_ops
-        python: Any = importlib.import_module("pyinfra.operations.python")
-    except ImportError as error:
-        raise EngineMissingError(
-            f"--inventory needs the Python package {error.name!r}, which is not installed",
-            next_step=install_line("fleet"),
-        ) from None
-    boards = {board.name: board for board in wave}
-    config = api.Config(PARALLEL=min(parallel, len(boards)))
-    state = api.State(api.Inventory((list(boards), {})), config)
-    logging.getLogger("pyinfra").setLevel(logging.CRITICAL)  # our own results hold more
-
-    def flash_one(state: Any, host: Any) -> bool:
-        board = boards[host.name]
-        result = flash_process(board, arguments(board))
-        finish(result)
-        return result.outcome == "flashed"
-
-    for host in state.inventory:
-        state.activate_host(host)  # without connecting: the operation has its own way there
-    add_op(state, python.call, function=flash_one)
-    # "No hosts remaining": all of this wave failed, and the results show why.
-    with contextlib.suppress(failure):
-        run_ops(state)
+    """Flash some boards at once. A board that fails does not stop the others."""
+    with ThreadPoolExecutor(parallel) as pool:
+        flashed = [pool.submit(flash_process, board, arguments(board)) for board in wave]
+        try:
+            for future in as_completed(flashed):
+                finish(future.result())
+        except BaseException:  # Ctrl-C: no other board is begun
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def flash_process(board: FleetBoard, arguments: Sequence[str]) -> BoardResult:
-    """One board's own `edge flash --json`; waits in gevent's way."""
+    """One board's own `edge flash --json`."""
     began_s = time.monotonic()
     argv = python_argv("boardfit", "flash", *arguments, "--json")
-    done = Done.from_process(run_child_in_greenlet(argv))
+    done = Done.from_process(run_child(argv))
     seconds = time.monotonic() - began_s
     record = done.last_record()
     if done.rc == 0 and record.get("kind") == "boardfit-flash":

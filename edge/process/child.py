@@ -9,7 +9,6 @@ paths in arguments must be absolute; those in known variables are made absolute 
 from __future__ import annotations
 
 import errno
-import importlib
 import os
 import shutil
 import subprocess
@@ -31,7 +30,7 @@ from boardfit.edge.process.search_path import safe_search_path
 
 __all__ = ["DEVNULL", "PIPE", "STDOUT", "CompletedProcess", "Popen", "SubprocessError",
            "TimeoutExpired", "child_environment", "decode_output", "find_program", "python_argv",
-           "run_child", "run_child_in_greenlet", "start_child"]  # fmt: skip
+           "run_child", "start_child"]  # fmt: skip
 
 #: What `boardfit` lies in: a folder, or the archive that a probe sends to a board. In a checkout it
 #: is src, whose links must not be followed here.
@@ -91,14 +90,6 @@ def start_child(
         stdin=stdin, stdout=stdout, stderr=stderr, bufsize=bufsize, pass_fds=pass_fds,
         start_new_session=start_new_session, preexec_fn=before_exec, **_prepare(argv, cwd, env),
     )  # fmt: skip
-
-
-def run_child_in_greenlet(argv: Sequence[str]) -> CompletedProcess[bytes]:
-    """Run a program to its end in gevent's way: other greenlets go on meanwhile."""
-    green: Any = importlib.import_module("gevent.subprocess")
-    process = green.Popen(stdin=DEVNULL, stdout=PIPE, stderr=PIPE, **_prepare(argv, "/", None))
-    out, err = process.communicate()
-    return CompletedProcess(argv, process.returncode, out, err)
 
 
 def python_argv(

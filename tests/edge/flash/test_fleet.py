@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 from collections.abc import Iterator
@@ -18,7 +17,6 @@ from boardfit.edge.slots.files import LocalFiles
 from boardfit.edge.slots.store import Slots
 from tests.edge.flash.boards import SshBoard, edge_command, ssh_fleet, write_inventory
 from tests.edge.flash.conftest import need
-from tests.programs import skip_or_fail
 
 N_BOARDS = 20
 
@@ -27,8 +25,6 @@ N_BOARDS = 20
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[SshBoard]]]:
     """Twenty sshds, each with its own host key, port and root; one client configuration."""
     need("ssh")
-    if importlib.util.find_spec("pyinfra") is None:
-        skip_or_fail("pyinfra is not installed: pip install -e '.[fleet]'")
     folder = tmp_path_factory.mktemp("fleet")
     with ssh_fleet(folder, N_BOARDS) as (_, boards):
         yield folder, boards

@@ -64,7 +64,7 @@ MODULES = (
     "boardfit",
     *("psutil", "json", "click", "edge", "site", "sitecustomize", "usercustomize", "pip", "venv"),
     *("runpy", "encodings", "os", "numpy", "llama_cpp", "jinja2", "converters", "device_profiles"),
-    *("gevent", "pyinfra", "matplotlib", "ensurepip", "subprocess", "__main__", "conftest"),
+    *("matplotlib", "ensurepip", "subprocess", "__main__", "conftest"),
 )
 PACKAGES = ("boardfit", "edge", "encodings", "venv", "pip", "converters", "llama_cpp", "psutil")
 PROGRAMS_THERE = (
@@ -171,7 +171,7 @@ def check(trap: Trap, *, least: int = 0) -> list[list[str]]:
             continue
         if event == "subprocess.Popen":
             program, argv, folder, env = arguments
-        else:  # os.exec, by gevent: the forked child has changed its folder
+        else:  # os.exec: the forked child has changed its folder
             (program, argv, env), folder = arguments, around[1]
         env = env or around[0]
         assert all(os.path.isabs(place) for place in env["PATH"].split(":")), argv
@@ -203,7 +203,6 @@ def test_flash_an_image(trap: Trap, kit: Path, tmp_path: Path) -> None:
 
 
 def test_flash_a_fleet(trap: Trap, kit: Path, tmp_path: Path) -> None:
-    pytest.importorskip("pyinfra")
     fleet = tmp_path / "fleet.toml"
     boards = [f'[boards.b{i}]\ntarget = "dir:{tmp_path}/b{i}"\n' for i in range(2)]
     fleet.write_text("".join(boards))
@@ -400,7 +399,6 @@ def test_the_board_installer_and_its_launcher(trap: Trap) -> None:
 def test_relative_paths_are_the_users(kit: Path, tmp_path: Path) -> None:
     """Children work in another folder; what the user names must reach them all the same."""
     require(*PROGRAMS)
-    pytest.importorskip("pyinfra")
     shutil.copytree(kit, tmp_path / "kit")
     make_image(tmp_path / "card.img")
     (tmp_path / "fleet.toml").write_text('[boards.b]\ntarget = "dir:board"\nbundle = "kit"\n')
