@@ -18,7 +18,6 @@ from boardfit.edge.process.child import (
     find_program,
     python_argv,
     run_child,
-    run_child_in_greenlet,
     start_child,
 )
 from boardfit.edge.process.search_path import safe_search_path
@@ -254,7 +253,6 @@ def test_programs_of_the_current_folder_are_not_found(away: Path) -> None:
 def test_working_folder(away: Path) -> None:
     assert run_child(["pwd"]).stdout == b"/\n"
     assert run_child(["pwd"], cwd="sub/..").stdout == f"{away}\n".encode()
-    assert run_child_in_greenlet(["pwd"]).stdout == b"/\n"
 
 
 def test_input_and_time_limit() -> None:

@@ -19,6 +19,7 @@ from boardfit.device_profiles.cost.memory import (
     weight_bytes,
 )
 from boardfit.edge.files.gguf import read_header
+from boardfit.edge.units import MIB
 from lab.memory.truth import Combination, measure, predict
 from lab.memory.truth_models import CONFIGS, hollow_spec, write_hollow
 
@@ -162,7 +163,7 @@ def test_a_real_run_takes_what_was_predicted(tmp_path: Path, combination: Combin
     predicted = predict(spec, combination, probe_this_machine(measure=False).isa)
     measured = measure(path, spec.shape, combination)
     assert measured.n_filled >= combination.n_ctx - 4
-    assert predicted.peak_anonymous == pytest.approx(measured.peak_anonymous, rel=0.06)
-    assert predicted.peak_total == pytest.approx(measured.peak_total, rel=0.06)
-    assert predicted.running_anonymous == pytest.approx(measured.running_anonymous, rel=0.06)
-    assert predicted.loading_total == pytest.approx(measured.loading_total, rel=0.06)
+    for kind in ("peak_anonymous", "peak_total", "running_anonymous", "loading_total"):
+        # An interpreter with its libraries takes megabytes more or less on another machine.
+        allowed = pytest.approx(getattr(measured, kind), rel=0.06, abs=4 * MIB)
+        assert getattr(predicted, kind) == allowed, kind
