@@ -17,8 +17,8 @@ from boardfit.edge.units import MIB, printable
 SERVE_SERVICE = "boardfit-serve.service"
 #: The server's secret on a board, for its manager's eyes; the service gets a copy.
 KEY_FILE = "/etc/boardfit/serve.key"
-#: What a server takes beside its model: modules, connections, unread answers. Bytes, measured with
-#: scripts/bench_serve and rounded up.
+#: What a server takes beside its model: modules, connections, unread answers, a child that renders.
+#: Bytes, an estimate.
 SERVER_BYTES = 32 * MIB
 
 _MAX_NAME = 80

@@ -136,8 +136,9 @@ def _import_declarations() -> Any:
                 del sys.modules[added]
 
 
+@functools.cache
 def version() -> str:
-    """Version of the installed llama-cpp-python."""
+    """Version of the installed llama-cpp-python. Metadata takes milliseconds to read."""
     from importlib.metadata import version as installed
 
     return installed("llama-cpp-python")
