@@ -111,11 +111,12 @@ def _start_and_ask(board: Board, bundle: Bundle, port: int) -> list[str]:
         return [f"the service does not start: {_last_line(done)}"]
     edge = find_edge(board, bundle)
     folder = shlex.quote(f"{board.files.root}/{layout.bundle_folder(bundle.id)}")
+    _read_token(board)  # checked; the board's list of processes does not show it
     ask = (
-        f"cd / && BOARDFIT_TOKEN={_read_token(board)} {edge} slots check {folder} --json "
+        f"cd / && BOARDFIT_TOKEN=$($r cat {KEY_FILE}) {edge} slots check {folder} --json "
         f"--url http://127.0.0.1:{port}"
     )
-    done = _run(board, ask, _ASK_S)
+    done = _run(board, _BECOME + ask, _ASK_S)
     health = read_health(done, board.place)
     if health is None:
         return [explain_end(done)]
