@@ -122,7 +122,7 @@ def test_one_child_answers_many_requests_and_is_forked_anew_when_it_died() -> No
         assert worker.ask(b"one", 10).endswith(b" one")
     finally:
         worker.close()
-    assert psutil.Process().children() == before
+    assert set(psutil.Process().children()) <= set(before)
 
 
 def test_a_worker_holds_no_file_of_its_parents_and_ends_with_it() -> None:
