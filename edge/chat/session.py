@@ -12,6 +12,7 @@ its KV cache. With a `Deadline` a session also keeps budgets (`boardfit.edge.cha
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -389,7 +390,7 @@ class Session:
                 self.prefixes[key] = []
         return self.prefixes[key]
 
-    @property
+    @functools.cached_property
     def keeps_marks(self) -> bool:
         """Whether the engine's memory has no past, and is kept at marks."""
         return not self._raw and bool(self.engine.describe().details.get("keeps_marks"))

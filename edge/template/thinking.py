@@ -114,7 +114,7 @@ class ThinkingFilter(AnswerFilter):
         tokenize: Callable[[str], list[int]] = lambda text: [],
     ) -> None:
         self._kinds, self._controls = kinds, controls or {}
-        self._tokenize = tokenize
+        self._tokenize = functools.cache(tokenize)  # asked at every token of the thoughts
         self._open = opened
         self._held = ""
         self._has_thought = opened is not None
