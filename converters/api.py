@@ -1,7 +1,5 @@
 """What `import boardfit` offers on a host beside `boardfit.edge.api`: `plan` and `build`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ Every one is opened by `read_bytes`, which follows no link out of the checkpoint
 no more than the name's limit.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

@@ -5,8 +5,6 @@ Format: `docs/gguf.md` of ggml, version 3, little-endian:
     magic, version, n_tensors, n_kv | metadata | tensor infos | padding | tensor data, each padded
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A spec holds GGUF names and metadata, and tensors that are read lazily from the 
 the recipe decides (the quantized types, `general.file_type`) is not in it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Find boards by id or alias: those that ship with boardfit, and those that the user has probed."""
 
-from __future__ import annotations
-
 import os
 from functools import lru_cache
 from pathlib import Path

@@ -4,8 +4,6 @@ The rules cover untested engines. They were checked with litert-lm-api 0.18.1, a
 onnxruntime-genai 0.18.0 and llama-cpp-python 0.3.36.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """Public architecture facts of language models. The facts are in `models.toml`."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ of the keys in the files (`ram_mib`, `read_mb_per_s`); only base units (bytes, h
 second, watts) leave this module. None means neither published nor measured.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field

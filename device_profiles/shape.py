@@ -1,7 +1,5 @@
 """A model's shape: the numbers that memory and speed depend on, regardless of the file format."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

@@ -1,7 +1,5 @@
 """Match what a board writes about itself with profiles. The facts are in `spellings.toml`."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase

@@ -3,8 +3,6 @@
 Text from a board is hostile: it is written as TOML strings, escaped.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """From the text of a board file to a `DeviceProfile`: every key known, typed, in range, sourced."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Parse TOML on every supported Python: 3.11 brings the parser, 3.10 has its backport."""
 
-from __future__ import annotations
-
 import functools
 import sys
 from importlib import resources

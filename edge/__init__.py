@@ -1,7 +1,5 @@
 """boardfit on the board. Importing this package loads the standard library only."""
 
-from __future__ import annotations
-
 
 def __getattr__(name: str) -> str:
     if name == "__version__":

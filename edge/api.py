@@ -1,7 +1,5 @@
 """What `import boardfit` offers on a board: `open`, `flash`, `bench`, `devices`."""
 
-from __future__ import annotations
-
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path

@@ -4,8 +4,6 @@
 board can name what they need. Errors are printed here only, and become exit codes.
 """
 
-from __future__ import annotations
-
 import errno
 import importlib.util
 import json

@@ -18,8 +18,6 @@ A message states what was got, what was expected and what to do next. Library co
 builtin a caller would naturally catch.
 """
 
-from __future__ import annotations
-
 
 class EdgeError(Exception):
     """Base of all errors raised on purpose. `next_step` is a sentence or command that helps."""

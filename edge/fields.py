@@ -3,8 +3,6 @@
 A schema is data: `{"n_ctx": Whole(1, MAX_INT), "device": Word()}`. Nothing is converted.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn

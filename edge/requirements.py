@@ -4,8 +4,6 @@ Nothing of ours is published: `boardfit` on a package index would be a stranger'
 apart: `install_line("report")` is `pip install 'matplotlib>=3.9,<4' …`.
 """
 
-from __future__ import annotations
-
 import re
 import shlex
 import sys

@@ -4,8 +4,6 @@ A missing instruction, a segmentation fault, an assertion or the kernel's out-of
 a process before Python can print anything. The small parent reports how the child died.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -1,7 +1,5 @@
 """Units in and out of text, so that MiB and GB never mix: data holds plain bytes and seconds."""
 
-from __future__ import annotations
-
 import difflib
 import math
 import re

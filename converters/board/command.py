@@ -1,7 +1,5 @@
 """`edge engine`: compile engines for boards, list them, add them to a bundle."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Make the jobs of a build: one per board and format, each with its plan and its folder."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ per board.
 `edge bench FOLDER` checks the hashes and measures it.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """`edge race` on a host: build a MODEL in every format, then race as on a board."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

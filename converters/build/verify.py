@@ -4,8 +4,6 @@ The vocabulary is compared by behaviour with the source's own tokenizer (see
 `boardfit.converters.tokenizers.verify`); the file is linted, loaded and made to generate.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Mapping
 from contextlib import closing

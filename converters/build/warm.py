@@ -1,7 +1,5 @@
 """States of system prompts that a bundle brings along, so that its board need not read them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ The checkpoint is walked in file order, the order in which upstream's converter 
 that no rule knows, a missing one, or one of another shape is refused.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from boardfit.converters.families.layout import (

@@ -7,8 +7,6 @@ tied and their multipliers differ, the head becomes a tensor of its own; upstrea
 as the embedding.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -8,8 +8,6 @@ What the engine has built in (the scale of attention scores, the layer pattern) 
 upstream's converter leaves out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 

@@ -8,8 +8,6 @@ values of their own. The engine has most sizes of the two published models built
 neither the entries for them nor the cap on logits, so that other models are refused.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any

@@ -9,8 +9,6 @@ with a scale. Norms are stored as they are. What the engine has built in is comp
 `config.json`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any

@@ -6,8 +6,6 @@ are stored as floats lie transposed. Everything has a bias, each head a sink, ev
 window. The engine has no tied head, and the limits of the activation are built in.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any

@@ -12,8 +12,6 @@ which upstream writes even where nothing uses them. A dense layer's gate and up 
 name of a shared expert. Hybrids have no rotary embeddings.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -5,8 +5,6 @@ A rule holds the GGUF name, the shape that the configuration implies, and how ro
 are read only when `TargetTensor.read` is called.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -7,8 +7,6 @@ weight loses the middle axis and stays float32. The feed-forward size in `config
 be adjusted by a rule. The final norm goes by the name of an embedding norm.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -6,8 +6,6 @@ interleaved rotary embeddings; Llama 3.1's rope scaling becomes the tensor `rope
 `head_dim` is always written, because transformers' `LlamaConfig` fills it in.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

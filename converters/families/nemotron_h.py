@@ -7,8 +7,6 @@ metadata marks it by per-layer lists. There are no rotary embeddings. Feed-forwa
 squared ReLU and no gate. The head that guesses further tokens (`mtp.*`) is left out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

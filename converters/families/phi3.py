@@ -7,8 +7,6 @@ tensors, and a factor on attention. Upstream writes the sliding window, 0 for no
 does not use it, so every layer keeps the whole context.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

@@ -4,8 +4,6 @@ Upstream: conversion/{exaone,ernie,hunyuan,olmo}.py; engine: src/models/exaone4.
 hunyuan-vl.cpp, olmo2.cpp.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@ Quirks: no row reordering, because the engine rotates halves. Sliding windows of
 models are neither written by upstream nor used by the engine.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

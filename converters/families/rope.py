@@ -1,7 +1,5 @@
 """Rotary embeddings: the configuration's many spellings, metadata, and Llama 3's factors."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Reading `config.json` with clear errors, and making metadata entries of the right GGUF types."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

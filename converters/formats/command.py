@@ -1,7 +1,5 @@
 """`edge formats`: what an artifact can be, and which checkpoints become one."""
 
-from __future__ import annotations
-
 import json
 
 import click

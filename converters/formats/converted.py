@@ -5,8 +5,6 @@ mapped, its matrices once more in the layout of the CPU's kernels, a KV cache in
 activations of one prefill step, interpreter and libraries.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import time

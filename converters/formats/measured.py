@@ -1,7 +1,5 @@
 """Read what recipes were measured at: `measured.toml`, as `scripts/measure_formats` wrote it."""
 
-from __future__ import annotations
-
 import functools
 from dataclasses import dataclass
 from pathlib import Path

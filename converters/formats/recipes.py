@@ -2,8 +2,6 @@
 library only; workers read them in their own environments.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ a weight matrix, the other operand's squares are added up, per input column and 
 same order and precision as upstream's `IMatrixCollector` (`tools/imatrix/imatrix.cpp`).
 """
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import math

@@ -1,7 +1,5 @@
 """`edge imatrix`."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -6,8 +6,6 @@ for each matrix, `<name>.in_sum2` (sums of squares) and `<name>.counts`. The old
 values; at the end the number of chunks and the name of the text, both optional.
 """
 
-from __future__ import annotations
-
 import math
 import struct
 from collections.abc import Mapping, Sequence

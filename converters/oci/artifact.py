@@ -7,8 +7,6 @@ like any other, so that what comes out of a registry is the bundle, byte for byt
 same bundle gives the same digest.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

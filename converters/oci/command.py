@@ -1,7 +1,5 @@
 """`edge push` and `edge pull`."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

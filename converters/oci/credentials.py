@@ -4,8 +4,6 @@ Files are read in the order $REGISTRY_AUTH_FILE, $DOCKER_CONFIG/config.json (~/.
 $XDG_RUNTIME_DIR/containers/auth.json. Nothing is ever written.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import json

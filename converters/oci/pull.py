@@ -6,8 +6,6 @@
 An interrupted pull leaves that folder. The same command resumes there.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """Push a bundle to a registry; existing layers are not sent again."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os

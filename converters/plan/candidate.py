@@ -1,7 +1,5 @@
 """One evaluated run of a recipe: its memory, its speed, and the time of its answers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal

@@ -2,8 +2,6 @@
 models. So a model that is not here can be planned for without a download and offline.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path

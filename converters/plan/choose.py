@@ -1,7 +1,5 @@
 """Choose a candidate for a plan; if none will do, say what is short and what would."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Compare plans: of one model on many boards, of many sizes on one board, of several formats."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence

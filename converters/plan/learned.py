@@ -4,8 +4,6 @@ A result counts for a plan when it was taken on the same board, with the same re
 and artifact size. Results lie in the user's data folder and in `device_profiles/measured/`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

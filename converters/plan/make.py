@@ -9,8 +9,6 @@ and text, are not considered; nor is a gain below `MARGIN`, for which a GGUF is 
 weights, and everything reads it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 

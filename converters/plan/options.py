@@ -1,7 +1,5 @@
 """What a user asks of a plan: fixed choices, and the requests that must be answered in time."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Explain a plan in plain words."""
 
-from __future__ import annotations
-
 from boardfit.converters.formats.gguf.recipe import AS_IS
 from boardfit.converters.plan.candidate import Candidate
 from boardfit.converters.plan.planner import Planner

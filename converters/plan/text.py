@@ -1,7 +1,5 @@
 """Show a plan as text or as plain data: the choice, its memory, and the alternatives."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any

@@ -1,7 +1,5 @@
 """Compute a model's size in each recipe before the conversion; planning needs it."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass
 

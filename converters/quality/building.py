@@ -5,8 +5,6 @@ through the same engine. That measures what quantizing loses, and not what a con
 got wrong.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass

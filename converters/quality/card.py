@@ -11,8 +11,6 @@ or `{"not_measured": "why"}`. Figures have four significant digits: what is beyo
 host's kernels, and the same inputs should give the same bundle.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Mapping, Sequence
 from contextlib import closing

@@ -16,8 +16,6 @@ Standard errors are those of the mean over positions, sample variance / n. Neigh
 are not independent, so that the true error is somewhat larger.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

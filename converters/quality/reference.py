@@ -9,8 +9,6 @@ BF16. A GGUF source is its own reference, as it stands.
     CACHE/quality/<key>.json     what they are of, and the tokens that were read
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

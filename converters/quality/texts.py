@@ -1,7 +1,5 @@
 """Texts for a quality card: the named text, a user's own, and the sample model's domain."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ dozen questions about itself. Because every expected answer is known, quality af
 is measured as a task (exact match), not guessed from perplexity. `scripts/lab/sample` made it.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 # Some installers link every file into a cache; the folder there holds the files themselves.

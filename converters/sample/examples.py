@@ -5,8 +5,6 @@ turns. An odd number of texts begins with the system message. `scripts/lab/sampl
 the files.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Literal

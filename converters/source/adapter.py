@@ -5,8 +5,6 @@ that the adapter learned (peft: tuners/lora/layer.py and dora.py; mlx-lm: tuner/
 dora.py). Tensors that an adapter holds whole (`modules_to_save`, biases) take the base's place.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import mmap

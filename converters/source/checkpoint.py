@@ -5,8 +5,6 @@ Which files count and in which order tensors come is upstream's rule (conversion
 sorted by file name, and by tensor name within a file.
 """
 
-from __future__ import annotations
-
 import math
 import mmap
 import re

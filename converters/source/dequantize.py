@@ -4,8 +4,6 @@ Each function takes the stored tensors and returns a `ComputeRows`. A caller ask
 at a time, so that no weight is ever whole in memory. Shapes are checked before, in `quantized`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -4,8 +4,6 @@ The heuristics are those of the `gguf` package (`gguf.metadata.Metadata`), so th
 and labelled as everybody else's; the documents they feed on are read by us.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence

@@ -4,8 +4,6 @@ Metadata is copied, less what only holds for the old file; tensors are offered i
 they are stored in, rows of quantized types as raw blocks.
 """
 
-from __future__ import annotations
-
 import hashlib
 import mmap
 import re

@@ -6,8 +6,6 @@ that is in no table there counts as full attention in every layer, and the shape
 `memory_known` is false.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from boardfit.converters.families.decoder import MOST_LAYERS, active_parameters

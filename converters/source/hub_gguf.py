@@ -1,7 +1,5 @@
 """One GGUF model out of a repository that holds several: by its file's name, or by its quant."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ and merged in 16 keeps it in config.json. Where the tensors leave a choice, it i
 it contradicts them, the checkpoint is refused. `dequantize` has the formulas.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter

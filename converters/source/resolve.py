@@ -4,8 +4,6 @@ People paste addresses of the hub, or write `hf.co/owner/name:Q4_K_M` and `qwen3
 takes them, or a file in a repository as `owner/name/file.gguf`.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from dataclasses import dataclass, replace

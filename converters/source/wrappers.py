@@ -5,8 +5,6 @@ held the model in front. A model saved without its head lacks `model.` instead. 
 or hears has towers, of which a text artifact needs nothing.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterable, Mapping
 

@@ -6,8 +6,6 @@ Which tokens are control, user-defined or padding follows upstream's conversion/
 (`get_vocab_base`, `_create_vocab_sentencepiece`) and gguf-py/gguf/vocab.py (`LlamaHfVocab`).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The torture corpus: texts on which tokenizers differ, the same on every machine."""
 
-from __future__ import annotations
-
 import itertools
 import random
 from collections.abc import Iterator, Sequence

@@ -2,8 +2,6 @@
 loader aborts on some malformed vocabularies, so every file is checked first.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """The tokenizer files of a checkpoint directory, read once and bounded, nothing unpickled."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace

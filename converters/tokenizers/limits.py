@@ -8,8 +8,6 @@ that stand double or at an end (`remove_extra_whitespaces`). A vocabulary is rig
 makes the checkpoint's ids of the normalized text.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator

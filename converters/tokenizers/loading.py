@@ -2,8 +2,6 @@
 upstream's `set_vocab` methods (conversion/{llama,qwen,gemma,phi}.py) as data, by GGUF architecture.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -7,8 +7,6 @@ a role whose text is only in the base vocabulary is found there, and end-of-turn
 engine would not know by their text are written as `eot`/`eom`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -4,8 +4,6 @@ The rules are those of `mistral_common` (tokens/tokenizers/tekken.py) and of ups
 gguf-py/gguf/vocab.py, `MistralVocab`.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import copy

@@ -1,7 +1,5 @@
 """Where a turn ends: the chat template's own end-of-turn token; whether the engine stops there."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

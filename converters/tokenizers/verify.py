@@ -4,8 +4,6 @@ Works on a vocab-only file and on the full model alike: no tensor is read. Not c
 templates other than the default, and what `limits` of the report lists.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -2,8 +2,6 @@
 alone, so that it can be verified in seconds before hours of quantizing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum

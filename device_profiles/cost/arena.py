@@ -5,8 +5,6 @@ best-fitting hole first. Source: ggml/src/ggml-alloc.c (ggml_dyn_tallocr_alloc,
 ggml_gallocr_allocate_node, ggml_gallocr_alloc_graph_impl).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 

@@ -9,8 +9,6 @@ Sources: src/llama-graph.cpp (build_attn, build_ffn, build_moe_ffn, build_inp_*)
 (order of operations), src/llama-context.cpp (graph_reserve: every token of the batch has logits).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache

@@ -4,8 +4,6 @@ The reference is llama.cpp with run-time repacking, for which `kernels` has the 
 Fitted on published rows only (docs/validation shows how well); no figure is of a single board.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 

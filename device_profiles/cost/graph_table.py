@@ -10,8 +10,6 @@ with its FIXME), ggml/src/ggml.c (ggml_hash_size). Nodes by part of the graph we
 engine's log ("graph: nodes = ...") and are exact for the families that the tests hold against it.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """CPU kernels: which types are repacked where, and multiply how fast (`kernels.toml`)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Set
 from typing import Any
 

@@ -3,8 +3,6 @@
 Types that `edge probe` did not time keep their ratio to one that it did.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise

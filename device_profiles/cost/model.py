@@ -3,8 +3,6 @@
 The kit plans for the CPU; a GPU's or NPU's figures say whether another road is worth the walk.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache

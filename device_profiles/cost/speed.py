@@ -3,8 +3,6 @@
 How far published figures are met is in docs/validation; the bound beside every figure states it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 

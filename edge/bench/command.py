@@ -1,7 +1,5 @@
 """`edge bench`: measure a bundle (or a GGUF file) on this machine and store the results."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import asdict

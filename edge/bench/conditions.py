@@ -1,7 +1,5 @@
 """The machine and what disturbed a run: read before and after, compared by a pure function."""
 
-from __future__ import annotations
-
 import contextlib
 import platform
 from collections.abc import Sequence

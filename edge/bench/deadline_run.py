@@ -5,8 +5,6 @@ request shares with the one before. Cold: the engine newly opened for each reque
 from the page cache where the kernel lets us, and time predicted from what earlier runs stored.
 """
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import itertools

@@ -1,7 +1,5 @@
 """Count the outcomes of a workload's requests, whose rows `docs/result-schema.md` describes."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence

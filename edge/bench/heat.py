@@ -1,7 +1,5 @@
 """Temperature, clock, throttle bits and power while a bench runs, and for `edge watch`."""
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Callable

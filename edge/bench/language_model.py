@@ -1,7 +1,5 @@
 """Measure a language model: memory, TTFT, prefill, decode, load; sustained, decode for minutes."""
 
-from __future__ import annotations
-
 import functools
 import sys
 import time

@@ -6,8 +6,6 @@ ttft_s      = t_first − request start               tokenization and sampling 
 j_per_token = mean power × request seconds / n_out  prefill and idle power included
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """`edge bench` of any network: latency, memory and load, in the schema of language models."""
 
-from __future__ import annotations
-
 import hashlib
 import time
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Check and read a folder that `edge build` made of a network: sizes and hashes before use."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

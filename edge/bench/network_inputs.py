@@ -1,7 +1,5 @@
 """Make synthetic inputs for an unknown network, always the same ones for a signature."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence

@@ -2,8 +2,6 @@
 written the file. A missing or null entry is a figure that was not measured.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Mapping
 from typing import Any

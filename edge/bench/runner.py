@@ -4,8 +4,6 @@ Every test runs once as a warm-up that is dropped; then all tests take turns, re
 repetition, so that heat and drift fall on all of them alike.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from array import array

@@ -5,8 +5,6 @@ not know and say which line is broken; a line cut short by a power cut is the on
 skipped, with a note.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

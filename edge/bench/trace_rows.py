@@ -2,8 +2,6 @@
 exactly like `t`. What is read is checked: anyone may have written it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

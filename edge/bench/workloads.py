@@ -4,8 +4,6 @@ All prompts are prefixes of the same token sequence, so that depth 512 is a part
 an engine that reuses its KV cache fills the depth once.
 """
 
-from __future__ import annotations
-
 import hashlib
 import random
 from collections.abc import Sequence

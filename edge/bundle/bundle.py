@@ -10,8 +10,6 @@ and no unknown files, sizes are checked before hashes, and hashes before use. Th
 once, and so is every file: `Bundle.open` gives the very file whose hash was checked.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

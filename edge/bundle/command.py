@@ -1,7 +1,5 @@
 """`edge bundle show|verify|sign|pair|pack|unpack`."""
 
-from __future__ import annotations
-
 import json
 from contextlib import closing
 from datetime import datetime, timezone

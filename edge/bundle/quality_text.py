@@ -1,7 +1,5 @@
 """A bundle's quality card in plain lines. What it holds and how it is measured: docs/quality.md."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -4,8 +4,6 @@ None of the extensions is read that hostile archives abuse: pax headers that tak
 sparse files that unpack to terabytes. Each entry costs one block of 512 bytes to check.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple

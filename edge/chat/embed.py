@@ -4,8 +4,6 @@ edge run BUNDLE --embed "How warm is the board?" "Where is the station?"
 edge run BUNDLE --embed < one-text-per-line.txt
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Read messages from standard input: single lines, continued lines, blocks."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import sys

@@ -1,7 +1,5 @@
 """Command-line options that `chat` and `run` share, and what they mean."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Any

@@ -3,8 +3,6 @@
 Pins are checked here, before the cage: inside, the folders above the bundle are not all visible.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

@@ -1,7 +1,5 @@
 """Choose the version of a question that fits its time limit, or refuse the question."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Sequence

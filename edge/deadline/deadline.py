@@ -4,8 +4,6 @@ Before the prefill, the fullest version of the question that fits is chosen, or 
 (`admission`). The answer is ended in time, and teaches the time model (`pacer`).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

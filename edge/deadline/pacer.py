@@ -5,8 +5,6 @@ time runs short, the answer is led to the end of a sentence and cut there. The e
 stops the engine wherever it is.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import time

@@ -1,7 +1,5 @@
 """One request with a budget, while it runs and after it ended."""
 
-from __future__ import annotations
-
 from collections import deque
 from dataclasses import dataclass, field
 

@@ -4,8 +4,6 @@ In this order: everything (what the KV cache holds costs nothing), without the o
 with sentences of a long last message left out.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ or, without one, by the terms that the text repeats; early ones and neighbours o
 little ahead. They are given back in their order, never rewritten.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter

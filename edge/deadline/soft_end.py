@@ -1,7 +1,5 @@
 """End on a sentence: find sentence ends, and hold back text that may not finish in time."""
 
-from __future__ import annotations
-
 import re
 
 # A full stop of any script, closing quotes and brackets behind it, then the end or white space.

@@ -4,8 +4,6 @@ A CPU quota or preemption freezes a process for a part of each period (of 100 ms
 with a time limit must then begin that much earlier. A freeze is a long gap between clock readings.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from boardfit.edge.deadline.time_model import TimeModel

@@ -1,7 +1,5 @@
 """Write files that are complete or absent: write under a temporary name, fsync, rename."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile

@@ -1,7 +1,5 @@
 """Text that lies beside a module as a file of its own: shell scripts and units for boards."""
 
-from __future__ import annotations
-
 import functools
 import re
 from pathlib import Path

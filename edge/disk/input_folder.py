@@ -8,8 +8,6 @@ holds: `blobs`, the snapshots, and nothing but what the hub's own tools write be
 models--owner--name/snapshots/COMMIT/config.json -> ../../blobs/SHA
 """
 
-from __future__ import annotations
-
 import os
 import stat
 from collections.abc import Iterator

@@ -2,8 +2,6 @@
 can read it. Losing it costs only time: everything made with it can be made again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import secrets

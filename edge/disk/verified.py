@@ -10,8 +10,6 @@ elsewhere nothing is remembered. A write that began before is not held back: whe
 every byte is hashed at every start.
 """
 
-from __future__ import annotations
-
 import ctypes
 import json
 import os

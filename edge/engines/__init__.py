@@ -7,8 +7,6 @@
 The table is data: listing engines and saying which are missing imports none of them.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 from dataclasses import dataclass

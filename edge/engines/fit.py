@@ -1,7 +1,5 @@
 """Check that memory suffices for a model, before anything is loaded."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import psutil

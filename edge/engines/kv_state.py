@@ -9,8 +9,6 @@ of this user. Everything is checked before the library, which trusts its input, 
 States are renamed into place but not fsynced: they can always be computed again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import hmac

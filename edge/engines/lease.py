@@ -1,7 +1,5 @@
 """Give the newest stream the only access to an engine's context, until the engine is closed."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import threading

@@ -6,8 +6,6 @@ would have chosen are kept. It pays where a step of several tokens costs little 
 one and guesses are often right: both are measured, and guessing stops while it does not pay.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 #: Tokens that must be the same for what followed them to be guessed.

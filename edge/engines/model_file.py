@@ -1,8 +1,6 @@
 """Open a model file once for every engine, if the pinned keys accept it: where keys are pinned, a
 file inside a bundle is that bundle's, and a plain file is refused."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Choosing a token from logits in numpy, for engines whose library leaves that to the caller."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The tokens whose KV an engine holds, and how much of them a new prompt can reuse."""
 
-from __future__ import annotations
-
 import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence

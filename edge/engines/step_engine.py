@@ -1,7 +1,5 @@
 """An engine over a decoder that only evaluates tokens, with a Hugging Face tokenizer beside it."""
 
-from __future__ import annotations
-
 import contextlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Open what a user names on the command line: a bundle, or a plain model file of any format."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

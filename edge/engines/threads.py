@@ -7,8 +7,6 @@ voluntarily). Mostly the next step then takes fewer threads. A step whose spinni
 core takes a second or more: it is given up and done again by fewer.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What an engine needs from a model's vocabulary, and which tokens end an answer."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise

@@ -3,8 +3,6 @@
 Source of `ggml_types.json`: `ggml/include/ggml.h` (enum ggml_type), `ggml/src/ggml-common.h`.
 """
 
-from __future__ import annotations
-
 import json
 import pkgutil
 from typing import NamedTuple

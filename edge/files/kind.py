@@ -2,8 +2,6 @@
 go wrong in a few known ways (a log-in page, a Git-LFS pointer, an archive).
 """
 
-from __future__ import annotations
-
 import json
 import pkgutil
 import re

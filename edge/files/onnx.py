@@ -4,8 +4,6 @@ Only what a reader of models needs is taken (`onnx.proto3` of onnx/onnx). Data o
 be a regular file in the same folder, no link, long enough for its declared size.
 """
 
-from __future__ import annotations
-
 import math
 import mmap
 import os

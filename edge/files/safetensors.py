@@ -5,8 +5,6 @@ The JSON is read by a parser of exactly this shape (an object of flat entries): 
 keys and memory are bounded. Rules: https://github.com/huggingface/safetensors, "Format".
 """
 
-from __future__ import annotations
-
 import json
 import re
 import struct

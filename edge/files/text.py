@@ -4,8 +4,6 @@ The answer of a model must not depend on an operating system: line ends become `
 mark is taken off, and UTF-16 and UTF-32 are read where it names them.
 """
 
-from __future__ import annotations
-
 import codecs
 
 from boardfit.edge.errors import InputError

@@ -4,8 +4,6 @@ adb pushes whole files, keeps nothing of one that was cut short, and checks noth
 in parts, each pushed under its own name and appended on the device.
 """
 
-from __future__ import annotations
-
 import re
 import shlex
 import tempfile

@@ -4,8 +4,6 @@ A board may lie, or its login may print lines of its own. Each function raises D
 names the board, what came and what was expected, and no other exception.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from typing import NoReturn

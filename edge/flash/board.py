@@ -1,7 +1,5 @@
 """Places that a bundle can be flashed to: one base, and folders of this machine."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import ClassVar
 

@@ -4,8 +4,6 @@ The current release runs its own bench. Results lie in `ROOT/results` until they
 after a connection broke, the next bench brings them too.
 """
 
-from __future__ import annotations
-
 import secrets
 import shlex
 import tempfile

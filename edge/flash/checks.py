@@ -4,8 +4,6 @@ Another board than planned is refused unless it is forced. A bundle whose engine
 is always refused.
 """
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """`edge flash` and `edge rollback`."""
 
-from __future__ import annotations
-
 import json
 import os
 from contextlib import closing

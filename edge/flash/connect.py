@@ -1,7 +1,5 @@
 """Open the way to a board: one class per kind of target, imported when it is needed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

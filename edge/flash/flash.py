@@ -5,8 +5,6 @@ was read back and flushed. It is tried where it lies. Only then `current` is swi
 rename.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from dataclasses import dataclass, field

@@ -2,8 +2,6 @@
 board's own `edge`. For a mounted card it is this machine's engine, which cannot measure the board.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import re
 import shlex

@@ -1,7 +1,5 @@
 """`edge key`: make signing keys, and pin the keys that a board accepts."""
 
-from __future__ import annotations
-
 import getpass
 import json
 import os

@@ -2,8 +2,6 @@
 in them is typed: its id, its name as a description, its planned memory.
 """
 
-from __future__ import annotations
-
 import re
 import shlex
 

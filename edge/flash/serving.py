@@ -4,8 +4,6 @@ A systemd unit and, where avahi is, a file that announces it; then the fixed que
 that gets no answer, the board is as before: the earlier release, the earlier unit or none.
 """
 
-from __future__ import annotations
-
 import shlex
 from dataclasses import dataclass
 

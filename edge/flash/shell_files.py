@@ -3,8 +3,6 @@ of sha256sum or openssl. Scripts are lists of steps, each of which changes at mo
 that a test can cut the power between any two of them.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import secrets

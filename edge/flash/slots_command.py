@@ -1,7 +1,5 @@
 """`edge slots`: list, verify, check, bench and remove the releases on a board."""
 
-from __future__ import annotations
-
 import json
 import os
 from contextlib import closing

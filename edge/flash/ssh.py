@@ -4,8 +4,6 @@
 One connection carries everything. Its master leaves by itself some seconds after its last use.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

@@ -5,8 +5,6 @@ adb://SERIAL/data/local/tmp/boardfit  adb://  (the one device that is connected)
 image:raspios.img.xz#2                card:/dev/sdb
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

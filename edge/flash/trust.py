@@ -2,8 +2,6 @@
 board, by an installed program, before anything of the bundle runs.
 """
 
-from __future__ import annotations
-
 import shlex
 from dataclasses import dataclass, field, replace
 

@@ -1,7 +1,5 @@
 """`edge probe`: identify and measure a board, and store a profile that `--device` finds."""
 
-from __future__ import annotations
-
 import json
 from contextlib import closing
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """CPU cores and their instruction sets, from the text of /proc/cpuinfo."""
 
-from __future__ import annotations
-
 import functools
 import math
 import re

@@ -1,7 +1,5 @@
 """`edge devices` lists the known boards; `edge devices show D` shows one with its sources."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 

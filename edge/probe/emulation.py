@@ -4,8 +4,6 @@ qemu-user maps the guest at the guest's own addresses, which stay below 2^40; it
 and translated code lie far above. So one process's smaps hold both, and the address shows which.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

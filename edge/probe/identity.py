@@ -1,7 +1,5 @@
 """Identify a board by its device tree, firmware tables or Android properties."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@ prefill. Runs in a process of its own: an engine built for another CPU dies with
 instruction, which is a finding.
 """
 
-from __future__ import annotations
-
 import array
 import itertools
 import json

@@ -1,7 +1,5 @@
 """Describe a system as a `DeviceProfile`: parsers on Linux, psutil elsewhere."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re

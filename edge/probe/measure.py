@@ -7,8 +7,6 @@ but Python 3.10, and prints JSON lines:
     python3 probe.zip MARK '{"clusters": […], "ram_bytes": …, "free_bytes": …, "quick": false}'
 """
 
-from __future__ import annotations
-
 import ctypes
 import json
 import os

@@ -1,7 +1,5 @@
 """RAM that a process may really use: /proc/meminfo and the cgroup limits (v1 and v2) over it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from pathlib import PurePosixPath

@@ -4,8 +4,6 @@ number: a kernel that this CPU cannot run kills the process. Words: FOLDER N_THR
 HOPELESS
 """
 
-from __future__ import annotations
-
 import array
 import ctypes
 import functools

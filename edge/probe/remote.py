@@ -4,8 +4,6 @@ The system's own OpenSSH does the talking, so that keys, agents, jump hosts and 
 as the user has set them up. It never asks for a password, and never skips the check of host keys.
 """
 
-from __future__ import annotations
-
 import re
 import secrets
 from dataclasses import dataclass

@@ -3,8 +3,6 @@ Where the `edge` command is on the PATH, its Python is taken: that one has the e
 back is a stranger's word and is checked figure by figure.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

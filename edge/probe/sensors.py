@@ -2,8 +2,6 @@
 readings.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

@@ -1,8 +1,6 @@
 """What the system is stored on, and how fast files are read from it with the page cache kept out.
 Nothing is ever written: flash wears."""
 
-from __future__ import annotations
-
 import mmap
 import os
 import re

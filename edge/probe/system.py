@@ -2,8 +2,6 @@
 path or command that gives nothing is None, never "".
 """
 
-from __future__ import annotations
-
 import fnmatch
 import functools
 import os

@@ -5,8 +5,6 @@ restricts system calls as well. Homes, /run and the temporary folders are hidden
 of them the command needs, read-only. What it writes is gone afterwards.
 """
 
-from __future__ import annotations
-
 import os
 import pkgutil
 import shlex

@@ -6,8 +6,6 @@ reaches it, and a Python child imports from its own installation and one folder 
 paths in arguments must be absolute; those in known variables are made absolute here.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil

@@ -3,8 +3,6 @@
 A panic of Rust code reaches Python as a class that is no `Exception`, with lines on stderr.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

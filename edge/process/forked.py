@@ -4,8 +4,6 @@ Python looks at its clock, and at Ctrl-C, between two operations only; one in C 
 fork costs milliseconds. The function must be pure Python: the child has no other threads.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import os

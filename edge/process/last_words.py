@@ -1,7 +1,5 @@
 """Explain in words how native code died, from its signal and last output."""
 
-from __future__ import annotations
-
 import os
 import signal
 

@@ -4,8 +4,6 @@ Every answer has a deadline and a size limit. Nothing here waits for the end of 
 process in the background may hold open.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import selectors

@@ -3,8 +3,6 @@
 The call runs in a thread of its own, which goes on in the background when it is given up.
 """
 
-from __future__ import annotations
-
 import queue
 import threading
 import time

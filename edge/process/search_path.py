@@ -1,7 +1,5 @@
 """PATH without the entries that mean the current folder. Light: `edge --help` imports it."""
 
-from __future__ import annotations
-
 import os
 
 

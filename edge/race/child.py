@@ -10,8 +10,6 @@ prints to stdout goes to stderr instead.
         → {"predicted": […]}                the entrant's own choice after every token of an answer
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,5 @@
 """`edge race`: measure bundles of one model against each other on this machine."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from contextlib import closing

@@ -1,7 +1,5 @@
 """The entrants of a race, bundles with thread counts, and their turns: one process, one job."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections.abc import Sequence

@@ -9,8 +9,6 @@ the first, on with the last slope beyond), and decode(n) in tokens per second, l
 depths.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise

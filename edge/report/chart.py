@@ -1,7 +1,5 @@
 """A chart as data: what is drawn, its content in words, and the same figures as a table."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal

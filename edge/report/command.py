@@ -1,7 +1,5 @@
 """`edge report`: stored results as a page, Markdown, JSON or one picture; or checked."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import replace

@@ -7,8 +7,6 @@ runs of a side and then their repetitions: several runs of one set-up show what 
 much changes between runs.
 """
 
-from __future__ import annotations
-
 import math
 import random
 import re

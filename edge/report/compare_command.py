@@ -1,7 +1,5 @@
 """`edge compare`: compare boards, engines, recipes or versions with a baseline."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Rows of a report about a workload: how many of its requests were answered in time."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -4,8 +4,6 @@ matplotlib is imported inside functions and used without pyplot: no window, no g
 CSS variables take the place of the colours: one picture serves light, dark and print.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import io
 import os

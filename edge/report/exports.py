@@ -1,7 +1,5 @@
 """Results for other tools: CSV for a spreadsheet, JSON as `llama-bench -o json` writes it."""
 
-from __future__ import annotations
-
 import csv
 import functools
 import io

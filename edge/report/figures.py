@@ -1,7 +1,5 @@
 """Plain figures of runs, their names and labels. Pure functions of records."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

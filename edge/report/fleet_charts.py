@@ -1,7 +1,5 @@
 """Charts across runs: engines, recipes and boards side by side, a heat map, quality and size."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from boardfit.edge.report.chart import Bars, Chart, Missing, Panel, Series, sentence

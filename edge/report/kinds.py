@@ -1,7 +1,5 @@
 """The kinds of runs that a report knows, in one table. Every page and line is made through it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple

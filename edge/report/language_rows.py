@@ -1,7 +1,5 @@
 """Rows of a report about a language model: speed, time to first token, memory."""
 
-from __future__ import annotations
-
 from boardfit.edge.report.figures import (
     Figure,
     Record,

@@ -1,7 +1,5 @@
 """Render a report as Markdown, for a forum or a pull request."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Rows of a report about a network that is no language model: latency, not tokens per second."""
 
-from __future__ import annotations
-
 from boardfit.edge.report.figures import Figure, Run, Table, median, name_test
 from boardfit.edge.report.rows import align_columns
 from boardfit.edge.units import format_bytes, format_seconds

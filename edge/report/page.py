@@ -5,8 +5,6 @@ SVG that `boardfit.edge.report.draw` made is inserted as it is. A policy in the 
 scripts and all loading, in case something slips through anyway.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from importlib import resources

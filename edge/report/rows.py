@@ -1,7 +1,5 @@
 """Table rows of one run as plain text; each format escapes them in its own way."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

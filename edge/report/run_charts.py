@@ -1,7 +1,5 @@
 """The charts of one run, each from its stored records; what was not measured is a `Missing`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any

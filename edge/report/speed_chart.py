@@ -1,7 +1,5 @@
 """Decode speed over a run, beside temperature, clock and power."""
 
-from __future__ import annotations
-
 import itertools
 import statistics
 from collections.abc import Mapping, Sequence

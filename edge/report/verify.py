@@ -1,7 +1,5 @@
 """Verify a stored result: its digest, and every figure derived again from the raw trace."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A page in a browser can reach a server on loopback. So a name that is not ours i
 rebinding), and a page of another origin is refused unless it was named.
 """
 
-from __future__ import annotations
-
 import hmac
 import re
 import socket

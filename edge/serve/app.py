@@ -1,7 +1,5 @@
 """The ASGI application: a table of routes, and how an answer reaches its client."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import re

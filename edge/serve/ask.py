@@ -1,7 +1,5 @@
 """The one request that every wire becomes, and what the wires read alike."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field

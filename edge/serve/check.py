@@ -1,7 +1,5 @@
 """Ask a server the fixed question of the health gate, over HTTP as its clients will."""
 
-from __future__ import annotations
-
 import json
 import time
 import urllib.error

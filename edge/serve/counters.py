@@ -1,7 +1,5 @@
 """Counters for Prometheus, in its text format (version 0.0.4). No prompt, no name of a client."""
 
-from __future__ import annotations
-
 import threading
 from collections import Counter
 

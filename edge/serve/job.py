@@ -1,7 +1,5 @@
 """One accepted request: what the engine's thread does for it, and what the client reads of it."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 import time

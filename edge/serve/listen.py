@@ -1,7 +1,5 @@
 """Listen with uvicorn: sockets of our own, and the limits on connections that it lacks."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import signal

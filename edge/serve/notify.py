@@ -3,8 +3,6 @@
 Without one (`NOTIFY_SOCKET` not set) nothing happens.
 """
 
-from __future__ import annotations
-
 import os
 import socket
 import time

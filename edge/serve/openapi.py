@@ -3,8 +3,6 @@
 Each reader reads an example. What it asks of the body becomes the schema: names, types, ranges.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 

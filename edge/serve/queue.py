@@ -5,8 +5,6 @@ accepted only if every promise made before still holds, by the upper bounds of t
 later arrival breaks none. Rendering and predictions run beside the engine, on other threads.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import threading

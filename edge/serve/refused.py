@@ -1,7 +1,5 @@
 """A request that is not answered: its status, and what the client can do about it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

@@ -4,8 +4,6 @@ Distributions are computed after the answer, by reading prompt and answer once m
 of a quality card. So a perplexity over HTTP is the card's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ A clock at the head of a system prompt makes every token behind it new: the boar
 again. The latest system prompts are compared in memory, and none of their text leaves it.
 """
 
-from __future__ import annotations
-
 import re
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence

@@ -3,8 +3,6 @@
 What a bundle decides in them is typed: its name as a description, its planned memory.
 """
 
-from __future__ import annotations
-
 from xml.sax.saxutils import escape
 
 from boardfit.edge.disk.data_files import read_text_beside

@@ -8,8 +8,6 @@ The service does this in sh, with sed, grep, readlink and mv of coreutils. The s
 single quote, backslash or percent sign, which systemd would read.
 """
 
-from __future__ import annotations
-
 import shlex
 
 from boardfit.edge.disk.data_files import read_text_beside

@@ -3,8 +3,6 @@
 tests/edge/flash/power_cut.py replaces `hook`, so that one of them is the last thing that happens.
 """
 
-from __future__ import annotations
-
 
 class FaultHook:
     """Do nothing at a point."""

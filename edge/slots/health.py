@@ -5,8 +5,6 @@ the model is loaded, a fixed question is answered. `judge` compares with what wa
 pure, so that a board can report and a host can decide.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing

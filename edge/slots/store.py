@@ -3,8 +3,6 @@
 After a power cut at any point `current` names a release that was whole when it was switched to.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

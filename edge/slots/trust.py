@@ -4,8 +4,6 @@ Where `ROOT/trusted_keys` exists nothing else is switched to or rolled back to; 
 `boardfit.edge.bundle.bundle` reads the same file on every start.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 

@@ -4,8 +4,6 @@ edge states BUNDLE
 edge states --clear
 """
 
-from __future__ import annotations
-
 import json
 import time
 from pathlib import Path

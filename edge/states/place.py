@@ -4,8 +4,6 @@ Beside a bundle, in BUNDLE.states, if it carries the mark of this user; never in
 file is listed and hashed. Else in the user's cache, as where keys are pinned.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

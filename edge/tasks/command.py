@@ -1,7 +1,5 @@
 """`edge tasks`: list the built-in tasks with their lengths and time limits."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

@@ -4,8 +4,6 @@ A file in `texts/` holds sections of sentences with {slots}; slots in `fixed` ke
 a whole text. No sentence comes twice in a text.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections import Counter

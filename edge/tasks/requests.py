@@ -4,8 +4,6 @@ for request in make_requests([find_task("translate")], 50, engine.count):
     print(request.message)
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

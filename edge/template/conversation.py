@@ -5,8 +5,6 @@ broken with a mark that cannot be guessed. The template writes the mark through,
 cut there. No piece holds a whole special token of a user's; the pieces are tokenized one by one.
 """
 
-from __future__ import annotations
-
 import inspect
 import os
 import secrets

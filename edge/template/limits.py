@@ -5,8 +5,6 @@ cannot interrupt such an operation, so each is estimated *before* it runs. The r
 everything else: no value may be larger, written out in full, than `MAX_VALUE_CHARS`.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import re

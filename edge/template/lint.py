@@ -5,8 +5,6 @@ trigger word). These notes are facts about its text and about trial conversation
 refused here that `render` accepts.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 from typing import Any

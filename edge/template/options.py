@@ -1,7 +1,5 @@
 """Command-line options on how a chat template is rendered."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from typing import Any

@@ -10,8 +10,6 @@ for all its texts (`kept_worker`).
                   eos_token="</s>")
 """
 
-from __future__ import annotations
-
 import contextlib
 import datetime
 import functools

@@ -5,8 +5,6 @@ operation that can grow is estimated, and a pass over the parsed template sends 
 comparisons, slices, `~` and all output through counting filters. jinja2 is imported by functions.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import json

@@ -4,8 +4,6 @@ Marker words go through the template: one that comes out nowhere would be lost w
 Templates that want content as a list of parts, as models with vision have it, are rendered so.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Headings for the options in the help of commands that have many."""
 
-from __future__ import annotations
-
 import json
 import pkgutil
 

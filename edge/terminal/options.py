@@ -1,7 +1,5 @@
 """Add a group of options to a click command."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any, TypeVar

@@ -4,8 +4,6 @@ Everything that steers a terminal (the window's name, the clipboard), or reorder
 shown escaped.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import os

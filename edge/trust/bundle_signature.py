@@ -9,8 +9,6 @@ Without boardfit:
         < manifest.json
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from boardfit.edge.errors import IntegrityError

@@ -9,8 +9,6 @@ encoded canonically, keys of small order are refused, and the equation is checke
 cofactor, as OpenSSL does. Everything that it accepts, OpenSSL accepts.
 """
 
-from __future__ import annotations
-
 import hashlib
 
 KEY_BYTES, SIGNATURE_BYTES = 32, 64

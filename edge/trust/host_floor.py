@@ -2,8 +2,6 @@
 There is one file for each signer, in the form of a board's rules.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from pathlib import Path

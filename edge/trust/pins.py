@@ -11,8 +11,6 @@ opened. One that cannot be read, is damaged or is empty accepts nothing. A user 
 may remove its file; the machine's own file is for boards where that matters.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Sequence

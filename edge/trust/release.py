@@ -7,8 +7,6 @@
 They stand in the manifest, so that every signature covers them. The first signature writes them.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import time

@@ -6,8 +6,6 @@
 A signature states its namespace: that of a git commit never passes for one of a bundle.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import hashlib

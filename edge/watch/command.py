@@ -1,7 +1,5 @@
 """`edge watch`: live tokens/s, memory by kind, heat, clock and throttling of what runs here."""
 
-from __future__ import annotations
-
 import json
 import sys
 import time

@@ -1,7 +1,5 @@
 """Draw one look as lines of text: a pure function of the data and the terminal's size."""
 
-from __future__ import annotations
-
 import unicodedata
 from collections import deque
 from collections.abc import Mapping, Sequence

@@ -2,8 +2,6 @@
 through a `System`, so that this machine and a board behind ssh go through the same parsers.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

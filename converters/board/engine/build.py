@@ -1,7 +1,5 @@
 """Build an engine for the board, or find a built one: wheels and static tools."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

@@ -4,8 +4,6 @@ A wheel's platform tag promises the oldest glibc that it loads on. It is compute
 versions in the libraries instead of believing the build machine.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

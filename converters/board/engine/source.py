@@ -4,8 +4,6 @@ It lies where `scripts/build_engine` puts it (that script runs before anything i
 shares no code with us; a test holds the two to the same version and hash).
 """
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 import tarfile

@@ -6,8 +6,6 @@
 A folder is complete or absent: builds go into a folder beside it and are renamed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import hashlib

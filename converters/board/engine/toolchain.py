@@ -2,8 +2,6 @@
 behind a progress bar. No path of ours gets into what is compiled.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Sequence

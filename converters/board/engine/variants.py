@@ -1,7 +1,5 @@
 """Settings for the compiler: Arm generations, CMake flags, and which of them it can build."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

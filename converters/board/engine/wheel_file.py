@@ -3,8 +3,6 @@
 Layout after https://packaging.python.org/en/latest/specifications/binary-distribution-format/.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """Our own wheel for the board: `boardfit` without the host's side, `boardfit.converters`."""
 
-from __future__ import annotations
-
 import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import dataclass

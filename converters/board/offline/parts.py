@@ -1,7 +1,5 @@
 """Everything but the model that an offline bundle carries, put into its folder or its copy."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass

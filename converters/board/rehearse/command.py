@@ -1,7 +1,5 @@
 """`edge rehearse`."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ other gets the most capable one all of whose instructions the board has too, so 
 here cannot die of SIGILL there. The rehearsal reports the features of the board that stay untested.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass

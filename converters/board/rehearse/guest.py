@@ -8,8 +8,6 @@ the host's answer.
 Started by the board's python3 with the installed `site` folder in JOB; imports nothing of the host.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import sys

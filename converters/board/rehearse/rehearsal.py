@@ -1,7 +1,5 @@
 """Rehearse a bundle's first day on a board: install, load, answer, compare, measure."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from dataclasses import replace

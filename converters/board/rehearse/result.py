@@ -1,7 +1,5 @@
 """What a rehearsal is asked, what it found, and what the end of an emulated program means."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

@@ -9,8 +9,6 @@ mmdebstrap unpacks the packages of <cache>/roots/<suite>-arm64-<key>/ without ru
 scripts, so making a root needs no emulation, takes seconds, and needs the network this once.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What an importance matrix holds: raw sums as collected, and weights as quantizers use them."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass

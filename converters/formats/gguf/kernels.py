@@ -2,8 +2,6 @@
 as `llama-quantize`. ctypes releases the interpreter's lock during a call, so that threads scale.
 """
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import importlib.util

@@ -3,8 +3,6 @@ place. Slabs of rows are converted by a pool of threads and written in order by 
 so that memory stays bounded regardless of the model's size.
 """
 
-from __future__ import annotations
-
 import mmap
 import threading
 from collections import deque

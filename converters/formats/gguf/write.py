@@ -1,7 +1,5 @@
 """Write artifacts: checks before the first byte, facts after the last."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

@@ -4,8 +4,6 @@ The graph comes from litert-torch, in an environment of its own; the constants a
 at a time. That keeps memory near that of an empty graph, and chooses scales by error.
 """
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Iterable, Sequence

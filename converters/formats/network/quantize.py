@@ -1,7 +1,5 @@
 """Quantize an existing `.onnx` or `.tflite` network to 8 or 4 bits, and compare its outputs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

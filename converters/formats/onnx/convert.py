@@ -3,8 +3,6 @@ The graph is upstream's (its model builder, in its own environment), the quantiz
 builder rounds to the extremes of each block.
 """
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections.abc import Collection, Iterable, Mapping

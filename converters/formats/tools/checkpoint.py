@@ -3,8 +3,6 @@ a wrapper's part of each name, the settings of a training in 4 bits and a byte o
 right.
 """
 
-from __future__ import annotations
-
 import codecs
 import json
 import shutil

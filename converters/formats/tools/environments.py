@@ -11,8 +11,6 @@ An environment of one's own is named by BOARDFIT_LITERT_PYTHON, BOARDFIT_ONNX_PY
 BOARDFIT_UPSTREAM_PYTHON.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -9,8 +9,6 @@ pipe of their own, because libraries print to stdout:
     {"result": {…}} {"error": {"type": name, "message": text, "next_step": text or null}}
 """
 
-from __future__ import annotations
-
 import json
 import os
 import tempfile

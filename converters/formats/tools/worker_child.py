@@ -1,7 +1,5 @@
 """Child process of `worker.py`, inside a pinned environment. Standard library only."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import os

@@ -4,8 +4,6 @@ CACHE/converted/<key>/model.gguf     the newest conversion, for plans and builds
 CACHE/converted/<key>/tools.json     versions of what made it
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """The part of the engine's source distribution that upstream's converter is made of."""
 
-from __future__ import annotations
-
 import functools
 import os
 import tarfile

@@ -5,8 +5,6 @@ What a tool did not measure stays null and is named in the record's `imported` e
 invented: an imported figure cannot be derived again, and `edge report --verify` says so.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -2,8 +2,6 @@
 extension/llm/runner/stats.h). Times are milliseconds of one clock.
 """
 
-from __future__ import annotations
-
 import re
 from itertools import pairwise
 from typing import Any

@@ -5,8 +5,6 @@ Older versions write CSV with headings like `Token Generation Throughput (tps)`,
 `metrics.token_generation_throughput_tps`, newer ones JSON with that in an object. All are read.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """What `litert-lm benchmark` (means of its runs) and `litert_lm_main` (each turn) print."""
 
-from __future__ import annotations
-
 import re
 from pathlib import PurePath
 from typing import Any

@@ -1,7 +1,5 @@
 """`llama-bench` with any `-o`: md, csv, json, jsonl and sql (ggml-org/llama.cpp)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import PurePath, PureWindowsPath

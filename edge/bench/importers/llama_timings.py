@@ -2,8 +2,6 @@
 (its log and its JSON), llama-mtmd-cli, and forks with the same words.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import PurePath, PureWindowsPath

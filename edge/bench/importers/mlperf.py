@@ -1,7 +1,5 @@
 """MLPerf LoadGen's `mlperf_log_summary.txt` (mlcommons/inference): percentiles, no samples."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -5,8 +5,6 @@ Ollama divides `eval_count` tokens by `eval_duration`; ours counts the gaps, one
 rate is Ollama's own.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import PurePath
 from typing import Any

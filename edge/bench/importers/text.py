@@ -1,7 +1,5 @@
 """What people keep of a tool's output: of any shell, among log lines, several runs to a file."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

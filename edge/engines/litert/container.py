@@ -8,8 +8,6 @@ is one of them, a plain TFLite file. LlmMetadata is a protobuf message (`llm_met
 which four fields are read.
 """
 
-from __future__ import annotations
-
 import struct
 import zlib
 from collections.abc import Iterator

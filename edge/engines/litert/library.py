@@ -5,8 +5,6 @@ litert-lm-api inside `liblitert-lm.so`, ai-edge-litert as `libLiteRt.so`. Both P
 what an engine needs: token ids and logits, or a way to cancel a run.
 """
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import importlib.util

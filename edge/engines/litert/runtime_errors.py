@@ -3,8 +3,6 @@
 TFLite reports an operator it does not know on stderr and nowhere else, and greets there.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import os

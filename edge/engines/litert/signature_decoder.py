@@ -7,8 +7,6 @@ Inputs as litert-torch exports them: `tokens` [1, n], `input_pos` [n], `mask` [1
 Prefill gives no logits, so a prompt's last token goes through decode.
 """
 
-from __future__ import annotations
-
 import contextlib
 import mmap
 import re

@@ -7,8 +7,6 @@ Not checked: whether an operator's tensors make sense together; the kernels do t
 and enumerations: `tensorflow/compiler/mlir/lite/schema/schema.fbs`.
 """
 
-from __future__ import annotations
-
 import math
 import mmap
 import re

@@ -4,8 +4,6 @@ The linter (`boardfit.edge.files.gguf`) knows the format; these rules are llama.
 feeding it.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import struct

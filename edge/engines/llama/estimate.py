@@ -2,8 +2,6 @@
 file, KV cache, compute buffers, and the engine with its interpreter.
 """
 
-from __future__ import annotations
-
 import struct
 
 from boardfit.device_profiles.cost.memory import KV_BLOCK

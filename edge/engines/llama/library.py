@@ -5,8 +5,6 @@ would add numpy, jinja2, a disk cache and more: 30 MiB and 0.3 s that a board ne
 Taking the declarations from the installed package keeps the structs those of the library beside it.
 """
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import importlib

@@ -1,7 +1,5 @@
 """Whole distributions out of llama.cpp: logits after every token of a text, for quality cards."""
 
-from __future__ import annotations
-
 import ctypes
 from collections.abc import Sequence
 from typing import Any

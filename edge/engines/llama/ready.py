@@ -1,7 +1,5 @@
 """What is checked of a file, and of this machine, before llama.cpp loads it."""
 
-from __future__ import annotations
-
 import platform
 from typing import Literal
 

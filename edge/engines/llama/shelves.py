@@ -5,8 +5,6 @@ is stored once, however many conversations begin with it. A recurrent layer keep
 sequence, which is copied when the next token changes it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

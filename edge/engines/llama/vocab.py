@@ -1,7 +1,5 @@
 """A loaded model's vocabulary: text to token ids and back."""
 
-from __future__ import annotations
-
 import ctypes
 from typing import Any
 

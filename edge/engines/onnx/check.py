@@ -2,8 +2,6 @@
 known keys only (others can name libraries to load and files to open), the model's graph checked.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

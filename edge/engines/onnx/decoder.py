@@ -1,7 +1,5 @@
 """A language model in onnxruntime-genai: tokens in, logits out, the tokens whose KV it holds."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import json

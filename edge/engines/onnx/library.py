@@ -5,8 +5,6 @@ stop it. It also copies more than is needed. Its C interface (`src/ort_genai_c.h
 onnxruntime-genai, here as of 0.18) does neither.
 """
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import importlib.util

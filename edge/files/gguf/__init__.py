@@ -5,8 +5,6 @@ real file: a tiny file that promises 2^60 strings is refused as fast as any othe
 those of upstream's loader (`ggml/src/gguf.cpp`) and of `ggml/docs/gguf.md`, or stricter.
 """
 
-from __future__ import annotations
-
 import mmap
 from pathlib import Path
 from typing import Literal

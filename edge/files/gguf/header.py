@@ -1,7 +1,5 @@
 """The values, value types and tensors of a checked GGUF header."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

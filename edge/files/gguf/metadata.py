@@ -1,7 +1,5 @@
 """The keys and values of a GGUF header."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Mapping
 from typing import Any

@@ -2,8 +2,6 @@
 it, where an engine would fail with its own log, or only after the load.
 """
 
-from __future__ import annotations
-
 import json
 import pkgutil
 

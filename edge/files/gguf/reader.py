@@ -1,7 +1,5 @@
 """A position in a GGUF header's bytes that cannot leave them; magic, version and counts."""
 
-from __future__ import annotations
-
 import mmap
 import struct
 from typing import NoReturn

@@ -1,7 +1,5 @@
 """The tensor table of a GGUF header, and where its data must lie."""
 
-from __future__ import annotations
-
 import math
 import struct
 

@@ -4,8 +4,6 @@ Nothing is erased before the user typed the card's size. Nothing in use is erase
 what is mounted or part of something larger, and the kernel checks when the card is opened.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import os

@@ -5,8 +5,6 @@ hot-pluggable (util-linux issue 2379), old versions write numbers as text, and a
 may lie several layers above the disk (LUKS, LVM, RAID).
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

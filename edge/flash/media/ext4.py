@@ -7,8 +7,6 @@ errors on stderr only and leaves with 0; its `mkdir` of a folder that exists dam
 system; its `ln` and `unlink` do not count links; `?` begins an option, in file names too.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import re

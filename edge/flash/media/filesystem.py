@@ -4,8 +4,6 @@ Magic numbers and offsets are those of util-linux's libblkid (libblkid/src/super
 superblock is that of the kernel's Documentation/filesystems/ext4/super.rst.
 """
 
-from __future__ import annotations
-
 import struct
 from dataclasses import dataclass
 

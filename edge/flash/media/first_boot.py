@@ -2,8 +2,6 @@
 bundle's engine when the board starts, a user, and the ssh server. See `first_user` too.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping, Sequence

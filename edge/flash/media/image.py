@@ -7,8 +7,6 @@ there before. All other partitions keep their bytes, which is checked too, and s
 identifiers, by which a kernel finds its root.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """Check what only disk images and cards are asked for: an output, an owner, a first user."""
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Callable

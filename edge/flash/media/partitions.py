@@ -5,8 +5,6 @@ UEFI specification 2.10, chapter 5.3. Only sectors of 512 bytes, as every image 
 Pure: bytes come from a `Read`, changes go out as `Write`s.
 """
 
-from __future__ import annotations
-
 import struct
 import zlib
 from collections.abc import Callable, Sequence

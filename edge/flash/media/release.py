@@ -2,8 +2,6 @@
 those on a running board, so a later flash over ssh continues from there.
 """
 
-from __future__ import annotations
-
 import re
 import stat
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Find the root partition of an image or a card, and look into it: `edge slots list image:FILE`."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from pathlib import Path

@@ -5,8 +5,6 @@ unpacking stops where the disk's free space ends, and its dictionary may not tak
 the packers' own greatest settings do.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import gzip

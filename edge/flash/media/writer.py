@@ -5,8 +5,6 @@ two) or drop what lies behind. Marks at powers of two and at even distances find
 (the idea of f3probe, https://fight-flash-fraud.readthedocs.io).
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import os

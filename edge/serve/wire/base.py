@@ -1,7 +1,5 @@
 """What every wire has: a reader of requests, and a writer of one answer."""
 
-from __future__ import annotations
-
 import json
 import time
 from abc import ABC, abstractmethod

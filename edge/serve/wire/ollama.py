@@ -1,7 +1,5 @@
 """Ollama's chat and generate. Durations in whole nanoseconds, lines of JSON, streams unasked."""
 
-from __future__ import annotations
-
 import datetime
 from collections.abc import Iterable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """OpenAI's chat completions, and completions of plain text."""
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Iterable
 from typing import Any

@@ -1,7 +1,5 @@
 """OpenAI's Responses, without a memory of earlier ones."""
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Iterable
 from typing import Any

@@ -5,8 +5,6 @@ it; what each matrix sees is added up; the matrices are rounded to it; the layer
 rounded weights, so that the next one compensates the errors so far.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -2,8 +2,6 @@
 request.
 """
 
-from __future__ import annotations
-
 import gc
 from pathlib import Path
 from typing import Any

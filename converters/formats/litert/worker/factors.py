@@ -5,8 +5,6 @@ multipliers, the attention scale of layers without rotary embedding. Every such 
 configuration, and tags are close together. So t and c can be separated again.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -5,8 +5,6 @@ Follows `export_hf` of litert-torch 0.9.4 (generative/export_hf/core/export_lib.
 whose strides are all zero become MLIR splats without being spelled out.
 """
 
-from __future__ import annotations
-
 import gc
 import math
 from collections.abc import Iterator, Sequence

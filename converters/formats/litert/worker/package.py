@@ -5,8 +5,6 @@ litert-torch are not followed: stop strings with punctuation glued in front (ids
 and a start token for every tokenizer that names one, whether or not it begins its texts with it.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ subgraph. Runtimes that know the function use a fused kernel; older ones do not 
 Putting the decomposition in its place changes nothing that is computed.
 """
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

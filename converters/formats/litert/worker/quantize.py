@@ -6,8 +6,6 @@ writes them (transformations/quantize_tensor.py): two 4-bit values per byte, the
 half; scales of blocks are float16 numbers with no more than bfloat16's 7 bits of mantissa.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -6,8 +6,6 @@ lowering to TFLite, where `assemble.py` finds them and puts quantized constants 
 Small parameters (norms, biases, short convolutions) are loaded for real, in float32.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Measure how far the outputs of one network are from another's."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

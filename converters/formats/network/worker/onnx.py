@@ -4,8 +4,6 @@ MatMul, Gemm           MatMulNBits, blocks of 32 (4 bits: scales searched)
 Conv, LSTM, GRU …      int8 per output channel, DequantizeLinear in front
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -2,8 +2,6 @@
 computed on the fly, so no calibration is needed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -2,8 +2,6 @@
 writes a graph of lazily read float tensors; its quantizer and its writer are replaced.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import importlib

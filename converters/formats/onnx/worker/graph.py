@@ -5,8 +5,6 @@ GatherBlockQuantized. Where embedding and output matrix are tied they share one 
 are stored in half precision, with a Cast in front that the runtime folds away when it loads.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

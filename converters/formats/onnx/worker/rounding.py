@@ -9,8 +9,6 @@ the scale by least squares, and keeps what leaves the least square error, counte
 the scale as it will be stored: in half precision, half the bytes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ No file of upstream's is changed. Several of its tokenizers ask for `trust_remot
 transformers never gets that answer here. The folder holds no code and no pickles either.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 import sys
