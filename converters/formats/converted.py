@@ -58,15 +58,11 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class Made:
-    """What a converter wrote: roles of files by name, weights by kind of storage, bits a weight.
-    Peaks are the worker's, None where the system has none.
-    """
+    """What a converter wrote: roles of files by name, weights by kind of storage, bits a weight."""
 
     files: dict[str, str]
     types: dict[str, int]
     bpw: float
-    peak_rss_bytes: int | None = None
-    peak_anon_bytes: int | None = None
 
 
 class ConvertedFormat(Format):

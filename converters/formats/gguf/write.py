@@ -16,12 +16,7 @@ from boardfit.converters.formats.gguf.header import file_layout
 from boardfit.converters.formats.gguf.imatrix import Imatrix
 from boardfit.converters.formats.gguf.kernels import GgmlKernels, load_kernels
 from boardfit.converters.formats.gguf.recipe import GgufRecipe
-from boardfit.converters.formats.gguf.resume import (
-    CHECKPOINT_SECONDS,
-    PartialFile,
-    journal_path,
-    partial_path,
-)
+from boardfit.converters.formats.gguf.resume import PartialFile, journal_path, partial_path
 from boardfit.converters.formats.gguf.stream import FilePlan, check_values, run_pass
 from boardfit.converters.spec import ModelSpec
 from boardfit.edge.disk.atomic import fsync_directory
@@ -58,18 +53,12 @@ def write_gguf(
     threads: int | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
-    checkpoint_s: float = CHECKPOINT_SECONDS,
 ) -> GgufArtifact:
     """Convert and quantize `spec` into the file `out`, in one pass. See `write_many`."""
     (artifact,) = write_many(
-        spec,
-        [(recipe, out)],
-        imatrix=imatrix,
-        threads=threads,
-        progress=progress,
+        spec, [(recipe, out)], imatrix=imatrix, threads=threads, progress=progress,
         overwrite=overwrite,
-        checkpoint_s=checkpoint_s,
-    )
+    )  # fmt: skip
     return artifact
 
 
@@ -81,15 +70,13 @@ def write_many(
     threads: int | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
-    checkpoint_s: float = CHECKPOINT_SECONDS,
 ) -> tuple[GgufArtifact, ...]:
     """Write several recipes of one model, reading the checkpoint once.
 
     `threads` is the number of converting threads (default: the CPUs that this process may use).
     `progress(done, total)` counts weights. `spec`'s tensors are read from several threads at once.
 
-    Files appear whole or not at all. After a kill or Ctrl-C the same call continues; `checkpoint_s`
-    is the time between the points that it can continue from.
+    Files appear whole or not at all. After a kill or Ctrl-C the same call continues.
 
     Raises UsageError if an output exists (unless `overwrite`) or is being written by another
     process, DoesNotFitError if the disk is too small (before the first byte), InputError naming the
@@ -101,7 +88,7 @@ def write_many(
     _check_outputs([plan.out for plan in plans], overwrite)
     _check_disk(plans)
     kernels.prepare({name for plan in plans for name in plan.types})
-    files = _open_files(spec, plans, imatrix, kernels, checkpoint_s)
+    files = _open_files(spec, plans, imatrix, kernels)
     try:
         run_pass(plans, files, kernels, imatrix, threads or usable_threads(), progress)
         digests = [file.commit() for file in files]
@@ -123,7 +110,7 @@ def write_many(
             digest,
             started,
             file.n_resumed,
-        )
+        )  # fmt: skip
         for plan, file, digest in zip(plans, files, digests, strict=True)
     )
 
@@ -186,20 +173,14 @@ def _count_allocated(path: Path) -> int:
 
 
 def _open_files(
-    spec: ModelSpec,
-    plans: Sequence[FilePlan],
-    imatrix: Imatrix | None,
-    kernels: GgmlKernels,
-    checkpoint_s: float,
+    spec: ModelSpec, plans: Sequence[FilePlan], imatrix: Imatrix | None, kernels: GgmlKernels
 ) -> list[PartialFile]:
     files: list[PartialFile] = []
     try:
         for plan in plans:
             fingerprint = _fingerprint(spec, plan, imatrix, kernels)
             try:
-                file = PartialFile(
-                    plan.out, plan.layout, plan.steps, fingerprint, checkpoint_s=checkpoint_s
-                )
+                file = PartialFile(plan.out, plan.layout, plan.steps, fingerprint)
             except OSError as error:
                 partial_path(plan.out).unlink(missing_ok=True)
                 journal_path(plan.out).unlink(missing_ok=True)

@@ -117,13 +117,7 @@ def convert_litert(
             os.fsync(file.fileno())
         os.replace(partial, output)
     fsync_directory(output.parent)
-    return Made(
-        {output.name: "model"},
-        answer["types"],
-        answer["bpw"],
-        answer["peak_rss_bytes"],
-        answer["peak_anon_bytes"],
-    )
+    return Made({output.name: "model"}, answer["types"], answer["bpw"])
 
 
 def check_request(
