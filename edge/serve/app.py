@@ -298,9 +298,13 @@ class App:
                 "general.architecture": arch,
                 f"{arch}.context_length": opened.engine.n_ctx,
             },
-            "capabilities": ["completion"],
+            "capabilities": ["completion", *(["tools"] if self._knows_tools() else [])],
             "modified_at": card["modified_at"],
         })  # fmt: skip
+
+    def _knows_tools(self) -> bool:
+        opened = self._queue.use()
+        return opened.engine.has_template and opened.tool_format.proof != "generic"
 
     def _ready(self) -> dict[str, Any]:
         return {"status": "ready", "model": self._queue.use().name}
