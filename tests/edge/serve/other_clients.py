@@ -84,6 +84,6 @@ def ask_langchain(url: str, model: str) -> list[Any]:
 
 
 if __name__ == "__main__":
-    asked = {"openai": ask_openai, "anthropic": ask_anthropic, "litellm": ask_litellm, "llm": ask_llm,
-             "langchain": ask_langchain}[sys.argv[1]]  # fmt: skip
+    asked = {"openai": ask_openai, "anthropic": ask_anthropic, "litellm": ask_litellm,
+             "llm": ask_llm, "langchain": ask_langchain}[sys.argv[1]]  # fmt: skip
     print(json.dumps(asked(*sys.argv[2:])))

@@ -1,5 +1,5 @@
-"""Clients that bring many packages, each in a process of its own: anthropic, litellm, llm, langchain,
-and the oldest openai that is still in use.
+"""Clients that bring many packages, each in a process of its own: anthropic, litellm, llm,
+langchain, and the oldest openai that is still in use.
 """
 
 from __future__ import annotations
