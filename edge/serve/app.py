@@ -17,7 +17,7 @@ from boardfit.edge.serve.job import Begun, Ended, Job
 from boardfit.edge.serve.openapi import describe_server
 from boardfit.edge.serve.queue import LOG, AnswerQueue
 from boardfit.edge.serve.refused import RequestRefused, refusal_of
-from boardfit.edge.serve.wire import ollama, openai, responses
+from boardfit.edge.serve.wire import anthropic, ollama, openai, responses
 from boardfit.edge.serve.wire.base import JSON, Writer, dump, openai_error
 from boardfit.edge.types import TokenEvent
 
@@ -75,8 +75,15 @@ ANSWERS: dict[str, tuple[Reader, type[Writer]]] = {
     "/v1/chat/completions": (openai.read_chat, openai.ChatWriter),
     "/v1/completions": (openai.read_completion, openai.CompletionWriter),
     "/v1/responses": (responses.read_responses, responses.ResponsesWriter),
+    "/v1/messages": (anthropic.read_request, anthropic.MessagesWriter),
     "/api/chat": (ollama.read_chat, ollama.OllamaWriter),
     "/api/generate": (ollama.read_generate, ollama.GenerateWriter),
+}
+
+#: Errors of other forms than OpenAI's, by the beginning of the path.
+_ERRORS: dict[str, Callable[[RequestRefused], dict[str, Any]]] = {
+    "/api/": lambda refused: {"error": refused.message},
+    "/v1/messages": anthropic.write_error,
 }
 
 
@@ -92,6 +99,7 @@ class App:
         self._routes: dict[tuple[str, str], Callable[[Call], Awaitable[int]]] = {
             **{("POST", path): self._ask(*wire) for path, wire in ANSWERS.items()},
             ("POST", "/api/show"): self._show,
+            ("POST", "/v1/messages/count_tokens"): self._count_tokens,
             ("POST", "/edge/v1/predict"): self._predict,
             ("GET", "/v1/models"): self._get(self._models),
             ("GET", "/api/tags"): self._get(self._tags),
@@ -202,6 +210,12 @@ class App:
         body = parse_json(await read_body(call))
         ask = openai.read_chat(body, call.carried, self._defaults)
         return await send_json(call, await self._queue.predict(ask))
+
+    async def _count_tokens(self, call: Call) -> int:
+        body = parse_json(await read_body(call))
+        ask = anthropic.read_request(body, call.carried, self._defaults)
+        predicted = await self._queue.predict(ask)
+        return await send_json(call, {"input_tokens": predicted["prompt_tokens"]})
 
     # ---- facts --------------------------------------------------------------------------------
 
@@ -350,8 +364,7 @@ class App:
         return await send_whole(call, 204, b"", JSON)
 
     async def _refuse(self, call: Call, refused: RequestRefused) -> int:
-        is_ollama = call.path.startswith("/api/")
-        body = {"error": refused.message} if is_ollama else openai_error(refused)
+        write = next((w for head, w in _ERRORS.items() if call.path.startswith(head)), openai_error)
         # A body that was left unread would be taken for the next request.
         is_unread = refused.status in (408, 413, 415)
         close = {"Connection": "close"} if is_unread else {}
@@ -359,7 +372,7 @@ class App:
             if is_unread:
                 await drain(call.receive)
             headers = {**refused.headers, **close}
-            await send_whole(call, refused.status, dump(body), JSON, headers)
+            await send_whole(call, refused.status, dump(write(refused)), JSON, headers)
         except (asyncio.TimeoutError, ConnectionError):
             return 499
         return refused.status
@@ -420,6 +433,7 @@ async def whole_answer(call: Call, job: Job, writer: Writer) -> int:
             raise refusal_of(error) from error
         if isinstance(item, TokenEvent):
             parts.append(item.text)
+            writer.last = item
         elif isinstance(item, Ended):
             body = writer.whole("".join(parts), item)
             return await send_json(call, body, {"Server-Timing": server_timing(item)})
@@ -444,6 +458,7 @@ async def stream_answer(call: Call, job: Job, writer: Writer) -> int:
             await send_parts(call, writer.end(item))
             break
         if isinstance(item, TokenEvent):
+            writer.last = item
             await send_parts(call, writer.piece(item))
         elif not isinstance(item, Begun):
             await send_parts(call, writer.ping())

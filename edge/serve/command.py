@@ -4,7 +4,8 @@
     edge serve BUNDLE --within 5s            # each answer within five seconds, unless it asks else
     edge serve BUNDLE --lan                  # for the local network, with a token
 
-It speaks OpenAI's chat completions, completions and Responses, and Ollama's calls.
+It speaks OpenAI's chat completions, completions and Responses, Anthropic's Messages, and Ollama's
+calls.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ class Writer(ABC):
         """`model` is the name that the answer carries."""
         self.model, self.ask = model, ask
         self.created = int(time.time())
+        self.last: TokenEvent | None = None  # the newest token, the last of which ended the answer
 
     @abstractmethod
     def whole(self, text: str, ended: Ended) -> dict[str, Any]:

@@ -27,6 +27,27 @@ def ask_openai(url: str, model: str) -> list[Any]:
     return [whole.choices[0].message.content, streamed, answer]
 
 
+def ask_anthropic(url: str, model: str) -> list[Any]:
+    import anthropic
+
+    client = anthropic.Anthropic(base_url=url, api_key="none")
+    asked: dict[str, Any] = {"model": model, "messages": HELLO, "system": "be brief"}
+    whole = client.messages.create(max_tokens=50, **asked)
+    with client.messages.stream(max_tokens=50, **asked) as stream:
+        streamed, last = "".join(stream.text_stream), stream.get_final_message()
+    n_prompt = client.messages.count_tokens(**asked).input_tokens
+    for counts in (whole.usage, last.usage):
+        assert counts.input_tokens + (counts.cache_read_input_tokens or 0) == n_prompt
+    assert whole.stop_reason == last.stop_reason == "end_turn"
+    try:
+        client.messages.create(max_tokens=0, **asked)
+    except anthropic.BadRequestError as error:
+        assert "max_tokens" in error.message
+    else:
+        raise AssertionError("an answer of no tokens was not refused")
+    return [whole.content[0].text, streamed, last.content[0].text]
+
+
 def ask_litellm(url: str, model: str) -> list[Any]:
     import litellm
 
@@ -63,6 +84,6 @@ def ask_langchain(url: str, model: str) -> list[Any]:
 
 
 if __name__ == "__main__":
-    asked = {"openai": ask_openai, "litellm": ask_litellm, "llm": ask_llm,
-             "langchain": ask_langchain}[sys.argv[1]]  # fmt: skip
+    asked = {"openai": ask_openai, "anthropic": ask_anthropic, "litellm": ask_litellm,
+             "llm": ask_llm, "langchain": ask_langchain}[sys.argv[1]]  # fmt: skip
     print(json.dumps(asked(*sys.argv[2:])))

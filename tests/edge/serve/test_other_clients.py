@@ -1,5 +1,5 @@
-"""Clients that bring many packages, each in a process of its own: litellm, llm, langchain, and the
-oldest openai that is still in use.
+"""Clients that bring many packages, each in a process of its own: anthropic, litellm, llm,
+langchain, and the oldest openai that is still in use.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def ask(python: Path, client: str, served: Served, home: Path, **environment: st
     return found
 
 
-@pytest.mark.parametrize("client", ["openai", "litellm", "llm", "langchain"])
+@pytest.mark.parametrize("client", ["openai", "anthropic", "litellm", "llm", "langchain"])
 def test_a_client_gets_its_answers(
     scripted: Served, python: Path, client: str, tmp_path: Path
 ) -> None:
