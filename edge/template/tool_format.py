@@ -20,7 +20,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from boardfit.edge.fields import Flag, OneOf, Schema, Text, check_fields
@@ -85,8 +85,10 @@ class ToolFormat:
     arguments: Literal["object", "text"] = "object"
 
     def to_dict(self) -> dict[str, Any]:
-        """What a manifest holds: the fields that are not empty."""
-        return {name: value for name, value in asdict(self).items() if value != ""}
+        """What a manifest holds: the fields that differ from their defaults."""
+        return {
+            e.name: value for e in fields(self) if (value := getattr(self, e.name)) != e.default
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ToolFormat:
