@@ -111,6 +111,10 @@ class EngineBase(TokenGeneration[C]):
     # ---- text ---------------------------------------------------------------------------------
 
     @property
+    def vocabulary(self) -> EngineVocabulary:
+        return self._vocabulary
+
+    @property
     def has_template(self) -> bool:
         return bool(self._vocabulary.template)
 
