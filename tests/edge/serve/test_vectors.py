@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import json
+import time
 from array import array
 from pathlib import Path
 from typing import Any
@@ -105,3 +107,21 @@ def test_what_cannot_be_read_is_no_embedding_model(models: Models, tmp_path: Pat
     assert makes_vectors(tiny_gguf.random_bert(tmp_path / "encoder.gguf"))
     assert not makes_vectors(models.scripted)
     assert not makes_vectors(tmp_path) and not makes_vectors(tmp_path / "gone.gguf")
+
+
+def test_a_client_that_goes_ends_its_vectors(encoder: Served) -> None:
+    def count_tokens() -> str:
+        lines = encoder.client.get("/metrics").text.splitlines()
+        return next(line for line in lines if line.startswith("edge_prompt_tokens_total"))
+
+    vectors(encoder, input="hello")
+    before = count_tokens()
+    data = json.dumps({"input": ["x" * 200] * 2048}).encode()
+    head = f"POST {OPENAI} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
+    with encoder.connect() as sock:
+        sock.sendall(head.encode() + data)
+        while not encoder.counts()["running"]:
+            time.sleep(0.002)
+    while encoder.counts()["running"]:
+        time.sleep(0.002)
+    assert count_tokens() == before, "its vectors were computed to the end"
