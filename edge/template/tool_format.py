@@ -216,7 +216,7 @@ def _pattern(marker: str) -> re.Pattern[str]:
 
 
 def _eat(marker: str, text: str, at: int) -> int:
-    """Where the text behind a marker begins, whatever spaces stand in it."""
+    """Where the text behind a marker begins. Spaces in it count for nothing."""
     match = _pattern(marker).match(text, at)
     if match is None:
         raise ValueError(f"expected {marker!r}")
