@@ -45,7 +45,6 @@ from boardfit.edge.flash.checks import parse_facts
 from boardfit.edge.flash.flash import FlashOptions, flash
 from boardfit.edge.flash.fleet import read_inventory
 from boardfit.edge.flash.gate import read_report
-from boardfit.edge.flash.media.partitions import SECTOR, read_table
 from boardfit.edge.flash.session import Done
 from boardfit.edge.flash.target import parse_flash_target
 from boardfit.edge.probe import machine
@@ -125,28 +124,6 @@ def tar() -> bytes:
             info.size = 600
             archive.addfile(info, io.BytesIO(bytes(600)))
     return out.getvalue()
-
-
-def disk() -> bytes:
-    """An MBR with a primary and an extended partition, and one logical one in it."""
-    data = bytearray(4096 * SECTOR)
-
-    def entry(at: int, kind: int, start: int, count: int) -> None:
-        data[at : at + 16] = struct.pack("<B3xB3xII", 0, kind, start, count)
-
-    entry(446, 0x83, 64, 512)
-    entry(462, 5, 1024, 2048)
-    entry(1024 * SECTOR + 446, 0x83, 32, 512)
-    data[510:512] = data[1024 * SECTOR + 510 : 1024 * SECTOR + 512] = b"\x55\xaa"
-    # All that a reader looks at, so that damage meets it.
-    return bytes(data[:SECTOR]) + bytes(data[1024 * SECTOR : 1025 * SECTOR])
-
-
-def read_disk(data: bytes) -> None:
-    def read(offset: int, n_bytes: int) -> bytes:
-        return (data[SECTOR:] if offset else data)[:n_bytes]
-
-    read_table(read, 4096 * SECTOR)
 
 
 def kv_state() -> bytes:
@@ -271,7 +248,6 @@ IN_MEMORY: dict[str, tuple[Callable[[bytes], object], Seeds, tuple[Any, ...]]] =
     "free space": (as_text(lambda t: parse_free_bytes(t, "b")), [b"10 4096\n"], mutate.TEXT),
     "facts": (as_text(parse_facts), [FACTS], mutate.TEXT),
     "probe": (read_dump, [dump()], mutate.TEXT),
-    "partitions": (read_disk, [disk()], mutate.BLIND),
     "oci manifest": (lambda data: parse_artifact(data, "there"), [oci_manifest()], mutate.JSON),
     "oci reference": (
         as_text(parse_reference), [b"host:5000/a/b:tag", f"ghcr.io/a@sha256:{SHA}".encode()],

@@ -1,30 +1,22 @@
 """`adb://SERIAL/path`: a phone or board behind Debian's (or Google's) `adb`.
 
-adb pushes whole files, keeps nothing of one that was cut short, and checks nothing. So a file goes
-in parts, each pushed under its own name and appended on the device.
+Files go through its shell, as over ssh: `adb push` keeps nothing of a file that was cut short.
 """
 
 import re
 import shlex
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 from boardfit.edge.disk.data_files import find_trouble
 from boardfit.edge.errors import DeviceUnreachableError, EdgeError, UsageError
 from boardfit.edge.flash.session import Done
-from boardfit.edge.flash.shell_files import ShellBoard, shell_error
+from boardfit.edge.flash.shell_files import ShellBoard
 from boardfit.edge.flash.target import FlashTarget
 from boardfit.edge.process.child import TimeoutExpired, find_program
 from boardfit.edge.process.listener import run_limited
-from boardfit.edge.slots.faults import fault_point
-from boardfit.edge.terminal.progress import Advance
-from boardfit.edge.units import MIB, printable
+from boardfit.edge.units import printable
 
-PART_BYTES = 64 * MIB
-#: dd moves whole blocks of this size; parts begin at multiples of it.
-_BLOCK = 1 * MIB
-_START_S, _PART_S = 60, 1800
+_START_S = 60
 _MAX_WORDS = 1 << 20
 _LINE = re.compile(r"^(\S+)\s+(device|offline|unauthorized|recovery|sideload|bootloader|host|"
                    r"authorizing|connecting|no permissions)\b(.*)$")  # fmt: skip
@@ -134,57 +126,5 @@ class AdbChannel:
 
 
 class AdbBoard(ShellBoard):
-    def __init__(self, target: FlashTarget, *, part_bytes: int = PART_BYTES) -> None:
-        self._channel, self._part_bytes = AdbChannel(target), part_bytes
-        super().__init__(self._channel, target.folder)
-
-    def resume_from(self, n_there: int) -> int:
-        return n_there // _BLOCK * _BLOCK
-
-    def send(self, source: Path, part: str, offset: int, progress: Advance) -> int:
-        size, sent = source.stat().st_size, 0
-        pushed = f"{part}.push"
-        with source.open("rb") as file, tempfile.TemporaryDirectory(prefix="edge-adb-") as folder:
-            slice_path = Path(folder) / "part"
-            while True:
-                fault_point()
-                file.seek(offset)
-                data = file.read(min(self._part_bytes, size - offset))
-                slice_path.write_bytes(data)
-                self._push(slice_path, f"{self.files.root}/{pushed}")
-                self._append(pushed, part, offset)
-                offset, sent = offset + len(data), sent + len(data)
-                progress(len(data))
-                if offset >= size:
-                    return sent
-
-    def _push(self, source: Path, target: str) -> None:
-        try:
-            got = run_limited(
-                ["adb", "-s", self._channel.serial, "push", str(source.absolute()), target],
-                self.place, timeout_s=_PART_S, most_bytes=_MAX_WORDS,
-            )  # fmt: skip
-        except TimeoutExpired:
-            raise DeviceUnreachableError(
-                f"{self.place} did not take a part within {_PART_S} s",
-                next_step="check the cable, then run the same command again to resume",
-            ) from None
-        if got.returncode != 0:
-            text = (got.stderr or got.stdout).decode("utf-8", "replace")
-            done = Done(got.returncode, b"", text)
-            raise self._channel.find_connection_error(done) or shell_error(
-                self.place, text, done.rc
-            )
-
-    def _append(self, pushed: str, part: str, offset: int) -> None:
-        root = self.files.root
-        a, b = shlex.quote(f"{root}/{pushed}"), shlex.quote(f"{root}/{part}")
-        if offset == 0:
-            self.files.do(f"flush {a}", f"mv -f {a} {b}")
-            return
-        self.files.do(
-            f"dd if={a} of={b} bs={_BLOCK} seek={offset // _BLOCK} conv=notrunc 2>/dev/null",
-            f"flush {b}",
-            f"rm -f {a}",
-            timeout_s=_PART_S,
-        )
+    def __init__(self, target: FlashTarget) -> None:
+        super().__init__(AdbChannel(target), target.folder)

@@ -69,7 +69,7 @@ from boardfit.edge.units import format_bytes, format_seconds, printable
     help="Accept a signed release that is older than one that the board has accepted.",
 )  # fmt: skip
 @click.option(
-    "--via", type=click.Choice(["auto", "rsync", "sftp", "stream"]), default="auto",
+    "--via", type=click.Choice(["auto", "rsync", "stream"]), default="auto",
     help="Method to send files over ssh. [default: rsync where it saves bytes, else a stream]",
 )  # fmt: skip
 @ssh_config_option

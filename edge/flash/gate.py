@@ -14,8 +14,7 @@ from boardfit.edge.errors import DeviceError, EngineError, InputError
 from boardfit.edge.flash.answers import parse_program
 from boardfit.edge.flash.board import Board
 from boardfit.edge.flash.service_units import INSTALL_SCRIPT
-from boardfit.edge.flash.session import Done
-from boardfit.edge.flash.shell_files import shell_error
+from boardfit.edge.flash.session import Done, shell_error
 from boardfit.edge.process.child import python_argv, run_child
 from boardfit.edge.process.last_words import name_signal
 from boardfit.edge.requirements import install_line

@@ -18,6 +18,8 @@ from boardfit.edge.errors import DeviceError, DeviceUnreachableError, EdgeError
 from boardfit.edge.fields import read_finite, refuse_constant
 from boardfit.edge.process.child import PIPE, CompletedProcess, TimeoutExpired, start_child
 from boardfit.edge.process.listener import Listener
+from boardfit.edge.slots.files import disk_trouble
+from boardfit.edge.units import printable
 
 MAX_OUTPUT = 16 * 1024 * 1024
 #: How long a shell may take to end after the connection broke.
@@ -51,6 +53,15 @@ class Done:
         except (IndexError, ValueError, RecursionError):
             return {}
         return record if isinstance(record, dict) else {}
+
+
+def shell_error(place: str, output: str, rc: int) -> EdgeError:
+    """Turn the message of a failed script into an error with a next step."""
+    lines = [line for line in output.strip().splitlines() if line.strip()]
+    text = printable(lines[-1]) if lines else f"a command left with {rc}"
+    return disk_trouble(place, output, text) or DeviceError(
+        f"{place}: {text}", next_step="flash again: the data already sent is kept"
+    )
 
 
 class Channel(Protocol):

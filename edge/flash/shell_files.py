@@ -10,21 +10,23 @@ import shlex
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import boardfit.edge.slots.faults as faults
 from boardfit.edge.disk.data_files import read_text_beside
 from boardfit.edge.disk.rooted import FRESH, MARKER, MARKER_TEXT, fresh_name
-from boardfit.edge.errors import DeviceError, DeviceUnreachableError, EdgeError, InputError
+from boardfit.edge.errors import DeviceError, DeviceUnreachableError, InputError
 from boardfit.edge.flash import answers
 from boardfit.edge.flash.board import Board
-from boardfit.edge.flash.session import Channel, Done, ShellSession
+from boardfit.edge.flash.session import Channel, Done, ShellSession, shell_error
+from boardfit.edge.flash.stream import BLOCK, send_stream
 from boardfit.edge.probe.remote import probe_script
 from boardfit.edge.probe.system import MAX_DUMP_BYTES, CapturedSystem, parse_dump
 from boardfit.edge.process.child import PIPE, Popen, TimeoutExpired, start_child
 from boardfit.edge.process.listener import Listener, stop
-from boardfit.edge.slots.files import BoardEntry, BoardFiles, disk_trouble, lock_error
+from boardfit.edge.slots.files import BoardEntry, BoardFiles, lock_error
 from boardfit.edge.slots.layout import CURRENT, LOCK
-from boardfit.edge.units import printable
+from boardfit.edge.terminal.progress import Advance
 
 #: A lock whose owner has sent nothing for so long is given up by the board itself.
 LOCK_SILENCE_S, HEARTBEAT_S = 60, 15
@@ -37,15 +39,6 @@ _GONE = "No such file or directory"
 #: What every script begins with. `sync FILE` flushes one file (coreutils 8.24), elsewhere all; but
 #: when a disk refuses the bytes, sync reports it once, and a second one would hide it.
 PRELUDE = read_text_beside(__file__, "prelude.sh", marker=MARKER, marker_text=MARKER_TEXT.decode())
-
-
-def shell_error(place: str, output: str, rc: int) -> EdgeError:
-    """Turn the message of a failed script into an error with a next step."""
-    lines = [line for line in output.strip().splitlines() if line.strip()]
-    text = printable(lines[-1]) if lines else f"a command left with {rc}"
-    return disk_trouble(place, output, text) or DeviceError(
-        f"{place}: {text}", next_step="flash again: the data already sent is kept"
-    )
 
 
 class ShellFiles(BoardFiles):
@@ -356,6 +349,13 @@ class ShellBoard(Board):
     def __init__(self, channel: Channel, folder: str) -> None:
         self.place, self._session = channel.place, ShellSession(channel)
         self.files = ShellFiles(self._session, folder)
+
+    def resume_from(self, n_there: int) -> int:
+        return max(0, n_there - 1) // BLOCK * BLOCK
+
+    def send(self, source: Path, part: str, offset: int, progress: Advance) -> int:
+        return send_stream(self._session.channel, source, f"{self.files.root}/{part}", offset,
+                           progress)  # fmt: skip
 
     def execute(self, script: str, *, timeout_s: float) -> Done:
         return self._session.run(script, timeout_s=timeout_s)

@@ -1,35 +1,44 @@
 """`ssh://user@host:port/path`: the user's own OpenSSH, with its keys, agents, jump hosts and
 ~/.ssh/config. It never asks for anything, and host keys are always checked.
 
-One connection carries everything. Its master leaves by itself some seconds after its last use.
+One connection carries everything. Its master leaves by itself some seconds after its last use. A
+second connection with a quicker cipher carries large files.
 """
 
+from __future__ import annotations
+
+import contextlib
 import os
 import re
 import shlex
+import shutil
+import tempfile
 import time
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
+from boardfit.edge.disk.data_files import find_trouble
+from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.errors import DeviceError, DeviceUnreachableError, EdgeError
-from boardfit.edge.flash.session import Channel, Done
-from boardfit.edge.flash.shell_files import ShellBoard, shell_error
-from boardfit.edge.flash.ssh_channel import HAS_AES, SshChannel, has_aes
+from boardfit.edge.flash.session import Done, shell_error
+from boardfit.edge.flash.shell_files import ShellBoard
+from boardfit.edge.flash.stream import send_stream, watch_transfer
 from boardfit.edge.flash.target import FlashTarget
 from boardfit.edge.process import child
-from boardfit.edge.process.child import DEVNULL, Popen, start_child
-from boardfit.edge.process.listener import Listener, stop
-from boardfit.edge.slots.faults import fault_point
-from boardfit.edge.slots.layout import PARTS
+from boardfit.edge.process.listener import stop
 from boardfit.edge.terminal.progress import Advance
 from boardfit.edge.units import printable
 
+_CONNECT_S, _LOGIN_S, _ALIVE_S, _ALIVE_COUNT, _PERSIST_S = 10, 60, 10, 3, 15
+_MAX_WORDS = 1 << 20
+#: Twice as quick as OpenSSH's first choice, ChaCha20, where both sides compute AES in hardware
+#: (measured: scripts/bench_flash), and slower than it where one does not (Cortex-A72 of a Pi 4).
+_QUICK = "aes128-gcm@openssh.com"
+#: What Linux lists for a core that computes AES, on x86 and Arm.
+HAS_AES = "grep -Eq '^(flags|Features).* aes( |$)' /proc/cpuinfo"
 #: A file of this size pays for a connection of its own with a quicker cipher.
 _QUICK_LEAST_BYTES = 64 << 20
-_RSYNC_SILENCE_S, _SFTP_LOOK_S = 60, 1
-#: How files are sent: patched by rsync where there is something similar, else streamed into dd.
-VIA = ("auto", "rsync", "sftp", "stream")
+_RSYNC_SILENCE_S = 60
 _RSYNC_LEAST = (3, 1)
 _PERCENT = re.compile(rb"\s([0-9]{1,3})%")
 
@@ -48,12 +57,7 @@ class SshBoard(ShellBoard):
             self._channel.close()
             raise
 
-    def resume_from(self, n_there: int) -> int:
-        return max(0, n_there - 1) // BLOCK * BLOCK
-
     def send(self, source: Path, part: str, offset: int, progress: Advance) -> int:
-        if self._via == "sftp":
-            return self._send_sftp(source, part, offset, progress)
         channel = self._channel
         if source.stat().st_size - offset >= _QUICK_LEAST_BYTES:
             channel = self._quick or channel
@@ -65,39 +69,6 @@ class SshBoard(ShellBoard):
         if not has_aes() or self._session.run(HAS_AES).rc != 0:
             return None
         return self._channel.quicker()
-
-    def _send_sftp(self, source: Path, part: str, offset: int, progress: Advance) -> int:
-        """Through the sftp subsystem. `reput` writes only what is missing, and never truncates, so
-        that a forgotten sender does no harm.
-        """
-        size, path = source.stat().st_size, f"{self.files.root}/{part}"
-        there = shlex.quote(path)
-        if offset:
-            block = f"dd if=/dev/null of={there} bs={BLOCK} seek={offset // BLOCK} 2>/dev/null"
-            self.files.do(block)  # cuts the last block off, which may be half written
-        else:
-            self.files.do(f": > {there}")
-        if size == offset:
-            return 0
-        command = ["sftp", "-q", "-b", "-", *self._channel.options(), "--", self._channel.address]
-        batch = f"reput {quote_sftp(str(source.absolute()))} {quote_sftp(path)}\n"
-
-        def find_size(_: bytes) -> int:
-            now = self.files.entries(PARTS).get(part.rpartition("/")[2])
-            return now.n_bytes if now else offset
-
-        process = child.start_child(command, stdin=child.PIPE, stdout=child.DEVNULL, bufsize=0)
-        done, seen = watch_transfer(
-            process, self.place, find_size, progress, seen=offset, look_s=_SFTP_LOOK_S,
-            batch=batch.encode(),
-        )  # fmt: skip
-        if done.rc != 0:
-            lost = self._channel.find_connection_error(
-                Done(255 if "onnection" in done.err else 1, b"", done.err)
-            )
-            raise lost or shell_error(self.place, done.err, done.rc)
-        progress(size - seen)
-        return size - offset
 
     def can_patch(self) -> bool:
         return self._via in ("auto", "rsync") and self._rsync
@@ -155,11 +126,6 @@ class SshBoard(ShellBoard):
         self._channel.close()
 
 
-def quote_sftp(path: str) -> str:
-    """A path in an sftp batch file; within quotes nothing is a pattern."""
-    return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
 def is_rsync(text: bytes) -> bool:
     """Whether `rsync --version` shows the real one, new enough. macOS ships openrsync, which knows
     neither --protect-args nor --info.
@@ -174,95 +140,150 @@ def rsync_traffic(stats: str) -> int:
     return sum(int(re.sub(r"[,.]", "", number) or 0) for number in found)
 
 
-#: What a part may be cut back to.
-BLOCK = 1 << 20
-#: What dd reads at once. It writes each block as it was read: gathering larger blocks (obs) made it
-#: three times slower (measured, coreutils 9.1).
-_READ = 1 << 16
-_LOOK_S = 0.2
-#: A transfer that moves nothing for so long has died. A worn card pauses for up to a minute.
-STALL_S = 300
-#: What a program that transfers a file may print, and what is kept of it.
-MAX_WORDS, _TAIL = 1 << 20, 4096
+class SshChannel:
+    """OpenSSH with a shared connection. `config` stands in for the user's own ~/.ssh/config."""
 
-
-class StallClock:
-    def __init__(self, place: str, stall_s: float = STALL_S) -> None:
-        self._place, self._stall_s = place, stall_s
-        self._at, self._since_s = -1, time.monotonic()
-
-    def check(self, at: int) -> None:
-        """Raise DeviceUnreachableError when `at` has not changed for too long."""
-        now_s = time.monotonic()
-        if at != self._at:
-            self._at, self._since_s = at, now_s
-        elif now_s - self._since_s > self._stall_s:
+    def __init__(
+        self, target: FlashTarget, config: Path | None = None, ciphers: str | None = None
+    ) -> None:
+        assert target.board is not None
+        self._flash_target = target
+        self._target = target.board
+        self._user_config = config
+        self._more = {"Ciphers": ciphers} if ciphers else {}
+        self.place = str(target)
+        if child.find_program("ssh") is None:
             raise DeviceUnreachableError(
-                f"{self._place} has taken no byte for {self._stall_s:.0f} s",
-                next_step="check the board and its card, then run the same command to resume",
+                "ssh is not installed", next_step="apt install openssh-client"
             )
+        if config is not None and str(config) != os.devnull:
+            OpenedFile.open(config)  # raises for a pipe, at which ssh would wait
+        # Under /tmp: the path of a socket has about a hundred bytes, and a long TMPDIR eats them.
+        base = "/tmp" if Path("/tmp").is_dir() else None
+        self._folder = Path(tempfile.mkdtemp(prefix="edge-ssh-", dir=base))
+        self._config = ["-F", str(config.absolute())] if config else []
+
+    @property
+    def address(self) -> str:
+        return f"[{self._target.host}]" if ":" in self._target.host else self._target.host
+
+    def options(self) -> list[str]:
+        """Options that ssh and rsync's ssh share, port and user among them."""
+        options = {
+            "BatchMode": "yes",
+            "ConnectTimeout": str(_CONNECT_S),
+            "ServerAliveInterval": str(_ALIVE_S),
+            "ServerAliveCountMax": str(_ALIVE_COUNT),
+            "ControlMaster": "auto",
+            "ControlPath": str(self._folder / "control"),
+            "ControlPersist": str(_PERSIST_S),
+            "Compression": "no",
+            **self._more,
+        }
+        if self._target.port is not None:
+            options["Port"] = str(self._target.port)
+        if self._target.user is not None:
+            options["User"] = self._target.user
+        return self._config + [part for k, v in options.items() for part in ("-o", f"{k}={v}")]
+
+    def argv(self, script: str) -> list[str]:
+        command = f"exec sh -c {shlex.quote(script)}"
+        return ["ssh", "-T", *self.options(), "--", self._target.host, command]
+
+    def connect(self) -> None:
+        """Open the master. Its errors go through a file: a master in the background would keep a
+        pipe open for ever.
+
+        Raises DeviceUnreachableError, and DeviceError when the other side prints without end.
+        """
+        with (self._folder / "errors").open("w+b") as errors:
+            process = child.start_child(self.argv("exit 0"), stdout=child.DEVNULL, stderr=errors)
+            end_s = time.monotonic() + _LOGIN_S
+            try:
+                code = None
+                while code is None:
+                    with contextlib.suppress(child.TimeoutExpired):
+                        code = process.wait(0.1)
+                    if os.fstat(errors.fileno()).st_size > _MAX_WORDS:
+                        raise DeviceError(
+                            f"{self.place} prints without end instead of accepting the login",
+                            next_step="check that the address is that of the board",
+                        )
+                    if time.monotonic() >= end_s:
+                        raise DeviceUnreachableError(
+                            f"{self.place} did not accept the login within {_LOGIN_S} s",
+                            next_step="check that the board is on and reachable, then run it again",
+                        )
+            finally:
+                stop(process)
+            errors.seek(0)
+            output = errors.read(65536).decode("utf-8", "replace")
+        if code != 0:
+            raise self._unreachable(output, code)
+
+    def quicker(self) -> SshChannel | None:
+        """A connection of its own with a quicker cipher, opened; None where the user's settings or
+        a second login do not allow it. Both sides must compute AES in hardware.
+        """
+        order = quick_ciphers(self._ciphers)
+        if order is None:
+            return None
+        made = SshChannel(self._flash_target, self._user_config, order)
+        try:
+            made.connect()
+        except EdgeError:
+            made.close()
+            return None
+        return made
+
+    @cached_property
+    def _ciphers(self) -> str:
+        """The ciphers that ssh would offer, the user's own settings considered; `` if unknown."""
+        command = ["ssh", "-G", *self.options(), "--", self._target.host]
+        output = child.decode_output(child.run_child(command, timeout_s=_LOGIN_S).stdout)
+        found = re.search(r"^ciphers (\S+)$", output, re.MULTILINE)
+        return found[1] if found else ""
+
+    def find_connection_error(self, done: Done) -> EdgeError | None:
+        return self._unreachable(done.err, 255) if done.rc == 255 else None
+
+    def _unreachable(self, output: str, code: int) -> EdgeError:
+        lines = [line.strip() for line in output.splitlines() if line.strip(" @\r")]
+        why = printable(lines[-1]) if lines else f"ssh left with {code}"
+        name = f"{self._target.user}@{self.address}" if self._target.user else self.address
+        port = f" -p {self._target.port}" if self._target.port else ""
+        entry = f"[{self._target.host}]:{self._target.port}" if port else self._target.host
+        words = {"place": self.place, "why": why, "name": name, "port": port, "entry": entry}
+        if known := find_trouble(__file__, "ssh_troubles.toml", output, **words):
+            return known
+        if code != 255:
+            why = f"a login there runs no commands ({why}, exit code {code})"
+        return DeviceUnreachableError(
+            f"{self.place} cannot be reached: {why}",
+            next_step=f"`ssh{port} {name} true` must work without asking for anything",
+        )
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError, child.SubprocessError):
+            if (self._folder / "control").exists():
+                child.run_child(
+                    ["ssh", *self.options(), "-O", "exit", "--", self._target.host], timeout_s=10
+                )
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def watch_transfer(
-    process: Popen[bytes], place: str, find_position: Callable[[bytes], int], progress: Advance, *,
-    seen: int = 0, look_s: float = _LOOK_S, batch: bytes = b"",
-) -> tuple[Done, int]:  # fmt: skip
-    """Wait for the end of a program that sends a file; how it ended, and its last position.
-
-    `find_position` gets what the program printed since the last look, `batch` is its input. Raises
-    DeviceUnreachableError when it stands still, DeviceError when it prints without end.
+def quick_ciphers(offered: str) -> str | None:
+    """`offered`, a list with commas, with the quick cipher first; None where it is first already,
+    or not in the list. Nothing is offered that was not before.
     """
-    listener, clock = Listener(process, place, MAX_WORDS), StallClock(place)
-    tail, next_s = b"", time.monotonic() + look_s
-    try:
-        if batch:
-            listener.send(batch)
-        while process.poll() is None:
-            if batch and process.stdin is not None and not listener.is_sending:
-                process.stdin.close()
-            if listener.has_ended:
-                time.sleep(0.01)
-            else:
-                listener.step(look_s)
-            if time.monotonic() < next_s:
-                continue
-            next_s = time.monotonic() + look_s
-            printed = bytes(listener.out)
-            listener.out.clear()
-            tail = (tail + printed)[-_TAIL:]
-            now = find_position(printed)
-            clock.check(now)
-            progress(now - seen)
-            seen = now
-        listener.take_rest()
-        tail += bytes(listener.out)
-    finally:  # Ctrl-C, too: no other code would end it
-        listener.close()
-        stop(process)
-    return Done(process.returncode, tail, listener.err.decode("utf-8", "replace")), seen
+    ciphers = offered.split(",")
+    if _QUICK not in ciphers or ciphers[0] == _QUICK:
+        return None
+    return ",".join([_QUICK, *(cipher for cipher in ciphers if cipher != _QUICK)])
 
 
-def send_stream(channel: Channel, source: Path, target: str, offset: int, progress: Advance) -> int:
-    """Write `source` from `offset`, a multiple of BLOCK, to the same place of `target` there.
-    Returns the bytes sent. Raises DoesNotFitError when the disk there is full,
-    DeviceUnreachableError when the connection breaks, and as `watch_transfer`.
-    """
-    fault_point()
-    at, keep = shlex.quote(target), " conv=notrunc" if offset else ""
-    script = (
-        f"[ ! -L {at} ] || {{ echo {at}: is a link >&2; exit 1; }}; umask 022; LC_ALL=C "
-        f"exec dd of={at} bs={_READ} seek={offset // _READ}{keep}"
-    )
-    with source.open("rb", buffering=0) as file:
-        file.seek(offset)
-        process = start_child(channel.argv(script), stdin=file, stdout=DEVNULL)
-        done, seen = watch_transfer(
-            process, channel.place, lambda _: os.lseek(file.fileno(), 0, os.SEEK_CUR), progress,
-            seen=offset,
-        )  # fmt: skip
-    size = source.stat().st_size
-    progress(size - seen)
-    if done.rc != 0:
-        raise channel.find_connection_error(done) or shell_error(channel.place, done.err, done.rc)
-    fault_point()
-    return size - offset
+def has_aes() -> bool:
+    """Whether this machine's cores do; every Mac's do."""
+    if not Path("/proc/cpuinfo").exists():
+        return True
+    return child.run_child(["sh", "-c", HAS_AES]).returncode == 0

@@ -18,7 +18,7 @@ from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.errors import InputError
 from boardfit.edge.flash.fleet import read_inventory
 from boardfit.edge.flash.media.source import detect_packing
-from boardfit.edge.flash.ssh_channel import SshChannel
+from boardfit.edge.flash.ssh import SshChannel
 from boardfit.edge.flash.target import parse_flash_target
 from boardfit.edge.trust.signing import load_signing_key, new_key, public_keys
 from tests.programs import require

@@ -18,10 +18,10 @@ from pathlib import Path, PurePosixPath
 
 import psutil
 
-from boardfit.edge.errors import EdgeError, EngineError, EngineMissingError, InputError
-from boardfit.edge.flash.media.filesystem import Superblock, read_superblock
+from boardfit.edge.errors import EdgeError, EngineError, InputError
+from boardfit.edge.flash.media import partitions
 from boardfit.edge.flash.media.partitions import Partition
-from boardfit.edge.flash.media.source import chunks, reader, write_changes, write_sparse
+from boardfit.edge.flash.media.source import chunks, write_changes, write_sparse
 from boardfit.edge.process import child
 from boardfit.edge.slots.files import BoardEntry, BoardFiles
 from boardfit.edge.terminal.progress import Advance
@@ -51,20 +51,20 @@ class Node:
         return BoardEntry.from_mode(self.mode, self.n_bytes)
 
 
-# e2fsprogs hide in sbin and, on a Mac, in Homebrew's cellar.
-_MORE_PLACES = ("/usr/sbin", "/sbin", "/opt/homebrew/opt/e2fsprogs/sbin",
-                "/usr/local/opt/e2fsprogs/sbin")  # fmt: skip
+@dataclass(frozen=True)
+class Superblock:
+    """What matters of an ext superblock; sizes in bytes. `n_free_bytes` leaves out what only the
+    administrator may use.
+    """
+
+    block_bytes: int
+    n_bytes: int
+    n_free_bytes: int
+    n_free_inodes: int
 
 
 def find_program(name: str) -> str:
-    """Where one of e2fsprogs is. Raises EngineMissingError with how to get them."""
-    found = child.find_program(name, *_MORE_PLACES)
-    if found is None:
-        raise EngineMissingError(
-            f"{name} is not installed; images are changed with e2fsprogs",
-            next_step="apt install e2fsprogs (on a Mac: brew install e2fsprogs)",
-        )
-    return found
+    return partitions.find_program(name, "e2fsprogs")
 
 
 class Volume:
@@ -84,8 +84,25 @@ class Volume:
         self._folder.cleanup()
 
     def superblock(self) -> Superblock:
-        with self.path.open("rb") as file:
-            return read_superblock(reader(file), self.partition)
+        """Raises InputError when it makes no sense or describes more than the partition holds."""
+        out, complaint = self.ask("show_super_stats -h")
+        text = out[:_MAX_LISTING].decode("utf-8", "replace")
+        counts = dict(re.findall(r"^([A-Z][a-z ]+): +([0-9]{1,19})$", text, re.MULTILINE))
+        names = ("Block size", "Block count", "Reserved block count", "Free blocks", "Free inodes")
+        try:
+            block, blocks, reserved, free, free_inodes = (int(counts[name]) for name in names)
+        except KeyError:
+            raise InputError(
+                f"partition {self.partition.number}: its ext4 superblock is damaged: "
+                f"{printable(complaint)}"
+            ) from None
+        if blocks * block > self.partition.n_bytes:
+            raise InputError(
+                f"partition {self.partition.number}: its ext4 file system is larger than the "
+                "partition",
+                next_step="the image is damaged or was cut off: get it again; nothing was changed",
+            )
+        return Superblock(block, blocks * block, max(0, free - reserved) * block, free_inodes)
 
     def repair(self) -> None:
         """Replay the journal and set right what needs no question. Raises InputError for more

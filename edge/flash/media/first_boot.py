@@ -13,8 +13,7 @@ from boardfit.edge.disk.data_files import read_text_beside
 from boardfit.edge.errors import EngineError, EngineMissingError, InputError, UsageError
 from boardfit.edge.flash.gate import has_engine
 from boardfit.edge.flash.media.ext4 import Volume
-from boardfit.edge.flash.media.filesystem import identify
-from boardfit.edge.flash.media.partitions import Partition, PartitionTable, Read
+from boardfit.edge.flash.media.partitions import Partition, PartitionTable, identify
 from boardfit.edge.flash.service_units import INSTALLER, SERVICE, install_unit, service_unit
 from boardfit.edge.process.child import child_environment, decode_output, find_program, run_child
 from boardfit.edge.units import printable
@@ -95,9 +94,9 @@ def hash_password(password: str) -> str:
     return hashed
 
 
-def boot_partition(read: Read, table: PartitionTable) -> Partition | None:
+def boot_partition(path: Path, table: PartitionTable) -> Partition | None:
     """The first FAT partition; None when there is none."""
-    return next((p for p in table.partitions if identify(read, p) == "vfat"), None)
+    return next((p for p in table.partitions if identify(path, p) == "vfat"), None)
 
 
 def list_boot_files(work: Path, partition: Partition) -> dict[str, str]:

@@ -39,7 +39,6 @@ from boardfit.edge.flash.media.source import (
     detect_packing,
     locked_image,
     materialize,
-    reader,
     refuse_in_use,
     require_room,
 )
@@ -170,11 +169,11 @@ def _change(
 ) -> FlashReport:  # fmt: skip
     """Everything between unpacking and the rename, on the working file."""
     try:
-        table, partition = open_root(path, work, target.partition)
+        table, partition = open_root(path, target.partition)
     except InputError as error:
         shown = str(error).replace(str(path), str(target.path))
         raise InputError(shown, next_step=error.next_step) from None
-    boot = boot_partition(reader(work), table) if options.boot else None
+    boot = boot_partition(path, table) if options.boot else None
     first_user: FirstUser | None = None
     before = other_bytes(work, table, partition, boot)
     place = f"image:{target.path}#{partition.number}"
@@ -204,13 +203,13 @@ def _change(
         report.notes += writer.admission.notes
         report.how, report.switched = writer.how, writer.current != bundle.id
         verify(work, volume, writer, bundle, reporter)
-    after = read_table(reader(work), work.seek(0, os.SEEK_END))
+        report.notes += _notes(bundle, options, writer)
+    after = read_table(path)
     if after != table or other_bytes(work, after, volume.partition, boot) != before:
         raise IntegrityError(
             "bytes outside the root partition have changed; the image is unchanged",
             next_step="this is a bug of boardfit: please report it",
         )
-    report.notes += _notes(bundle, options, writer)
     if first_user is not None:
         names = " and ".join(first_user.contents)
         report.notes.append(f"at its first start {first_user.reader} reads {names}")
@@ -318,7 +317,7 @@ def make_room(
         n_bytes = max(end - volume.partition.start, volume.partition.n_bytes)
         reporter.stage(f"growing partition {number} to {format_bytes(n_bytes)}")
         if n_bytes > volume.partition.n_bytes:
-            table = _grow(work, volume.path.parent, table, number, n_bytes)
+            table = _grow(work, volume.path, table, number, n_bytes)
         volume.resize(table.partition(number))
     raise DoesNotFitError(
         f"partition {number} has {format_bytes(volume.superblock().n_free_bytes)} free after it "
@@ -328,15 +327,10 @@ def make_room(
 
 
 def _grow(
-    work: BinaryIO, folder: Path, table: PartitionTable, number: int, n_bytes: int
+    work: BinaryIO, path: Path, table: PartitionTable, number: int, n_bytes: int
 ) -> PartitionTable:
-    after, writes = grow(reader(work), table, number, n_bytes)
     # Resizing works on a second copy of the partition's blocks.
-    require_room(folder, os.fstat(work.fileno()).st_blocks * 512)
-    work.truncate(after.n_bytes)
-    for offset, data in writes:
-        work.seek(offset)
-        work.write(data)
-    work.flush()
+    require_room(path.parent, os.fstat(work.fileno()).st_blocks * 512)
+    after = grow(path, table, number, n_bytes)
     os.fsync(work.fileno())
     return after

@@ -19,7 +19,6 @@ from typing import BinaryIO, Literal
 
 from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.errors import DoesNotFitError, EngineMissingError, InputError, UsageError
-from boardfit.edge.flash.media.partitions import Read
 from boardfit.edge.process.child import find_program, start_child
 from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.units import MIB, format_bytes
@@ -111,25 +110,20 @@ def write_sparse(target: BinaryIO, offset: int, chunk: bytes) -> None:
             target.write(piece)
 
 
-def reader(file: BinaryIO) -> Read:
-    """A file's bytes by offset, past Python's buffer: other programs write to it as well."""
-    return lambda offset, length: os.pread(file.fileno(), length, offset)
-
-
 def chunks(file: BinaryIO, start: int, n_bytes: int) -> Iterator[tuple[int, bytes]]:
-    """(offset from `start`, chunk) of a part of a file."""
-    read = reader(file)
+    """(offset from `start`, chunk) of a part of a file, read past Python's buffer: other programs
+    write to it as well.
+    """
     for offset in range(0, n_bytes, CHUNK):
-        yield offset, read(start + offset, min(CHUNK, n_bytes - offset))
+        yield offset, os.pread(file.fileno(), min(CHUNK, n_bytes - offset), start + offset)
 
 
 def write_changes(source: BinaryIO, target: BinaryIO, start: int, n_bytes: int) -> None:
     """Make `n_bytes` of `target` from `start` equal to `source`, writing only what differs, so that
     holes stay holes and stale bytes do not.
     """
-    read = reader(target)
     for offset, new in chunks(source, 0, n_bytes):
-        old = read(start + offset, len(new))
+        old = os.pread(target.fileno(), len(new), start + offset)
         if old == new:
             continue
         for at in range(0, len(new), _HOLE):

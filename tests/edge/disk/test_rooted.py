@@ -310,7 +310,7 @@ def test_appending_follows_no_link(tmp_path: Path, victim: Path) -> None:
 # Trees that are deleted without the marker: folders of a random name, the user's own cache, what
 # lies in a work folder that is held.
 MAY_DELETE_TREES = {
-    "edge/flash/ssh_channel.py": "a folder of mkdtemp",
+    "edge/flash/ssh.py": "a folder of mkdtemp",
     "converters/formats/converted.py": "in a held work folder",
     "converters/board/engine/build.py": "in a held folder of the cache",
     "converters/board/engine/source.py": "in the cache",

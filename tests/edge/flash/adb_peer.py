@@ -1,12 +1,11 @@
 """The device side of adb over TCP, enough of it for Debian's real `adb` to talk to.
 
-    python adb_peer.py [--secure] PORT ROOT [RUNNER...]
+    python adb_peer.py [--secure] PORT [RUNNER...]
 
-Commands run as `RUNNER sh -c …`; files of the sync service lie below ROOT. With a runner such as
-`chroot ROOT` a whole arm64 system answers, without one commands run here (ROOT is then `/`).
-Messages as in AOSP's `packages/modules/adb/protocol.txt`, services as in `SERVICES.TXT` and
-`SYNC.TXT`. `--secure` asks for a key that it never accepts: the device stays unauthorized;
-`--silent` never says a word: it is offline.
+Commands run as `RUNNER sh -c …`. With a runner such as `chroot ROOT` a whole arm64 system answers,
+without one commands run here. Messages as in AOSP's `packages/modules/adb/protocol.txt`, services
+as in `SERVICES.TXT`. `--secure` asks for a key that it never accepts: the device stays
+unauthorized; `--silent` never says a word: it is offline.
 """
 
 from __future__ import annotations
@@ -16,12 +15,10 @@ import contextlib
 import os
 import queue
 import socket
-import stat
 import struct
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 MAX_DATA = 256 * 1024
 VERSION = 0x01000001
@@ -35,8 +32,8 @@ STDIN, STDOUT, STDERR, EXIT, CLOSE_STDIN = 0, 1, 2, 3, 4
 class Connection:
     """One host. Each OPEN starts a thread."""
 
-    def __init__(self, link: socket.socket, root: Path, runner: list[str], secure: bool) -> None:
-        self.link, self.root, self.runner, self.secure = link, root, runner, secure
+    def __init__(self, link: socket.socket, runner: list[str], secure: bool) -> None:
+        self.link, self.runner, self.secure = link, runner, secure
         self._sending = threading.Lock()
         self._streams: dict[int, Stream] = {}
         self._next = 1
@@ -140,8 +137,6 @@ class Stream:
         with contextlib.suppress(EOFError, OSError):
             if kind.startswith("shell,v2"):
                 self._shell(rest)
-            elif kind == "sync":
-                self._sync()
         self.connection.forget(self.ours, self.theirs)
 
     # ---- shell protocol, version 2 ------------------------------------------------------------
@@ -183,73 +178,10 @@ class Stream:
         with contextlib.suppress(OSError):
             process.stdin.close()
 
-    # ---- sync protocol, version 1 -------------------------------------------------------------
-
-    def _sync(self) -> None:
-        while True:
-            request, size = struct.unpack("<4sI", self.read(8))
-            if request == b"QUIT":
-                return
-            text = self.read(size).decode()
-            if request == b"STAT":
-                self.write(struct.pack("<4sIII", b"STAT", *self._stat(text)))
-            elif request == b"SEND":
-                self._receive(text)
-            else:
-                self._fail("this peer only takes files")
-
-    def _at(self, path: str) -> Path:
-        return self.connection.root / path.lstrip("/")
-
-    def _stat(self, path: str) -> tuple[int, int, int]:
-        try:
-            info = self._at(path).stat()
-        except OSError:
-            return (0, 0, 0)
-        return (info.st_mode, info.st_size & 0xFFFFFFFF, int(info.st_mtime) & 0xFFFFFFFF)
-
-    def _fail(self, text: str) -> None:
-        self.write(struct.pack("<4sI", b"FAIL", len(text)) + text.encode())
-
-    def _receive(self, text: str) -> None:
-        name, _, mode = text.rpartition(",")
-        path, error, whole = self._at(name), None, False
-        try:
-            path.unlink(missing_ok=True)
-            file = path.open("wb")
-        except OSError as problem:
-            error, file = str(problem), None
-        try:
-            while True:
-                kind, size = struct.unpack("<4sI", self.read(8))
-                if kind == b"DONE":
-                    whole = True
-                    break
-                data = self.read(size)
-                try:
-                    if file is not None and error is None:
-                        file.write(data)
-                except OSError as problem:
-                    error = problem.strerror
-        finally:
-            if file is not None:
-                try:
-                    file.close()
-                except OSError as problem:
-                    error = problem.strerror
-                if not whole or error:  # adbd keeps nothing of what was cut short
-                    path.unlink(missing_ok=True)
-        if error is not None:
-            self._fail(error)
-            return
-        path.chmod(stat.S_IMODE(int(mode)) | 0o600)
-        self.write(struct.pack("<4sI", b"OKAY", 0))
-
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("port", type=int)
-    parser.add_argument("root", type=Path)
     parser.add_argument("--secure", action="store_true")
     parser.add_argument("--silent", action="store_true")
     parser.add_argument("runner", nargs=argparse.REMAINDER)
@@ -266,7 +198,7 @@ def main() -> None:
         if options.silent:
             silent.append(link)
             continue
-        connection = Connection(link, options.root, options.runner, options.secure)
+        connection = Connection(link, options.runner, options.secure)
         threading.Thread(target=connection.serve, daemon=True).start()
 
 

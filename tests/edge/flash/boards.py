@@ -162,7 +162,6 @@ class AdbBoard:
         *,
         secure: bool = False,
         silent: bool = False,
-        device_root: Path = Path("/"),
         runner: Sequence[str] = (),
     ) -> None:
         self.root = root
@@ -170,7 +169,7 @@ class AdbBoard:
             sys.executable, str(HERE / "adb_peer.py"), *(["--secure"] if secure else []),
             *(["--silent"] if silent else []),
         ]  # fmt: skip
-        self._system = [str(device_root), *runner]
+        self._system = list(runner)
         (folder / "home").mkdir(parents=True, exist_ok=True)
         self.env = {
             "ANDROID_ADB_SERVER_PORT": str(free_port()),

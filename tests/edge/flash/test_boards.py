@@ -124,51 +124,17 @@ def test_only_changed_blocks_of_a_changed_model_cross(sshd: SshBoard, tmp_path: 
     Slots(LocalFiles(sshd.root)).verify(report["bundle"])
 
 
-def test_without_rsync_there_plain_sftp_does(
-    sshd: SshBoard, cargo: tuple[Path, Path], tmp_path: Path
-) -> None:
-    sshd.root = tmp_path / "root"
-    for path in cargo:
-        report = flash(sshd, path, "--no-gate", "--via", "sftp")
-        assert report["how"]["model.gguf"] == "sent"
-    assert Slots(LocalFiles(sshd.root)).current() == report["bundle"]
-
-
-@pytest.mark.parametrize("via", ["sftp", "stream"])
-def test_a_cut_transfer_goes_on(sshd: SshBoard, tmp_path: Path, via: str) -> None:
-    sshd.root = tmp_path / "root"
-    bundle = open_bundle(random_bundle(tmp_path / "x", 20 << 20))
-    part = sshd.root / "incoming/parts" / bundle.model_file.sha256
-    claim_parts(sshd.root)
+@pytest.mark.parametrize("place", ["ssh", "adb"], indirect=True)
+def test_a_cut_transfer_goes_on(place: Place, tmp_path: Path) -> None:
+    place.root = tmp_path / "root"
+    bundle = open_bundle(random_bundle(tmp_path / "x", (20 << 20) + 99))
+    part = place.root / "incoming/parts" / bundle.model_file.sha256
+    claim_parts(place.root)
     with (bundle.model_path).open("rb") as file:
-        part.write_bytes(file.read(15 << 20))
-    report = flash(sshd, bundle.path, "--no-gate", "--via", via)
+        part.write_bytes(file.read((15 << 20) + 5))
+    report = flash(place, bundle.path, "--no-gate", "--via", "stream")
     assert report["how"]["model.gguf"] == "resumed" and report["n_sent"] < 7 << 20
-    Slots(LocalFiles(sshd.root)).verify(bundle.id)
-
-
-def test_adb_sends_in_parts_and_goes_on_with_the_next(
-    device: AdbBoard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from boardfit.edge.flash.adb import AdbBoard as Phone
-    from boardfit.edge.flash.flash import FlashOptions
-    from boardfit.edge.flash.flash import flash as flash_here
-    from boardfit.edge.flash.target import parse_flash_target
-
-    device.root = tmp_path / "root"
-    for name, value in device.env.items():
-        monkeypatch.setenv(name, value)
-    bundle = open_bundle(random_bundle(tmp_path / "x", (5 << 20) + 99))
-    part = device.root / "incoming/parts" / bundle.model_file.sha256
-    claim_parts(device.root)
-    part.write_bytes(bundle.model_path.read_bytes()[: (2 << 20) + 5])
-    phone = Phone(parse_flash_target(device.target), part_bytes=1 << 20)
-    try:
-        report = flash_here(bundle, phone, FlashOptions(gate=False), Quiet())
-    finally:
-        phone.close()
-    assert report.how["model.gguf"] == "resumed" and report.n_sent < (3 << 20) + 5000
-    Slots(LocalFiles(device.root)).verify(bundle.id)
+    Slots(LocalFiles(place.root)).verify(bundle.id)
 
 
 def test_nothing_is_left_running(sshd: SshBoard, cargo: tuple[Path, Path], tmp_path: Path) -> None:

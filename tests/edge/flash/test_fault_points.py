@@ -17,11 +17,9 @@ from boardfit.edge.errors import EdgeError
 from boardfit.edge.flash.board import Board, DirectoryBoard
 from boardfit.edge.flash.flash import flash
 from boardfit.edge.flash.shell_files import ShellBoard
-from boardfit.edge.flash.ssh import BLOCK, send_stream
 from boardfit.edge.slots.files import LocalFiles
 from boardfit.edge.slots.layout import release_folder
 from boardfit.edge.slots.store import Slots
-from boardfit.edge.terminal.progress import Advance
 from tests.edge.flash.cargo import make_bundle
 from tests.edge.flash.power_cut import PowerCut
 from tests.edge.flash.test_files import PipeChannel
@@ -32,14 +30,7 @@ class PipeBoard(ShellBoard):
     """A board that is a shell of this machine: all of ssh but the network."""
 
     def __init__(self, root: Path) -> None:
-        self._channel = PipeChannel()
-        super().__init__(self._channel, str(root))
-
-    def resume_from(self, n_there: int) -> int:
-        return max(0, n_there - 1) // BLOCK * BLOCK
-
-    def send(self, source: Path, part: str, offset: int, progress: Advance) -> int:
-        return send_stream(self._channel, source, f"{self.files.root}/{part}", offset, progress)
+        super().__init__(PipeChannel(), str(root))
 
     def capture(self) -> None:  # type: ignore[override]
         return None

@@ -68,7 +68,7 @@ MODULES = (
 )
 PACKAGES = ("boardfit", "edge", "encodings", "venv", "pip", "converters", "llama_cpp", "psutil")
 PROGRAMS_THERE = (
-    *("ssh", "sh", "adb", "rsync", "sftp", "git", "docker-credential-x", "python3", "python"),
+    *("ssh", "sh", "adb", "rsync", "git", "docker-credential-x", "python3", "python"),
     *("uname", "fc-list", "lsblk", "debugfs", "e2fsck", "resize2fs", "dumpe2fs", "openssl"),
     *("mcopy", "zstd", "cmake", "ninja", "aarch64-linux-gnu-g++", "gcc", "qemu-aarch64-static"),
     *("proot", "unshare", "mmdebstrap", "systemd-run", "getconf", "vcgencmd", "ldconfig", "env"),

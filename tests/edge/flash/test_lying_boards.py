@@ -19,8 +19,8 @@ import pytest
 
 import boardfit.edge.flash.session as session
 import boardfit.edge.flash.shell_files as shell_files
-import boardfit.edge.flash.ssh as stream
-import boardfit.edge.flash.ssh_channel as ssh_channel
+import boardfit.edge.flash.ssh as ssh
+import boardfit.edge.flash.stream as stream
 from boardfit.edge.bench.store import sealed
 from boardfit.edge.bundle.bundle import open_bundle, seal_bundle
 from boardfit.edge.bundle.sign import sign_bundle
@@ -39,9 +39,10 @@ from boardfit.edge.flash.answers import (
 from boardfit.edge.flash.flash import FlashOptions, flash
 from boardfit.edge.flash.gate import engine_bytes, read_health
 from boardfit.edge.flash.session import Done
-from boardfit.edge.flash.ssh import SshBoard, StallClock
+from boardfit.edge.flash.ssh import SshBoard
 from boardfit.edge.flash.target import parse_flash_target
 from boardfit.edge.flash.trust import SignaturePolicy, read_verdict
+from boardfit.edge.process.child import DEVNULL, start_child
 from boardfit.edge.slots.health import Health
 from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.trust.release import new_release
@@ -163,7 +164,7 @@ UNSIGNED = SignaturePolicy()
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Deadlines of two seconds, and the liar's folder first on the PATH."""
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    for place, name in ((ssh_channel, "_LOGIN_S"), (shell_files, "_LOCK_S"), (stream, "STALL_S")):
+    for place, name in ((ssh, "_LOGIN_S"), (shell_files, "_LOCK_S"), (stream, "STALL_S")):
         monkeypatch.setattr(place, name, 2)
     monkeypatch.setattr(session, "_END_S", 1)
     monkeypatch.setattr(shell_files, "_END_S", 1)
@@ -173,7 +174,6 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         return run(self, script, timeout_s=2)
 
     monkeypatch.setattr(session.ShellSession, "run", in_short)
-    monkeypatch.setattr(stream.StallClock.__init__, "__defaults__", (2,))
     return tmp_path
 
 
@@ -340,14 +340,13 @@ def test_a_report_and_an_exit_code_that_contradict_each_other_are_refused() -> N
             read_verdict(Done(rc, out, ""), "b")
 
 
-def test_a_transfer_that_stands_still_is_noticed() -> None:
-    clock = StallClock("b", 0.05)
-    clock.check(1)
-    time.sleep(0.1)
-    clock.check(2)
-    time.sleep(0.1)
+def test_a_transfer_that_stands_still_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "STALL_S", 0.2)
+    positions, told = iter([1, 2, 2]), list[int]()
+    process = start_child(["sleep", "600"], stdout=DEVNULL)
     with pytest.raises(DeviceError, match="has taken no byte"):
-        clock.check(2)
+        stream.watch_transfer(process, "b", lambda _: next(positions, 2), told.append, look_s=0.01)
+    assert sum(told) == 2 and process.returncode is not None
 
 
 @pytest.mark.parametrize("data", [b"", b"no zip", b"PK\5\6" + bytes(9), b"PK\5\6" + b"\xff" * 18])

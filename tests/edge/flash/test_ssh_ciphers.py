@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boardfit.edge.bundle.bundle import open_bundle
-from boardfit.edge.flash.ssh_channel import has_aes, quick_ciphers
+from boardfit.edge.flash.ssh import has_aes, quick_ciphers
 from boardfit.edge.slots.files import LocalFiles
 from boardfit.edge.slots.store import Slots
 from tests.edge.flash.boards import SshBoard

@@ -279,8 +279,7 @@ def test_kernel_mounts_it_and_a_later_flash_goes_on(
 def test_damaged_release_is_written_again(own: Made, cargo: tuple[Path, Path]) -> None:
     put(cargo[0], own.path, in_place=True)
     inside = f"{OPT}/releases/{open_bundle(cargo[0]).id}/bundle"
-    spec = f"{own.path}?offset={root_start(own.path)}"
-    run("debugfs", "-w", "-R", f"rm {inside}/data/weights.bin", spec)
+    run("debugfs", "-w", "-R", f"rm {inside}/data/weights.bin", spec(own.path))
     with closing_board(own.path) as slots, pytest.raises(EdgeError, match=r"data/weights\.bin"):
         slots.verify(open_bundle(cargo[0]).id)
     report = put(cargo[0], own.path, in_place=True)
@@ -298,17 +297,24 @@ def start(made: Made, number: int, offset: int = 0) -> int:
     return made.parts[number][0] + offset
 
 
+def spec(path: Path) -> str:
+    return f"{path}?offset={root_start(path)}"
+
+
+BLANK = bytes(2048)
 BAD: dict[str, tuple[Callable[[Made], object], str]] = {
     "no table": (lambda m: spoil(m, 510, b"\0\0"), "no partition table"),
-    "table of nonsense": (lambda m: spoil(m, 446, b"\x77" * 16), "makes no sense"),
+    "table of nonsense": (lambda m: spoil(m, 446, b"\x77" * 16), "cut off"),
     "cut off": (lambda m: os.truncate(m.path, start(m, 2) + MIB), "cut off"),
     "empty": (lambda m: os.truncate(m.path, 0), "no partition table"),
-    "f2fs": (lambda m: spoil(m, start(m, 2, 1024), b"\x10\x20\xf5\xf2"), "2 f2fs"),
-    "btrfs": (lambda m: spoil(m, start(m, 2, 0x10040), b"_BHRfS_M"), "2 btrfs"),
-    "encrypted": (lambda m: spoil(m, start(m, 2), b"LUKS\xba\xbe"), "2 LUKS"),
+    "f2fs": (lambda m: spoil(m, start(m, 2, 1024), b"\x10\x20\xf5\xf2\1\0" + BLANK), "2 f2fs"),
+    "encrypted": (lambda m: spoil(m, start(m, 2), b"LUKS\xba\xbe\0\1" + BLANK), "2 crypto_LUKS"),
     "nothing": (lambda m: spoil(m, start(m, 2, 1080), b"\0\0"), "2 something unknown"),
     "damaged": (lambda m: spoil(m, start(m, 2, 2048), os.urandom(200_000)), "damaged"),
-    "larger than its partition": (lambda m: spoil(m, start(m, 2, 1028), b"\0\0\0\x01"), "larger"),
+    "larger than its partition": (
+        lambda m: run("debugfs", "-w", "-R", "ssv blocks_count 90000", spec(m.path)),
+        "superblock is damaged",
+    ),
     "archive": (lambda m: m.path.write_bytes(b"PK\x03\x04 raspios.img"), "zip archive"),
 }
 

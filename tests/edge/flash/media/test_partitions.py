@@ -1,4 +1,4 @@
-"""The partition-table reader and grower against sfdisk, and against damaged tables."""
+"""Partition tables are read and grown as sfdisk made them; damaged ones are refused."""
 
 from __future__ import annotations
 
@@ -10,23 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boardfit.edge.errors import DoesNotFitError, InputError
-from boardfit.edge.flash.media.partitions import SECTOR, PartitionTable, Read, grow, read_table
+from boardfit.edge.flash.media.partitions import SECTOR, grow, read_table
 from boardfit.edge.units import MIB
 from tests.edge.flash.media.images import run, table_of
 from tests.programs import require
-
-
-def reader(path: Path) -> Read:
-    def read(offset: int, length: int) -> bytes:
-        with path.open("rb") as file:
-            file.seek(offset)
-            return file.read(length)
-
-    return read
-
-
-def ours(path: Path) -> PartitionTable:
-    return read_table(reader(path), path.stat().st_size)
 
 
 def theirs(path: Path) -> list[tuple[int, int, int]]:
@@ -71,19 +58,14 @@ def test_reads_and_grows_what_sfdisk_makes(
     folder: Path, label: str, layout: str, more: int
 ) -> None:
     path = lay_out(folder / "table.img", label, layout)
-    before = ours(path)
+    before = read_table(path)
     assert before.label == label
     assert [(p.number, p.start, p.n_bytes) for p in before.partitions] == theirs(path)
 
     last = max(before.partitions, key=lambda p: p.start)
     identity = table_of(path)["id"], [p.get("uuid") for p in table_of(path)["partitions"]]
-    after, writes = grow(reader(path), before, last.number, last.n_bytes + more * SECTOR)
-    with path.open("r+b") as file:
-        file.truncate(after.n_bytes)
-        for offset, data in writes:
-            file.seek(offset)
-            file.write(data)
-    assert ours(path) == after
+    after = grow(path, before, last.number, last.n_bytes + more * SECTOR)
+    assert read_table(path) == after
     assert [(p.number, p.start, p.n_bytes) for p in after.partitions] == theirs(path)
     assert after.partition(last.number).n_bytes == last.n_bytes + more * SECTOR
     assert (
@@ -97,11 +79,11 @@ def test_logical_partitions(folder: Path) -> None:
     script = "start=2048,size=16384\nstart=20480,size=81920,type=5\n"
     script += "start=22528,size=8192\nstart=34816,size=8192\nstart=47104,size=8192"
     path = lay_out(folder / "logical.img", "dos", script)
-    table = ours(path)
+    table = read_table(path)
     assert [(p.number, p.start, p.n_bytes) for p in table.partitions] == theirs(path)
     assert [p.number for p in table.partitions] == [1, 5, 6, 7]
     with pytest.raises(InputError, match="logical"):
-        grow(reader(path), table, 7, 9000 * SECTOR)
+        grow(path, table, 7, 9000 * SECTOR)
     # The last link leads to the first one: endless.
     data = bytearray(path.read_bytes())
     third = table.partition(7).start
@@ -110,31 +92,30 @@ def test_logical_partitions(folder: Path) -> None:
     )
     data[link + 462 : link + 478] = struct.pack("<B3xB3xII", 0, 5, 22528 - 2048 - 20480, 8192)
     path.write_bytes(data)
-    with pytest.raises(InputError, match="does not end"):
-        ours(path)
+    with pytest.raises(InputError, match="broken"):
+        read_table(path)
 
 
 def test_another_partition_is_in_the_way(folder: Path) -> None:
     path = lay_out(folder / "way.img", "gpt", "start=2048,size=4096\nstart=8192,size=4096")
-    table = ours(path)
-    grown, _ = grow(reader(path), table, 1, 6144 * SECTOR)  # the gap may be used
-    assert grown.n_bytes == table.n_bytes
+    table = read_table(path)
     with pytest.raises(DoesNotFitError, match="another one begins after it, 512 B too early"):
-        grow(reader(path), table, 1, 6145 * SECTOR)
+        grow(path, table, 1, 6145 * SECTOR)
+    assert grow(path, table, 1, 6144 * SECTOR).n_bytes == table.n_bytes  # the gap may be used
 
 
 DAMAGE = {
     "no signature": ("dos", 510, b"\0\0", "no partition table"),
-    "boot flag": ("dos", 446, b"\x12", "makes no sense"),
     "first sector 0": ("dos", 454, bytes(4), "makes no sense"),
     "past the end": ("dos", 458, b"\xff\xff\xff\x7f", "cut off"),
     "overlap": ("dos", 470, struct.pack("<I", 2049), "overlap"),
-    "gpt magic": ("gpt", 512, b"X", "GPT is missing"),
-    "gpt header": ("gpt", 512 + 40, b"\x99", "wrong checksum"),
-    "gpt entry": ("gpt", 1024 + 33, b"\x99", "wrong checksum"),
-    "gpt backup": ("gpt", -512, b"X", "backup GPT is missing"),
-    "gpt backup entry": ("gpt", -512 * 33 + 33, b"\x99", "backup GPT"),
-    "gpt with sectors of 4096": ("gpt", 512, bytes(3584) + b"EFI PART", "sectors of 4096"),
+    "gpt magic": ("gpt", 512, b"X", "primary GPT table is corrupt"),
+    "gpt header": ("gpt", 512 + 40, b"\x99", "primary GPT table is corrupt"),
+    "gpt entry": ("gpt", 1024 + 33, b"\x99", "primary GPT table is corrupt"),
+    "gpt backup": ("gpt", -512, b"X", "backup GPT table is corrupt"),
+    "gpt backup entry": ("gpt", -512 * 33 + 33, b"\x99", "backup GPT table is corrupt"),
+    "gpt with sectors of 4096": ("gpt", 512, bytes(3584) + b"EFI PART", "GPT table is corrupt"),
+    "both gpts": ("gpt", 512, bytes(16 * 2**20 - 512), "sectors of 4096"),
 }
 
 
@@ -146,7 +127,7 @@ def test_refuses_damaged_tables(folder: Path, what: str) -> None:
     content[offset : offset + len(data) or None] = data
     path.write_bytes(content)
     with pytest.raises(InputError, match=said):
-        ours(path)
+        read_table(path)
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +140,7 @@ def tables(folder: Path) -> dict[str, bytes]:
     }
 
 
-@settings(max_examples=150)
+@settings(max_examples=30)
 @given(
     label=st.sampled_from(["dos", "gpt"]),
     changes=st.lists(
@@ -168,15 +149,21 @@ def tables(folder: Path) -> dict[str, bytes]:
     link=st.binary(max_size=16),
 )
 def test_hostile_tables_end_in_an_answer(
-    tables: dict[str, bytes], label: str, changes: list[tuple[int, bytes]], link: bytes
+    folder: Path,
+    tables: dict[str, bytes],
+    label: str,
+    changes: list[tuple[int, bytes]],
+    link: bytes,
 ) -> None:
     """Any bytes give a table within the disk, or an InputError; never anything else."""
     disk = bytearray(tables[label])
     for offset, data in changes:
         disk[offset : offset + len(data)] = data
     disk[8192 * SECTOR + 446 : 8192 * SECTOR + 446 + len(link)] = link
+    path = folder / "hostile.img"
+    path.write_bytes(disk)
     try:
-        table = read_table(lambda offset, n: bytes(disk[offset : offset + n]), len(disk))
+        table = read_table(path)
     except InputError:
         return
     assert all(0 < p.start < p.end <= len(disk) for p in table.partitions)
