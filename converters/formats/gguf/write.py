@@ -7,10 +7,10 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
+from boardfit.converters.formats.base import FormatArtifact
 from boardfit.converters.formats.gguf.assign import TypedTensor, assign_types, file_order
 from boardfit.converters.formats.gguf.header import file_layout
 from boardfit.converters.formats.gguf.imatrix import Imatrix
@@ -27,23 +27,6 @@ from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.units import format_bytes
 
 
-@dataclass(frozen=True)
-class GgufArtifact:
-    """A written file. `types` counts tensors by ggml type; `bpw` is bits per weight of the tensor
-    data, scales included; `n_resumed` tensors were there from an earlier, interrupted run.
-    """
-
-    path: Path
-    recipe: str
-    nbytes: int
-    sha256: str
-    n_tensors: int
-    types: Mapping[str, int]
-    bpw: float
-    seconds: float
-    n_resumed: int = 0
-
-
 def write_gguf(
     spec: ModelSpec,
     recipe: GgufRecipe,
@@ -53,7 +36,7 @@ def write_gguf(
     threads: int | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
-) -> GgufArtifact:
+) -> FormatArtifact:
     """Convert and quantize `spec` into the file `out`, in one pass. See `write_many`."""
     (artifact,) = write_many(
         spec, [(recipe, out)], imatrix=imatrix, threads=threads, progress=progress,
@@ -70,7 +53,7 @@ def write_many(
     threads: int | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
-) -> tuple[GgufArtifact, ...]:
+) -> tuple[FormatArtifact, ...]:
     """Write several recipes of one model, reading the checkpoint once.
 
     `threads` is the number of converting threads (default: the CPUs that this process may use).
@@ -102,17 +85,10 @@ def write_many(
         for file in files:
             file.close()
     return tuple(
-        describe_artifact(
-            plan.out,
-            plan.recipe,
-            plan.layout.tensors,
-            plan.layout.nbytes,
-            digest,
-            started,
-            file.n_resumed,
-        )  # fmt: skip
+        describe_artifact(plan.out, plan.recipe, plan.layout.tensors, plan.layout.nbytes, digest,
+                          started, file.n_resumed)
         for plan, file, digest in zip(plans, files, digests, strict=True)
-    )
+    )  # fmt: skip
 
 
 def _plan_jobs(
@@ -237,15 +213,15 @@ def describe_artifact(
     sha256: str,
     started: float,
     n_resumed: int = 0,
-) -> GgufArtifact:
+) -> FormatArtifact:
     """State what a written file holds. `started` is a reading of the monotonic clock."""
     n_values = sum(entry.tensor.n_elements for entry in tensors)
-    return GgufArtifact(
-        path=out,
+    return FormatArtifact(
+        folder=out.parent,
         recipe=recipe.id,
+        files={out.name: "model"},
+        hashes={out.name: sha256},
         nbytes=nbytes,
-        sha256=sha256,
-        n_tensors=len(tensors),
         types=dict(Counter(entry.type for entry in tensors)),
         bpw=8 * sum(entry.nbytes for entry in tensors) / max(1, n_values),
         seconds=time.monotonic() - started,
@@ -269,7 +245,7 @@ def write_as_is(
     *,
     threads: int | None = None,
     progress: Progress | None = None,
-) -> GgufArtifact:
+) -> FormatArtifact:
     """Bring the model into the file `out` without converting a weight: the same bytes where it is
     one whole file; a split model is written anew. Raises InputError for NaN or infinity, or a file
     that changed since it was opened; else what `write_gguf` raises.
