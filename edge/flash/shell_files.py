@@ -19,7 +19,7 @@ from boardfit.edge.errors import DeviceError, DeviceUnreachableError, InputError
 from boardfit.edge.flash import answers
 from boardfit.edge.flash.board import Board
 from boardfit.edge.flash.session import Channel, Done, ShellSession, shell_error
-from boardfit.edge.flash.stream import BLOCK, send_stream
+from boardfit.edge.flash.stream import send_stream
 from boardfit.edge.probe.remote import probe_script
 from boardfit.edge.probe.system import MAX_DUMP_BYTES, CapturedSystem, parse_dump
 from boardfit.edge.process.child import PIPE, Popen, TimeoutExpired, start_child
@@ -349,9 +349,6 @@ class ShellBoard(Board):
     def __init__(self, channel: Channel, folder: str) -> None:
         self.place, self._session = channel.place, ShellSession(channel)
         self.files = ShellFiles(self._session, folder)
-
-    def resume_from(self, n_there: int) -> int:
-        return max(0, n_there - 1) // BLOCK * BLOCK
 
     def send(self, source: Path, part: str, offset: int, progress: Advance) -> int:
         return send_stream(self._session.channel, source, f"{self.files.root}/{part}", offset,

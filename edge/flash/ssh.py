@@ -13,7 +13,6 @@ import re
 import shlex
 import shutil
 import tempfile
-import time
 from functools import cached_property
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from boardfit.edge.flash.shell_files import ShellBoard
 from boardfit.edge.flash.stream import send_stream, watch_transfer
 from boardfit.edge.flash.target import FlashTarget
 from boardfit.edge.process import child
-from boardfit.edge.process.listener import stop
+from boardfit.edge.process.listener import run_limited
 from boardfit.edge.terminal.progress import Advance
 from boardfit.edge.units import printable
 
@@ -191,35 +190,20 @@ class SshChannel:
         return ["ssh", "-T", *self.options(), "--", self._target.host, command]
 
     def connect(self) -> None:
-        """Open the master. Its errors go through a file: a master in the background would keep a
-        pipe open for ever.
-
-        Raises DeviceUnreachableError, and DeviceError when the other side prints without end.
+        """Open the master. Raises DeviceUnreachableError, and DeviceError when the other side
+        prints without end.
         """
-        with (self._folder / "errors").open("w+b") as errors:
-            process = child.start_child(self.argv("exit 0"), stdout=child.DEVNULL, stderr=errors)
-            end_s = time.monotonic() + _LOGIN_S
-            try:
-                code = None
-                while code is None:
-                    with contextlib.suppress(child.TimeoutExpired):
-                        code = process.wait(0.1)
-                    if os.fstat(errors.fileno()).st_size > _MAX_WORDS:
-                        raise DeviceError(
-                            f"{self.place} prints without end instead of accepting the login",
-                            next_step="check that the address is that of the board",
-                        )
-                    if time.monotonic() >= end_s:
-                        raise DeviceUnreachableError(
-                            f"{self.place} did not accept the login within {_LOGIN_S} s",
-                            next_step="check that the board is on and reachable, then run it again",
-                        )
-            finally:
-                stop(process)
-            errors.seek(0)
-            output = errors.read(65536).decode("utf-8", "replace")
-        if code != 0:
-            raise self._unreachable(output, code)
+        try:
+            got = run_limited(
+                self.argv("exit 0"), self.place, timeout_s=_LOGIN_S, most_bytes=_MAX_WORDS
+            )
+        except child.TimeoutExpired:
+            raise DeviceUnreachableError(
+                f"{self.place} did not accept the login within {_LOGIN_S} s",
+                next_step="check that the board is on and reachable, then run it again",
+            ) from None
+        if got.returncode != 0:
+            raise self._unreachable(Done.from_process(got).err, got.returncode)
 
     def quicker(self) -> SshChannel | None:
         """A connection of its own with a quicker cipher, opened; None where the user's settings or

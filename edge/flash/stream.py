@@ -17,8 +17,6 @@ from boardfit.edge.process.listener import Listener, stop
 from boardfit.edge.slots.faults import fault_point
 from boardfit.edge.terminal.progress import Advance
 
-#: What a part may be cut back to.
-BLOCK = 1 << 20
 #: What dd reads at once.
 _READ = 1 << 16
 #: A transfer that moves nothing for so long has died. A worn card pauses for up to a minute.
@@ -69,7 +67,7 @@ def watch_transfer(
 
 
 def send_stream(channel: Channel, source: Path, target: str, offset: int, progress: Advance) -> int:
-    """Write `source` from `offset`, a multiple of BLOCK, to the same place of `target` there.
+    """Write `source` from `offset`, a whole number of MiB, to the same place of `target` there.
     Returns the bytes sent. Raises DoesNotFitError when the disk there is full,
     DeviceUnreachableError when the connection breaks, and as `watch_transfer`.
     """
