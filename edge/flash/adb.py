@@ -8,7 +8,7 @@ import shlex
 
 from boardfit.edge.disk.data_files import find_trouble
 from boardfit.edge.errors import DeviceUnreachableError, EdgeError
-from boardfit.edge.flash.session import Done
+from boardfit.edge.flash.session import Channel, Done
 from boardfit.edge.flash.shell_files import ShellBoard
 from boardfit.edge.flash.target import FlashTarget
 from boardfit.edge.process.child import TimeoutExpired, find_program
@@ -22,7 +22,7 @@ _TROUBLE = ("device offline", "device unauthorized", "device still", "no devices
             "protocol fault", "closed", "cannot connect", "failed to")  # fmt: skip
 
 
-class AdbChannel:
+class AdbChannel(Channel):
     def __init__(self, target: FlashTarget) -> None:
         self.place = str(target)
         if find_program("adb") is None:

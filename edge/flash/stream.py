@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from boardfit.edge.errors import DeviceUnreachableError
-from boardfit.edge.flash.session import Channel, Done, shell_error
+from boardfit.edge.flash.session import Channel, Done
 from boardfit.edge.process.child import DEVNULL, Popen, start_child
 from boardfit.edge.process.listener import Listener, stop
 from boardfit.edge.slots.faults import fault_point
@@ -87,6 +87,6 @@ def send_stream(channel: Channel, source: Path, target: str, offset: int, progre
     size = source.stat().st_size
     progress(size - seen)
     if done.rc != 0:
-        raise channel.find_connection_error(done) or shell_error(channel.place, done.err, done.rc)
+        raise channel.explain(done)
     fault_point()
     return size - offset
