@@ -97,7 +97,7 @@ def try_vectors(path: Path, spec: ModelSpec) -> dict[str, Any]:
         if len(vectors) != len(_TRIAL_TEXTS):
             raise IntegrityError(f"{path.name}: different texts become the same vector")
         made = {"pooling": embedder.pooling, "n_embd": embedder.n_embd}
-        return {"engine": {**embedder.describe(), **made}}
+        return {"engine": {**embedder.to_record(), **made}}
 
 
 def check_in_engine(path: Path, plan: Plan, spec: ModelSpec) -> dict[str, Any]:
