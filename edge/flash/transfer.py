@@ -182,7 +182,7 @@ def _bring_bytes(
                 files.remove([copy])
                 files.copy(item.source, copy)
                 files.rename(copy, target)
-            crossed, how = board.patch(source, target, bar.add), "patched"
+            crossed, how = board.patch(source, target), "patched"
         elif offset < item.n_bytes or not n_there:
             how = "resumed" if offset else "sent"
             bar.add(offset)
