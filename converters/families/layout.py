@@ -101,6 +101,28 @@ def language_model_only(name: str) -> str | None:
 # -- rules ---------------------------------------------------------------------------------------
 
 
+def make_rule(row: str, find: Callable[[str], int]) -> TensorRule:
+    """The rule that a row of tensors.toml stands for; `find` gives sizes by name."""
+    how, _, what = row.rpartition(": ")
+    kind, *numbers = how.split() or [""]
+    target, *sizes = what.split()
+    shape, given = tuple(map(find, sizes)), tuple(map(find, numbers))
+    if kind == "split":
+        targets = target.split("+")
+        return split([(name, shape[-2] // len(targets)) for name in targets], *shape)
+    if kind == "interleave":
+        return interleave_rows(target, *shape, n_head=given[0])
+    if kind == "reshape":
+        return reshape(target, *shape, to=given)
+    if kind == "ignore":
+        return ignore(*shape)
+    if kind == "plus_one":
+        return plus_one(target, *shape)
+    if kind == "decay":
+        return decay(target, *shape)
+    return copy(target, *shape, optional=kind == "maybe")
+
+
 def copy(target: str, *shape: int, optional: bool = False) -> TensorRule:
     """The tensor as it is."""
 
@@ -177,6 +199,43 @@ def reshape(target: str, *shape: int, to: Shape) -> TensorRule:
         return [from_rows(name, to, source, source.data.reshape(-1, to[-1]))]
 
     return TensorRule(target, shape, build)
+
+
+def plus_one(target: str, *shape: int) -> TensorRule:
+    """A norm weight stored minus one, plus one.
+
+    Upstream adds in float16 when the source is float16, else in float32 (conversion/base.py,
+    `prepare_tensors`, widens everything but float16 before the family sees it): so do we.
+    """
+
+    def build(name: str, source: SourceTensor) -> list[TargetTensor]:
+        rows, half = matrix(source), source.dtype == "F16"
+
+        def read(start: int, stop: int) -> np.ndarray:
+            values = rows[start:stop] if half else to_f32(rows[start:stop], source.dtype)
+            shifted: np.ndarray = values + values.dtype.type(1)
+            return shifted
+
+        return [target_tensor(name, shape, "F16" if half else "F32", read, source.name)]
+
+    return TensorRule(target, shape, build)
+
+
+def decay(target: str, n_head: int) -> TensorRule:
+    """`-exp(A_log)`, one row per head. Computed in float64, so that the result is the nearest
+    float32 on every processor; torch's is one unit in the last place off now and then.
+    """
+
+    def build(name: str, source: SourceTensor) -> list[TargetTensor]:
+        values = to_f32(source.data, source.dtype).reshape(-1, 1).astype(np.float64)
+
+        def read(start: int, stop: int) -> np.ndarray:
+            made: np.ndarray = (-np.exp(values[start:stop])).astype(np.float32)
+            return made
+
+        return [target_tensor(name, (n_head, 1), "F32", read, source.name)]
+
+    return TensorRule(target, (n_head,), build)
 
 
 def ignore(*shape: int) -> TensorRule:

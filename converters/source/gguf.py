@@ -16,9 +16,9 @@ from gguf import MODEL_ARCH_NAMES, GGUFValueType
 
 from boardfit.converters.families.layout import keep_type
 from boardfit.converters.families.registry import needed_engine
+from boardfit.converters.families.shape import find_shape
 from boardfit.converters.source.checkpoint import map_file, update_with_file
 from boardfit.converters.source.general import keep_name_inert, model_license
-from boardfit.converters.source.gguf_shape import shape_from_header
 from boardfit.converters.source.wrappers import describe_left_out
 from boardfit.converters.spec import KeyValue, ModelSpec, SourceIdentity, TargetTensor
 from boardfit.converters.tokenizers.engine_vocab import open_vocab
@@ -82,7 +82,7 @@ def open_gguf(path: Path) -> ModelSpec:
     return ModelSpec(
         name=_name(first, path),
         family=first.arch,
-        shape=shape_from_header(first, tuple(tensors.values())),
+        shape=find_shape(first.arch, first.kv, tuple(tensors.values())),
         metadata=metadata,
         tensors=tuple(tensors.values()),
         source=SourceIdentity(

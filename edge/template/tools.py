@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from boardfit.edge.errors import UsageError
 from boardfit.edge.template.thinking import find_controls
 from boardfit.edge.template.tool_format import CallReader, ToolFormat, to_json
 from boardfit.edge.types import AnswerFilter, Message, TokenEvent, ToolCall
@@ -26,6 +27,16 @@ class Tool:
     name: str
     description: str
     parameters: Mapping[str, Any]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Tool:
+        """A tool in OpenAI's form, with or without `function` around it. Raises UsageError."""
+        inner = data.get("function", data)
+        name = inner.get("name") if isinstance(inner, Mapping) else None
+        description, parameters = inner.get("description"), inner.get("parameters")
+        if not isinstance(name, str) or not isinstance(parameters or {}, Mapping):
+            raise UsageError(f"a tool has a name, a description and parameters; got {data!r:.80}")
+        return cls(name, str(description or ""), parameters or {})
 
     def to_dict(self) -> dict[str, Any]:
         function = {

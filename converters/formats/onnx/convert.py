@@ -209,13 +209,7 @@ def describe(folder: Path, recipe: OnnxRecipe, result: Mapping[str, Any]) -> Mad
     n_weights = sum(types.values())
     files = {path.name: _role(path.name) for path in sorted(folder.iterdir())}
     stored = sum(t.nbytes for t in model.tensors)
-    return Made(
-        files,
-        types,
-        8 * stored / n_weights if n_weights else 32.0,
-        result.get("peak_rss_bytes"),
-        result.get("peak_anon_bytes"),
-    )
+    return Made(files, types, 8 * stored / n_weights if n_weights else 32.0)
 
 
 def _role(name: str) -> str:

@@ -194,7 +194,7 @@ def test_without_the_engine_the_pip_line_is_given(
     from boardfit.converters.formats.gguf import kernels
 
     kernels.load_kernels.cache_clear()
-    monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(kernels, "find_engine_folder", lambda: None)
     with pytest.raises(EngineMissingError) as caught:
         write_gguf(make_spec(TINY), load_recipe("q8_0"), tmp_path / "out.gguf")
     assert "pip install" in str(caught.value.next_step)
