@@ -79,10 +79,20 @@ def assemble(
         else:
             check_shape(source, rule.shape)
             made += rule.build(prefix + rule.target, source)
-    _refuse_unknown(unknown, family, n_layer)
-    _refuse_missing(
-        [n for n, (_, rule) in wanted.items() if n not in seen and not rule.optional], family
-    )
+    if unknown:
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        raise InputError(
+            f"tensor {printable(unknown[0])}{more} is unknown to family {family} with {n_layer} "
+            "layers; leaving it out would silently change the model",
+            next_step="check model_type and num_hidden_layers in config.json; adapters must be "
+            "merged into the weights first",
+        )
+    if missing := [n for n, (_, rule) in wanted.items() if n not in seen and not rule.optional]:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise InputError(
+            f"tensor {missing[0]}{more} is missing from the checkpoint (family {family})",
+            next_step="download the checkpoint again; every file that the index names is needed",
+        )
     return made
 
 
@@ -147,24 +157,4 @@ def check_shape(source: SourceTensor, expected: Shape) -> None:
             f"tensor {printable(source.name)} has shape {list(source.shape)}, but config.json "
             f"implies {list(expected)}",
             next_step="check that config.json belongs to these weights",
-        )
-
-
-def _refuse_unknown(unknown: Sequence[str], family: str, n_layer: int) -> None:
-    if unknown:
-        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-        raise InputError(
-            f"tensor {printable(unknown[0])}{more} is unknown to family {family} with {n_layer} "
-            "layers; leaving it out would silently change the model",
-            next_step="check model_type and num_hidden_layers in config.json; adapters must be "
-            "merged into the weights first",
-        )
-
-
-def _refuse_missing(missing: Sequence[str], family: str) -> None:
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise InputError(
-            f"tensor {missing[0]}{more} is missing from the checkpoint (family {family})",
-            next_step="download the checkpoint again; every file that the index names is needed",
         )

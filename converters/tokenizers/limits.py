@@ -41,16 +41,10 @@ class TokenizerLimit:
     needs_consent: bool = False
 
 
-def list_limits(
-    files: TokenizerFiles, pre: str, added: Iterable[AddedToken]
-) -> list[TokenizerLimit]:
-    """The limits that hold for one checkpoint, converted with pre-tokenizer `pre`."""
-    return list(_find_limits(files, pre, tuple(added)))
-
-
-def _find_limits(
+def find_limits(
     files: TokenizerFiles, pre: str, added: tuple[AddedToken, ...]
 ) -> Iterator[TokenizerLimit]:
+    """The limits that hold for one checkpoint, converted with pre-tokenizer `pre`."""
     normalizers = flatten(files.tokenizer_json.get("normalizer"), "normalizers")
     if any(step.get("type") == "NFC" for step in normalizers):
         yield TokenizerLimit(

@@ -126,20 +126,17 @@ def candidate_names(
         for pre in PRE_TYPES:
             if not pre.markers:
                 by_behaviour.setdefault((_CANONICAL[pre], pre.ignore_merges), pre)
-        text = _as_text(splitting.steps)
-        fitting = sorted(
-            by_behaviour.values(), key=lambda pre: -_similarity(text, _as_text(_CANONICAL[pre]))
-        )
+
+        def similarity(pre: PreType) -> float:
+            ours, known = (
+                " then ".join(value for _, value in steps)
+                for steps in (splitting.steps, _CANONICAL[pre])
+            )
+            return float(difflib.SequenceMatcher(None, ours, known, autojunk=False).ratio())
+
+        fitting = sorted(by_behaviour.values(), key=similarity, reverse=True)
     ordered = sorted(fitting, key=lambda p: (p.name != prefer, p.ignore_merges != ignore_merges))
     return list(dict.fromkeys(pre.name for pre in ordered))
-
-
-def _as_text(steps: tuple[Step, ...]) -> str:
-    return " then ".join(value for _, value in steps)
-
-
-def _similarity(a: str, b: str) -> float:
-    return difflib.SequenceMatcher(None, a, b, autojunk=False).ratio()
 
 
 def is_recognised(splitting: Splitting) -> bool:

@@ -14,7 +14,7 @@ from boardfit.converters.tokenizers import turns
 from boardfit.converters.tokenizers.corpus import torture_corpus
 from boardfit.converters.tokenizers.engine_vocab import EngineVocab, open_vocab
 from boardfit.converters.tokenizers.files import TokenizerFiles, read_json
-from boardfit.converters.tokenizers.limits import TokenizerLimit, list_limits
+from boardfit.converters.tokenizers.limits import TokenizerLimit, find_limits
 from boardfit.converters.tokenizers.reference import ReferenceTokenizer, load_reference
 from boardfit.converters.tokenizers.special import end_of_turn_ids
 from boardfit.converters.tokenizers.vocabulary import LoadedTokenizer, Vocabulary, write_vocab_only
@@ -80,7 +80,7 @@ def verify_vocabulary(
     reference = load_reference(files)
     with open_vocab(gguf_path) as engine:
         pre = engine.header.text("tokenizer.ggml.pre") or ""
-        limits = list_limits(files, pre, reference.added)
+        limits = list(find_limits(files, pre, reference.added))
         texts = torture_corpus([token.content for token in reference.added])
         excused = compare(engine, reference, texts, limits)
         _check_rows(engine, files)
@@ -153,7 +153,7 @@ def identify_pre(
         path = Path(folder) / "vocab.gguf"
         for name in names:
             write_vocab_only(LoadedTokenizer(build(name), special=()), "llama", path)
-            limits = list_limits(files, name, reference.added)
+            limits = list(find_limits(files, name, reference.added))
             with open_vocab(path) as engine:
                 found = [
                     (difference, [limit for limit in limits if limit.applies(difference.text)])

@@ -89,13 +89,19 @@ def run_pass(
     try:
         while True:
             # enough in flight that a slow slab in front does not idle the others
-            while len(in_flight) < 3 * n_threads and (slab := next(slabs, None)) is not None:
-                in_flight.append(pool.submit(worker.convert, slab))
+            while len(in_flight) < 3 * n_threads and (following := next(slabs, None)) is not None:
+                in_flight.append(pool.submit(worker.convert, following))
             if not in_flight:
                 return
             converted = in_flight.popleft().result()
-            _write(converted, plans, files)
-            done += converted.slab.n_values
+            slab = converted.slab
+            for plan, file in zip(plans, files, strict=True):
+                if file.n_done <= slab.step:
+                    type_name = plan.types[slab.step]
+                    offset = slab.start * row_bytes(type_name, slab.tensor.n_per_row)
+                    file.write(slab.step, offset, converted.by_type[type_name])
+            release(converted.rows)
+            done += slab.n_values
             if progress is not None:
                 progress(done, total)
     finally:
@@ -124,16 +130,6 @@ def _split_slabs(steps: Sequence[TargetTensor], first: int) -> Iterator[_Slab]:
             end = expert + rows_per_expert
             for start in range(expert, end, n_rows):
                 yield _Slab(step, tensor, start, min(start + n_rows, end))
-
-
-def _write(converted: _Converted, plans: Sequence[FilePlan], files: Sequence[PartialFile]) -> None:
-    slab = converted.slab
-    for plan, file in zip(plans, files, strict=True):
-        if file.n_done <= slab.step:
-            type_name = plan.types[slab.step]
-            offset = slab.start * row_bytes(type_name, slab.tensor.n_per_row)
-            file.write(slab.step, offset, converted.by_type[type_name])
-    release(converted.rows)
 
 
 class _Worker:

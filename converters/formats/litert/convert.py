@@ -100,7 +100,9 @@ def convert_litert(
                 "threads": threads,
                 "recipe": recipe.to_dict(),
                 "description": RECIPE_MARK + recipe.id,
-                "calibration": _conversations() if recipe.gptq else None,
+                "calibration": [
+                    [turn.to_dict() for turn in talk] for talk in read_conversations("calibration")
+                ],
                 "calibration_shape": [N_CALIBRATION_TEXTS, CALIBRATION_TOKENS],
                 "start_token": start_token(spec),
                 "stop_tokens": stop_tokens(spec),
@@ -142,19 +144,11 @@ def _token(spec: ModelSpec, role: str) -> int | None:
     return None if value is None else int(value)
 
 
-def _conversations() -> list[list[dict[str, Any]]]:
-    """What the worker renders and tokenizes, to round by."""
-    return [[turn.to_dict() for turn in talk] for talk in read_conversations("calibration")]
-
-
 def _check_disk(spec: ModelSpec, recipe: LitertRecipe, output: Path) -> None:
     bits = max(WEIGHT_TYPES[t].bits for t in (recipe.linear, recipe.head, recipe.embedding))
     needed = spec.shape.n_params * (bits + 1) // 8 * 2  # the graph, and again in the container
-    folder = output.absolute().parent
-    if not folder.is_dir():
-        raise UsageError(f"there is no folder {folder}")
     step = "make room, or choose another output folder"
-    check_disk("the conversion", needed, folder, next_step=step)
+    check_disk("the conversion", needed, output.absolute().parent, next_step=step)
 
 
 def conversion_bytes(

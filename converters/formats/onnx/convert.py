@@ -71,7 +71,7 @@ def convert_onnx(
     """
     config = read_json(checkpoint / "config.json")
     check_heads(config)
-    check_resources(checkpoint, output, recipe)
+    check_resources(checkpoint, config, output, recipe)
     python = tool_python("onnx", say=say)
     with (
         work_beside(output, "conversion") as work,
@@ -125,38 +125,26 @@ def check_heads(config: Mapping[str, Any]) -> None:
 # ---- before -------------------------------------------------------------------------------------
 
 
-def conversion_bytes(checkpoint: Path, recipe: OnnxRecipe) -> int:
-    """Peak memory of a conversion: the weights as transformers loads them, the result, the largest
-    matrix twice in floats, and the libraries.
+def check_resources(
+    checkpoint: Path, config: Mapping[str, Any], output: Path, recipe: OnnxRecipe
+) -> None:
+    """Raise DoesNotFitError where memory or disk is short. The peak of memory has the weights as
+    transformers loads them, the result, the largest matrix twice in floats, and the libraries. The
+    checkpoint is taken to hold 16 bits per weight.
     """
-    config = read_json(checkpoint / "config.json")
-    weights = checkpoint_bytes(checkpoint)
-    hidden = config.get("hidden_size") or 0
-    largest = max(config.get("vocab_size") or 0, config.get("intermediate_size") or 0) * hidden
-    return _BASE_BYTES + weights + output_bytes(checkpoint, recipe) + 2 * 4 * largest
-
-
-def checkpoint_bytes(checkpoint: Path) -> int:
-    return sum((checkpoint / shard).stat().st_size for shard in choose_shards(checkpoint)[0])
-
-
-def output_bytes(checkpoint: Path, recipe: OnnxRecipe) -> int:
-    """About what the artifact will have; the checkpoint is taken to hold 16 bits per weight."""
-    bits = max(recipe.default.bpw, recipe.head.bpw)
-    return int(checkpoint_bytes(checkpoint) / 2 * bits / 8)
-
-
-def check_resources(checkpoint: Path, output: Path, recipe: OnnxRecipe) -> None:
+    weights = sum((checkpoint / shard).stat().st_size for shard in choose_shards(checkpoint)[0])
+    made = int(weights / 2 * max(recipe.default.bpw, recipe.head.bpw) / 8)
+    widest = max(config.get("vocab_size") or 0, config.get("intermediate_size") or 0)
+    largest = 4 * widest * (config.get("hidden_size") or 0)
     check_memory(
         "converting to ONNX",
-        conversion_bytes(checkpoint, recipe),
+        _BASE_BYTES + weights + made + 2 * largest,
         available_bytes(),
         next_step="close other programs, or build it as GGUF, which streams: --format gguf",
     )
     output.parent.mkdir(parents=True, exist_ok=True)
-    needed = output_bytes(checkpoint, recipe) + 16 * MIB
     step = "make room, or choose another -o"
-    check_disk("the artifact", needed, output.parent, next_step=step)
+    check_disk("the artifact", made + 16 * MIB, output.parent, next_step=step)
 
 
 # ---- after --------------------------------------------------------------------------------------

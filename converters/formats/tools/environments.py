@@ -12,6 +12,7 @@ BOARDFIT_UPSTREAM_PYTHON.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -89,17 +90,8 @@ def tool_python(name: ToolName, *, say: Say | None = None) -> Path:
     return _find_python(directory)
 
 
-def find_tool_python(name: ToolName) -> Path | None:
-    """The interpreter of `name` if it can be used without installing anything, else None."""
-    environment = load_environments()[name]
-    if own := os.environ.get(environment.override):
-        return Path(own).expanduser()
-    python = _find_python(cache_directory() / "environments" / f"{name}-{environment.key}")
-    return python if python.exists() else None
-
-
 def _find_python(directory: Path) -> Path:
-    return directory / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    return directory / "bin/python"
 
 
 def _check_override(python: Path, environment: Environment) -> Path:
@@ -107,7 +99,7 @@ def _check_override(python: Path, environment: Environment) -> Path:
         raise UsageError(
             f"{environment.override} is {printable(str(python))!r}, which is not a program",
             next_step="name the python of an environment with "
-            f"{_listing(environment.packages[:2])}, or unset it and boardfit makes one",
+            f"{' '.join(environment.packages[:2])}, or unset it and boardfit makes one",
         )
     # Not resolved: a virtual environment's python is a link, and the link is what makes it one.
     return python.absolute()
@@ -134,7 +126,7 @@ def _make(environment: Environment, directory: Path, say: Say) -> None:
                                 (environment.packages, None)):  # fmt: skip
             if not packages:
                 continue
-            say(f"installing {_listing(packages)}")
+            say(f"installing {' '.join(packages)}")
             arguments = ["install", "--disable-pip-version-check", "-q", *packages]
             if index:
                 arguments += ["--index-url", index]
@@ -157,24 +149,15 @@ def _run(
             f"cannot make the {environment.name} environment: {module} {arguments[0]} failed "
             f"({done.returncode})\n" + "\n".join("  " + printable(line) for line in lines),
             next_step="go online once and repeat, or make an environment elsewhere with "
-            f"{_listing((*environment.first, *environment.packages))} and set "
+            f"{' '.join((*environment.first, *environment.packages))} and set "
             f"{environment.override} to its python",
         )
-
-
-def _listing(packages: Sequence[str]) -> str:
-    return " ".join(packages)
 
 
 @contextlib.contextmanager
 def one_maker(lock: Path, say: Say) -> Iterator[None]:
     """Wait until no other process makes the same thing."""
     with lock.open("w") as file:
-        try:
-            import fcntl
-        except ImportError:  # Windows: none of these tools runs there
-            yield
-            return
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

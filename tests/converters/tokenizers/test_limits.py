@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from boardfit.converters.tokenizers.files import TokenizerFiles
-from boardfit.converters.tokenizers.limits import list_limits
+from boardfit.converters.tokenizers.limits import find_limits
 
 
 def limits_of(directory: Path, model: str) -> list[str]:
-    return [limit.explanation for limit in list_limits(files_with(directory, model), "", ())]
+    return [limit.explanation for limit in find_limits(files_with(directory, model), "", ())]
 
 
 def files_with(directory: Path, model: str) -> TokenizerFiles:
@@ -41,7 +41,7 @@ def files_with(directory: Path, model: str) -> TokenizerFiles:
     ],
 )
 def test_word_piece_differs_on_few_scripts(tmp_path: Path, text: str, is_excused: bool) -> None:
-    (limit,) = list_limits(files_with(tmp_path, "WordPiece"), "", ())
+    (limit,) = find_limits(files_with(tmp_path, "WordPiece"), "", ())
     assert limit.applies(text) is is_excused
     assert not limit.needs_consent
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from boardfit.converters.formats.tools.environments import find_tool_python
 from tests.edge.engines import tiny_gguf, tiny_hf
 from tests.edge.engines.tiny_gguf import F32
 from tests.programs import skip_or_fail
+from tests.tool_pythons import find_tool_python
 
 REPLY = "a€😀é!"
 CHAT_REPLY = "Hi ž."

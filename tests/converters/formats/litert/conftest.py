@@ -9,9 +9,9 @@ from click.testing import CliRunner
 
 from boardfit.converters.build.command import build_command
 from boardfit.converters.formats.base import FORMATS
-from boardfit.converters.formats.tools.environments import find_tool_python
 from boardfit.edge.bundle.bundle import Bundle, open_bundle
 from tests.programs import skip_or_fail
+from tests.tool_pythons import find_tool_python
 
 # Before any test points the cache elsewhere.
 _LITERT, _ONNX = find_tool_python("litert"), find_tool_python("onnx")

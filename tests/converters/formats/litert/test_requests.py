@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from boardfit.converters.formats.base import FORMATS
 from boardfit.converters.formats.converted import FAMILIES, ConvertedFormat
 from boardfit.converters.formats.litert.convert import (
-    convert_litert,
     start_token,
     stop_tokens,
 )
-from boardfit.converters.formats.litert.recipe import load_recipe
 from boardfit.converters.sample import MODEL_DIR
 from boardfit.converters.source.hf import open_directory
 from boardfit.converters.spec import ModelSpec
@@ -55,14 +51,6 @@ def test_a_recipe_of_the_other_flavour_is_refused_before_anything_is_planned(
         with pytest.raises(UsageError, match=message) as caught:
             ask(recipe)
         assert advice in str(caught.value.next_step)
-
-
-def test_a_folder_that_is_not_there(spec: ModelSpec, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="there is no folder"):
-        convert_litert(
-            spec, MODEL_DIR, load_recipe("litert_int4_b32"), tmp_path / "nowhere/x.litertlm",
-            prefill_lengths=[128], cache_length=512,
-        )  # fmt: skip
 
 
 def test_where_texts_begin_and_answers_end(spec: ModelSpec) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from boardfit.converters.formats.tools.environments import find_tool_python
 from tests.converters.formats.litert.conftest import litert_python
 from tests.converters.formats.onnx.tiny_models import need_builder
+from tests.tool_pythons import find_tool_python
 
 __all__ = ["litert_python", "networks"]  # fixtures of these tests
 

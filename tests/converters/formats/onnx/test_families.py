@@ -11,13 +11,13 @@ import pytest
 
 from boardfit.converters.formats.onnx.convert import MODEL_FILE, check_heads, convert_onnx
 from boardfit.converters.formats.onnx.recipe import load_recipe
-from boardfit.converters.formats.tools.environments import find_tool_python
 from boardfit.edge.engines import EngineSettings, open_engine
 from boardfit.edge.errors import UnsupportedModelError
 from boardfit.edge.types import GenerationConfig
 from tests.converters.formats.onnx.family_checkpoints import FAMILIES, PROMPT
 from tests.converters.formats.onnx.tiny_models import need_builder
 from tests.edge.engines import tiny_hf
+from tests.tool_pythons import find_tool_python
 
 pytestmark = [pytest.mark.slow, pytest.mark.engine, pytest.mark.xdist_group("onnx-builder")]
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from boardfit.converters.formats.onnx import convert as target
 from boardfit.converters.formats.onnx.recipe import load_recipe
-from boardfit.converters.formats.tools.environments import find_tool_python
 from tests.edge.engines import tiny_hf
 from tests.programs import skip_or_fail
+from tests.tool_pythons import find_tool_python
 
 _WORKER = Path(target.__file__).parent / "worker"
 _PINS = _WORKER.parents[1] / "tools/environments.toml"

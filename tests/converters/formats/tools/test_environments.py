@@ -13,11 +13,11 @@ import pytest
 from boardfit.converters.formats.tools import environments
 from boardfit.converters.formats.tools.environments import (
     Environment,
-    find_tool_python,
     load_environments,
     tool_python,
 )
 from boardfit.edge.errors import DoesNotFitError, EngineMissingError, UsageError
+from tests.tool_pythons import find_tool_python
 
 
 @pytest.fixture(autouse=True)
