@@ -67,16 +67,17 @@ class DecoderFamily:
     tensor.
 
     Class data: `arch` (GGUF architecture), `parts` (of a layer, in tensors.toml), `flagged` (parts
-    that a flag of `config.json` adds), `outer_parts` (outside the layers), `kinds_key` and `mark`
-    (the key that lists the kinds of layers; the kind of recurrent ones, and a tensor that only they
-    have), `is_multimodal` (whether the checkpoint has more than a language model), `can_keep_mtp`
-    (whether its MTP head can be in the file).
+    that a flag of `config.json` adds), `outer_parts` (outside the layers), `n_outer` (tensors of a
+    stack there), `kinds_key` and `mark` (the key that lists the kinds of layers; the kind of
+    recurrent ones, and a tensor that only they have), `is_multimodal` (whether the checkpoint has
+    more than a language model), `can_keep_mtp` (whether its MTP head can be in the file).
     """
 
     arch: ClassVar[str]
     parts: ClassVar[tuple[str, ...]] = ()
     flagged: ClassVar[Mapping[str, str]] = {}
     outer_parts: tuple[str, ...] = ("outer",)
+    n_outer: ClassVar[int] = 0
     kinds_key: ClassVar[str] = "layer_types"
     mark: ClassVar[tuple[str, str] | None] = None
     is_multimodal: ClassVar[bool] = False
@@ -121,11 +122,6 @@ class DecoderFamily:
         raise NotImplementedError
 
     @property
-    def sliding(self) -> Sequence[bool]:
-        """For each layer whether it looks back over a window only; empty where none does."""
-        return ()
-
-    @property
     def sizes(self) -> Mapping[str, int]:
         """Sizes that tensors.toml names and neither `Dimensions` nor the configuration has."""
         return {}
@@ -148,10 +144,6 @@ class DecoderFamily:
         if self.is_tied and "lm_head.weight" in rules:
             rules["lm_head.weight"] = replace(rules["lm_head.weight"], optional=True)
         return rules
-
-    def outer_stacks(self) -> Sequence[tuple[ExpertStack, int]]:
-        """Stacks outside the layers, by full source name, with their number of tensors."""
-        return ()
 
     def extra_tensors(self) -> list[TargetTensor]:
         """Tensors made from the configuration; they are written first."""
@@ -195,9 +187,9 @@ class DecoderFamily:
         """A product of sizes by name: of `dims` or the family, else keys of `config.json`."""
         known = {**vars(dims), "q_rows": dims.q_rows, "kv_rows": dims.kv_rows,
                  "n_expert": self.n_expert, **self.sizes}  # fmt: skip
-        factors = [int(f) if f.isdigit() else known.get(f) for f in word.split("*")]
-        names = zip(word.split("*"), factors, strict=True)
-        return math.prod(self.config.whole(name) if size is None else size for name, size in names)
+        factors = word.split("*")
+        known |= {f: int(f) if f.isdigit() else self.config.whole(f) for f in {*factors} - {*known}}
+        return math.prod(known[factor] for factor in factors)
 
     def even_head_dim(self) -> int:
         return self.config.whole("hidden_size") // self.config.whole("num_attention_heads")
@@ -289,7 +281,7 @@ class DecoderFamily:
             experts=lambda layer: self.stacks(*self.layer_parts(layer)),
             n_expert=self.n_expert,
             first=self.extra_tensors(),
-            stacks=self.outer_stacks(),
+            stacks=[(stack, self.n_outer) for stack in self.stacks(*self.outer_parts)],
             rename=self.rename,
         )
         if self.is_tied and has_equal_head(made):

@@ -16,7 +16,6 @@ import numpy as np
 
 from boardfit.converters.families.gemma4 import SharedLayers
 from boardfit.converters.families.layout import (
-    ExpertStack,
     SourceTensor,
     TensorRule,
     matrix,
@@ -38,7 +37,8 @@ class Gemma3n(SharedLayers):
     """`Gemma3nForCausalLM`, and the language model of `Gemma3nForConditionalGeneration`."""
 
     arch = "gemma3n"
-    outer_parts = ("outer", "gemma_per_layer_outer")
+    outer_parts = ("outer", "gemma_per_layer_outer", "gemma3n_outer")
+    n_outer = _N_ALTUP - 1
     engine_period = 5
 
     @property
@@ -93,14 +93,6 @@ class Gemma3n(SharedLayers):
         width = dims.n_layer * self.config.whole("hidden_size_per_layer_input")
         table = zero_rows("per_layer_token_embd.weight", rows, width, n_rows=dims.n_vocab)
         return {**super().outer_rules(), "model.embed_tokens_per_layer.weight": table}
-
-    def outer_stacks(self) -> list[tuple[ExpertStack, int]]:
-        names = {"projections": "proj", "unembed_projections": "unembd_proj"}
-        shape = (self.dims.n_embd, self.dims.n_embd)
-        return [
-            (ExpertStack(f"model.altup_{n}.{{}}.weight", f"altup_{t}.weight", shape), _N_ALTUP - 1)
-            for n, t in names.items()
-        ]
 
     def make_tensors(self) -> list[TargetTensor]:
         """With zeros for keys and values of shared layers where a checkpoint, saved by a newer

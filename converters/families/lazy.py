@@ -19,7 +19,7 @@ from boardfit.edge.files.ggml_types import row_bytes
 ComputeRows = Callable[[np.ndarray], np.ndarray]
 
 
-class LazyRows(np.lib.mixins.NDArrayOperatorsMixin):
+class LazyRows:
     """An array of shape `(*rows.shape, width)`; entry `rows[i]` is the number of row `i`."""
 
     def __init__(
@@ -64,16 +64,9 @@ class LazyRows(np.lib.mixins.NDArrayOperatorsMixin):
     def _of(self, rows: np.ndarray) -> LazyRows:
         return LazyRows(self._compute, rows, self._width, self.dtype)
 
-    def astype(self, dtype: Any, copy: bool = True) -> np.ndarray:
-        return np.asarray(self).astype(dtype, copy=copy)
-
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         values = self._compute(self._rows.reshape(-1)).reshape(self.shape)
         return values if dtype is None else values.astype(dtype, copy=False)
-
-    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **named: Any) -> Any:
-        ready = [np.asarray(each) if isinstance(each, LazyRows) else each for each in inputs]
-        return getattr(ufunc, method)(*ready, **named)
 
     def __getattr__(self, name: str) -> Any:
         """Anything else that an array has, of the computed values."""

@@ -10,7 +10,6 @@ import math
 import mmap
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ _PART = re.compile(
     r"(?P<module>.+)\.(?P<role>lora_A|lora_B|lora_embedding_A|lora_embedding_B|"
     r"lora_magnitude_vector|lora_a|lora_b|m)(?:\.(?!weight$|bias$)[\w-]+)?(?P<leaf>\.bias|\.weight)?"
 )
-_LEFT, _RIGHT, _MAGNITUDE = "left", "right", "magnitude"
+_LEFT, _RIGHT, _MAGNITUDE, _BIAS = "left", "right", "magnitude", "bias"
 _ROLES = {
     "lora_A": _RIGHT, "lora_B": _LEFT, "lora_embedding_A": _RIGHT, "lora_embedding_B": _LEFT,
     "lora_a": _RIGHT, "lora_b": _LEFT, "lora_magnitude_vector": _MAGNITUDE, "m": _MAGNITUDE,
@@ -47,14 +46,6 @@ _VARIANTS = re.compile(
 _WITH_PEFT = "merge it with peft: merge_and_unload(), then save_pretrained()"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _HEAD, _EMBEDDING = "lm_head.weight", "embed_tokens.weight"
-
-
-@dataclass
-class _Change:
-    """What an adapter does to one module's weight; `bias` is added to the module's bias."""
-
-    parts: dict[str, str] = field(default_factory=dict)
-    bias: str | None = None
 
 
 class Adapter:
@@ -79,18 +70,14 @@ class Adapter:
             self.directory / self.file, self._header.file_size, below=self.directory
         )
         self._check_settings()
-        self.changes: dict[str, _Change] = {}
+        self.base = checkpoint.adapter_base(self.directory)
+        # Tensors by their part in the change of a module; a bias is added to the module's.
+        self.changes: dict[str, dict[str, str]] = {}
         self.replaced: dict[str, str] = {}
         for name in sorted(self._header.tensors):
             self._sort(name)
         if not self.changes and not self.replaced:
             raise InputError(f"{self.directory / self.file}: the adapter holds no tensors")
-
-    @property
-    def base(self) -> str | None:
-        """The base model that the adapter itself names."""
-        stated = self.config.get("model" if self.is_mlx else "base_model_name_or_path")
-        return printable(stated, 80) if isinstance(stated, str) and stated else None
 
     @property
     def of_base(self) -> str:
@@ -105,10 +92,11 @@ class Adapter:
 
     def describe(self) -> str:
         """Kind, rank and size, without a path of this machine."""
-        ranks = sorted({self._shape(c.parts[_RIGHT]) for c in self.changes.values() if c.parts})
-        kind = "DoRA" if any(_MAGNITUDE in c.parts for c in self.changes.values()) else "LoRA"
-        shapes = {min(shape) for shape in ranks if len(shape) == 2}
-        rank = f" of rank {'/'.join(map(str, sorted(shapes)))}" if shapes else ""
+        changes = self.changes.values()
+        kind = "DoRA" if any(_MAGNITUDE in parts for parts in changes) else "LoRA"
+        shapes = [self._shape(parts[_RIGHT]) for parts in changes if _RIGHT in parts]
+        ranks = sorted({min(shape) for shape in shapes if len(shape) == 2})
+        rank = f" of rank {'/'.join(map(str, ranks))}" if ranks else ""
         whole = f", {len(self.replaced)} tensors replaced" if self.replaced else ""
         scale = f", at {self._user_scale:g} of its strength" if self._user_scale != 1 else ""
         return (
@@ -225,13 +213,12 @@ class Adapter:
             if ".original_module." not in plain:
                 self.replaced[plain] = name
             return
-        change = self.changes.setdefault(match["module"], _Change())
-        if match["leaf"] != ".bias":
-            change.parts[_ROLES[match["role"]]] = name
-        elif match["role"] == "lora_B":
-            change.bias = name
-        else:
-            raise self._unknown(name)
+        role = _ROLES[match["role"]]
+        if match["leaf"] == ".bias":
+            role = _BIAS
+            if match["role"] != "lora_B":
+                raise self._unknown(name)
+        self.changes.setdefault(match["module"], {})[role] = name
 
     def _unknown(self, name: str) -> UnsupportedModelError:
         return UnsupportedModelError(
@@ -246,7 +233,7 @@ class Adapter:
         """Two matrices, as stored, whose product has the base's shape. Raises InputError where no
         order of the two fits.
         """
-        parts = self.changes[module].parts
+        parts = self.changes[module]
         if not {_LEFT, _RIGHT} <= parts.keys():
             raise InputError(
                 f"{self.file}: {printable(module)} has {', '.join(map(printable, parts.values()))} "
@@ -271,7 +258,7 @@ class Adapter:
 
     def merge(self, module: str, base: SourceTensor) -> SourceTensor:
         """The base's weight with the change, computed as its rows are read."""
-        (left, right), parts = self.factors(module, base), self.changes[module].parts
+        (left, right), parts = self.factors(module, base), self.changes[module]
         types = {self.read(parts[key]).dtype for key in (_LEFT, _RIGHT)}
         dtype, rows_of_base = types.pop(), matrix(base)
         scaling = np.float32(self.scaling(module, left.shape[1]))
@@ -303,9 +290,9 @@ class Adapter:
 
     def add_bias(self, module: str, base: SourceTensor) -> SourceTensor:
         """The base's bias with the change (`lora_bias`)."""
-        change = self.changes[module]
-        rank = min(self._shape(change.parts[_RIGHT])) if _RIGHT in change.parts else 1
-        added = self.floats(str(change.bias)) * np.float32(self.scaling(module, rank))
+        parts = self.changes[module]
+        rank = min(self._shape(parts[_RIGHT])) if _RIGHT in parts else 1
+        added = self.floats(parts[_BIAS]) * np.float32(self.scaling(module, rank))
         values = to_f32(base.data, base.dtype) + added
         return SourceTensor(base.name, "F32", base.shape, values)
 
@@ -326,9 +313,9 @@ class MergedCheckpoint(checkpoint.SafetensorsCheckpoint):
         self._embedding = next((n for n in self._base_names if n.endswith(_EMBEDDING)), None)
         changes = adapter.changes.items()
         self._modules = {
-            self._find(f"{m}.weight", plain): m for m, change in changes if change.parts
+            self._find(f"{m}.weight", plain): m for m, parts in changes if parts.keys() - {_BIAS}
         }
-        self._biases = {self._find(f"{m}.bias", plain): m for m, change in changes if change.bias}
+        self._biases = {self._find(f"{m}.bias", plain): m for m, parts in changes if _BIAS in parts}
         self._replaced = {self._find(n, plain): stored for n, stored in adapter.replaced.items()}
         self._check_shapes()
         notes = [f"an adapter is merged: {adapter.describe()}"]
@@ -402,7 +389,7 @@ class MergedCheckpoint(checkpoint.SafetensorsCheckpoint):
     def _check_shapes(self) -> None:
         for name, module in self._modules.items():
             self.adapter.merge(module, self._base(name))
-        biases = [(name, str(self.adapter.changes[m].bias)) for name, m in self._biases.items()]
+        biases = [(name, self.adapter.changes[m][_BIAS]) for name, m in self._biases.items()]
         for name, stored in [*self._replaced.items(), *biases]:
             got, base = self.adapter.read(stored), self._base(name)
             if got.shape != base.shape:

@@ -23,7 +23,7 @@ from boardfit.converters.formats.tools.checkpoint import link_checkpoint
 from boardfit.converters.formats.tools.environments import check_disk, check_memory, tool_python
 from boardfit.converters.formats.tools.worker import run_worker
 from boardfit.converters.source.checkpoint import choose_shards
-from boardfit.converters.spec import TargetTensor
+from boardfit.converters.spec import ModelSpec, TargetTensor
 from boardfit.converters.tokenizers.files import TokenizerFiles, read_json
 from boardfit.converters.tokenizers.special import end_of_turn_ids
 from boardfit.device_profiles.cost.engine_classes import EngineClass
@@ -70,7 +70,6 @@ def convert_onnx(
     IntegrityError if the result is not what was asked for.
     """
     config = read_json(checkpoint / "config.json")
-    check_heads(config)
     check_resources(checkpoint, config, output, recipe)
     python = tool_python("onnx", say=say)
     with (
@@ -109,17 +108,6 @@ def accuracy_level(isa: Collection[str] | None) -> int:
     if isa is None or {"dotprod", "i8mm", "avx2", "avx512f", "avx_vnni"} & set(isa):
         return INT8_ACTIVATIONS
     return FLOAT_ACTIVATIONS
-
-
-def check_heads(config: Mapping[str, Any]) -> None:
-    """Raise UnsupportedModelError for attention that ONNX Runtime has no kernel for."""
-    heads, hidden = config.get("num_attention_heads") or 1, config.get("hidden_size") or 0
-    width = config.get("head_dim") or hidden // heads
-    if width % 16:
-        raise UnsupportedModelError(
-            f"attention heads of {width} values: ONNX Runtime's attention takes multiples of 16",
-            next_step="edge build MODEL --format gguf",
-        )
 
 
 # ---- before -------------------------------------------------------------------------------------
@@ -162,12 +150,6 @@ def finish_folder(checkpoint: Path, config: Mapping[str, Any], folder: Path, n_c
     for token in written if isinstance(written, list) else [written]:
         if isinstance(token, int) and token not in stops:
             stops.append(token)
-    vocab = int(model["vocab_size"])
-    if bad := [token for token in stops if token >= vocab]:
-        raise IntegrityError(
-            f"stop token {bad[0]} is past the vocabulary of {vocab}",
-            next_step="correct eos_token_id in generation_config.json",
-        )
     model["eos_token_id"] = stops
     model["context_length"] = n_ctx
     document["search"]["max_length"] = n_ctx
@@ -215,6 +197,14 @@ class OnnxFormat(ConvertedFormat):
 
     def describe_recipe(self, recipe_id: str) -> str:
         return load_recipe(recipe_id).about
+
+    def check_supported(self, spec: ModelSpec, profile: DeviceProfile) -> None:
+        super().check_supported(spec, profile)
+        if odd := [width for width in spec.shape.head_dims if width % 16]:
+            raise UnsupportedModelError(
+                f"attention heads of {odd[0]} values: ONNX Runtime takes multiples of 16",
+                next_step="edge build MODEL --format gguf",
+            )
 
     def weigh_matrix(
         self, tensor: TargetTensor, recipe_id: str, role: Role, n_layers: int

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from boardfit.converters.formats.onnx.convert import MODEL_FILE, check_heads, convert_onnx
+from boardfit.converters.formats.base import FORMATS
+from boardfit.converters.formats.converted import ConvertedFormat
+from boardfit.converters.formats.onnx.convert import MODEL_FILE, convert_onnx
 from boardfit.converters.formats.onnx.recipe import load_recipe
+from boardfit.converters.source.resolve import open_model
+from boardfit.device_profiles.catalog import find_profile
+from boardfit.device_profiles.shape import LayerShape
 from boardfit.edge.engines import EngineSettings, open_engine
 from boardfit.edge.errors import UnsupportedModelError
 from boardfit.edge.types import GenerationConfig
@@ -56,7 +62,9 @@ def test_logits_are_those_of_transformers(family: str, checkpoints: Path, tmp_pa
         engine.close()
 
 
-def test_heads_that_the_runtime_does_not_take() -> None:
-    config = {"model_type": "llama", "hidden_size": 96, "num_attention_heads": 4}
+def test_heads_that_the_runtime_does_not_take_are_refused_by_the_plan() -> None:
+    spec, target = open_model("sample"), FORMATS["onnx"].load()
+    assert isinstance(target, ConvertedFormat)
+    narrow = replace(spec.shape, layers=(LayerShape(2, 24, 24),) * 4)
     with pytest.raises(UnsupportedModelError, match="24 values"):
-        check_heads(config)
+        target.check_supported(replace(spec, shape=narrow), find_profile("raspberry-pi-5-8gb"))
