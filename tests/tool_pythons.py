@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from boardfit.converters.formats.tools.environments import ToolName, load_environments
+from boardfit.converters.formats.tools import environments
 from boardfit.edge.disk.verified import cache_directory
 
 
-def find_tool_python(name: ToolName) -> Path | None:
+def find_tool_python(name: environments.ToolName) -> Path | None:
     """The interpreter of `name` if it can be used without installing anything, else None."""
-    environment = load_environments()[name]
+    environment = environments.load_environments()[name]
     if own := os.environ.get(environment.override):
         return Path(own).expanduser()
     python = cache_directory() / "environments" / f"{name}-{environment.key}" / "bin/python"

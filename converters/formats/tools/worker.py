@@ -32,6 +32,7 @@ from boardfit.edge.process.last_words import explain_death
 from boardfit.edge.terminal.progress import Progress, Say
 from boardfit.edge.units import format_bytes, printable
 
+_PACKAGES = ("boardfit",)
 _ROOMS = ("edge", "converters", "device_profiles")
 _CHILD = "boardfit.converters.formats.tools.worker_child"
 _FLAGS = ("-s", "-B", "-u")  # no packages of the user's, no bytecode, no buffer
@@ -72,7 +73,10 @@ def run_worker(
     EngineError with the last lines that it printed when it died otherwise.
     """
     with tempfile.TemporaryDirectory(prefix="boardfit-worker-") as folder:
-        (Path(folder) / "boardfit").symlink_to(_package(), target_is_directory=True)
+        for package in _PACKAGES:
+            (Path(folder) / package).symlink_to(
+                (_root() / package).resolve(), target_is_directory=True
+            )
         say = say or (lambda text: None)
         command = python_argv(_CHILD, module, python=python, flags=_FLAGS, folder=folder)
         environment = {**_environment(threads), **(variables or {})}
@@ -93,8 +97,9 @@ def run_worker(
             raise _failure(answer, code, _read_tail(log), module, memory_limit)
 
 
-def _package() -> Path:
-    return (Path(OUR_FOLDER) / "boardfit").resolve()
+def _root() -> Path:
+    """The folder that our package is in."""
+    return Path(OUR_FOLDER)
 
 
 def _put_into(
@@ -104,12 +109,13 @@ def _put_into(
     ours = {name: value for name, value in environment.items() if os.environ.get(name) != value}
     kept = {name: value for name, value in environment.items() if name in _KEPT}
     inside = {**kept, **ours, "HOME": SCRATCH, "TMPDIR": SCRATCH}
+    packages = [(_root() / name).resolve() for name in _PACKAGES]
     shown = (
         *cage.shown,
         Path(folder),
-        _package(),
+        *packages,
         # In a checkout the folders of the package are links.
-        *(Path(os.path.realpath(_package() / name)) for name in _ROOMS),
+        *(Path(os.path.realpath(packages[0] / name)) for name in _ROOMS),
         python.parent.parent,
         Path(os.path.realpath(python)).parent.parent,
     )

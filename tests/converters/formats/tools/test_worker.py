@@ -46,7 +46,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[s
     return call
 
 
-def test_an_answer_with_progress_and_peaks(job: Callable[..., dict[str, Any]]) -> None:
+def test_an_answer_with_progress(job: Callable[..., dict[str, Any]]) -> None:
     said: list[str] = []
     steps: list[tuple[int, int]] = []
     answer = job(
