@@ -88,10 +88,7 @@ def load_byte_level(files: TokenizerFiles, pre: str) -> Vocabulary:
                 decoded = reference.decode_ids(encoder, ids)
                 # Decoding reads a lone "ø" as half a character; several would become one text.
                 text = text if "\ufffd" in decoded else decoded
-            if token.special or has_special_form(text):
-                kind = TokenType.CONTROL
-            else:
-                text, kind = text.replace(SPACE_MARK, " "), TokenType.USER_DEFINED
+            text, kind = _added(text, token.special)
         tokens.append(text)
         types.append(kind)
     merges = merge_lines(files)
@@ -128,10 +125,8 @@ def load_byte_fallback(files: TokenizerFiles, *, keeps_merges: bool = False) -> 
             kind, score = TokenType.UNKNOWN, 0.0
         elif keeps_merges and text in _SHOWN:
             kind = TokenType.USER_DEFINED
-        elif token.special or has_special_form(text):
-            kind = TokenType.CONTROL
         else:
-            text, kind = text.replace(SPACE_MARK, " "), TokenType.USER_DEFINED
+            text, kind = _added(text, token.special)
         tokens.append(text)
         types.append(kind)
         scores.append(score)
@@ -139,6 +134,13 @@ def load_byte_fallback(files: TokenizerFiles, *, keeps_merges: bool = False) -> 
         no_scores = [-1000.0] * n_vocab
         return Vocabulary("bpe", "gemma4", "", tokens, types, scores=no_scores, merges=merges)
     return Vocabulary("spm", "llama", "default", tokens, types, scores=scores)
+
+
+def _added(text: str, is_special: bool) -> tuple[str, TokenType]:
+    """An added token as the engine takes it: a control token, or text with plain spaces."""
+    if is_special or has_special_form(text):
+        return text, TokenType.CONTROL
+    return text.replace(SPACE_MARK, " "), TokenType.USER_DEFINED
 
 
 def is_byte_fallback(files: TokenizerFiles) -> bool:
@@ -250,15 +252,10 @@ def _list_added(files: TokenizerFiles, *, phi3: bool) -> Iterable[tuple[AddedTok
     """Added tokens in the order in which they override each other."""
     for text, token_id in files.legacy_added_tokens.items():
         yield AddedToken(token_id, text), TokenType.USER_DEFINED
-    for token in files.config_added_tokens:
-        if token.special or (not phi3 and has_special_form(token.content)):
-            yield token, TokenType.CONTROL
-        elif phi3:
-            yield token, TokenType.USER_DEFINED
-        else:
-            text = token.content.replace(SPACE_MARK, " ")
-            yield AddedToken(token.id, text), TokenType.USER_DEFINED
     if phi3:
-        for token in files.json_added_tokens:
-            kind = TokenType.CONTROL if token.special else TokenType.USER_DEFINED
-            yield token, kind
+        for token in (*files.config_added_tokens, *files.json_added_tokens):
+            yield token, TokenType.CONTROL if token.special else TokenType.USER_DEFINED
+        return
+    for token in files.config_added_tokens:
+        text, kind = _added(token.content, token.special)
+        yield replace(token, content=text), kind

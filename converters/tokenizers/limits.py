@@ -116,12 +116,9 @@ def _has_marks_or_case(char: str) -> bool:
 
 
 def _is_stripped(token: AddedToken, text: str) -> bool:
-    before, found, _ = text.partition(token.content)
-    if not found:
-        return False
     parts = text.split(token.content)
     right = token.rstrip and any(part[:1].isspace() for part in parts[1:])
-    left = token.lstrip and any(part[-1:].isspace() for part in (before, *parts[:-1]))
+    left = token.lstrip and any(part[-1:].isspace() for part in parts[:-1])
     return right or left
 
 
