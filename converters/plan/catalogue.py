@@ -12,7 +12,7 @@ from boardfit.converters.plan.compare import make_hollow_spec
 from boardfit.converters.plan.options import PlanOptions
 from boardfit.converters.source.checkpoint import AdapterRequest
 from boardfit.converters.source.hub import HubName
-from boardfit.converters.source.resolve import CatalogueName, parse_name
+from boardfit.converters.source.resolve import parse_name
 from boardfit.converters.spec import ModelSpec
 from boardfit.converters.tokenizers.turns import check_words
 from boardfit.device_profiles.models import find_model
@@ -54,8 +54,8 @@ def _plan_from(ref: str, lora: AdapterRequest | None) -> Planned:
         return Planned(_open(ref, lora))
     name = parse_name(ref)
     known = None
-    if isinstance(name, CatalogueName):
-        known = find_model(name.name)
+    if isinstance(name, str):
+        known = find_model(name)
     elif isinstance(name, HubName):
         known = find_model(name.repo_id)
     if known is None or not known.exact:

@@ -6,7 +6,7 @@ takes them, or a file in a repository as `owner/name/file.gguf`.
 
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -71,8 +71,8 @@ def open_model(
         _refuse_options(spec.name, lora, mtp)
         return spec
     name = parse_name(ref) if isinstance(ref, str) and not _is_path(ref) else None
-    if isinstance(name, CatalogueName):
-        known = find_model(name.name)  # the repository of one in the catalogue has its weights
+    if isinstance(name, str):
+        known = find_model(name)  # the repository of one in the catalogue has its weights
         name = HubName(known.repo) if known is not None and known.exact else None
     if name is None:
         raise _not_found(str(ref), path)
@@ -157,16 +157,9 @@ def _not_found(ref: str, path: Path) -> InputError:
     )
 
 
-@dataclass(frozen=True)
-class CatalogueName:
-    """A name that no repository has: of the catalogue, or a tag of Ollama's."""
-
-    name: str
-
-
-def parse_name(text: str) -> HubName | CatalogueName | None:
-    """What a text names; None for what can only be a path. Raises InputError for an address that is
-    no model's.
+def parse_name(text: str) -> HubName | str | None:
+    """What a text names: a repository, or what none is called (a name of the catalogue, a tag of
+    Ollama's). None for what can only be a path. Raises InputError for an address of no model.
     """
     text = text.strip()
     place = re.sub(r"^(?:hf|huggingface)://(?:models/)?", "huggingface.co/", text)
@@ -177,19 +170,19 @@ def parse_name(text: str) -> HubName | CatalogueName | None:
         return _from_hub_address(text, address)
     if host in _OLLAMA_HOSTS:
         found = _split(address).path.strip("/").removeprefix("library/")
-        return CatalogueName(found) if re.fullmatch(rf"{_PART}(?::[\w.-]+)?", found) else None
+        return found if re.fullmatch(rf"{_PART}(?::[\w.-]+)?", found) else None
     if "://" in text:
         raise InputError(
             f"{printable(text)}: boardfit downloads from a Hugging Face hub only",
             next_step="download the file, then give its path",
         )
     if match := _OLLAMA.fullmatch(text):
-        return CatalogueName(match["name"])
+        return match["name"]
     match = _REPOSITORY.fullmatch(text)
     if match is not None:
         is_file = match["repo"].lower().endswith(_FILE_ENDINGS) and not match["file"]
         return None if is_file else _from_match(match)
-    return CatalogueName(text) if re.fullmatch(_PART, text) else None
+    return text if re.fullmatch(_PART, text) else None
 
 
 def _split(address: str) -> SplitResult:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from boardfit.converters.source.hub import HubName
-from boardfit.converters.source.resolve import CatalogueName, parse_name
+from boardfit.converters.source.resolve import parse_name
 from boardfit.edge.errors import InputError
 
 RESOLVE = "https://huggingface.co/o/n/resolve/main/sub/x-Q4_K_M.gguf?download=true"
@@ -30,11 +30,11 @@ RESOLVE = "https://huggingface.co/o/n/resolve/main/sub/x-Q4_K_M.gguf?download=tr
         ("https://huggingface.co/o/n/resolve/main/model.safetensors", HubName("o/n")),
         ("o/n/x.gguf", HubName("o/n", file="x.gguf")),
         ("o/n/sub/x.gguf", HubName("o/n", file="sub/x.gguf")),
-        ("qwen3:0.6b", CatalogueName("qwen3:0.6b")),
-        ("library/qwen3:0.6b", CatalogueName("qwen3:0.6b")),
-        ("https://ollama.com/library/qwen3:0.6b", CatalogueName("qwen3:0.6b")),
-        ("ollama.com/library/llama3.2", CatalogueName("llama3.2")),
-        ("qwen3-0.6b", CatalogueName("qwen3-0.6b")),
+        ("qwen3:0.6b", "qwen3:0.6b"),
+        ("library/qwen3:0.6b", "qwen3:0.6b"),
+        ("https://ollama.com/library/qwen3:0.6b", "qwen3:0.6b"),
+        ("ollama.com/library/llama3.2", "llama3.2"),
+        ("qwen3-0.6b", "qwen3-0.6b"),
         ("a/b.gguf", None),
         ("a/b.bin", None),
         ("a/b/c", None),
@@ -42,7 +42,7 @@ RESOLVE = "https://huggingface.co/o/n/resolve/main/sub/x-Q4_K_M.gguf?download=tr
         ("", None),
     ],
 )
-def test_what_is_named(text: str, name: HubName | CatalogueName | None) -> None:
+def test_what_is_named(text: str, name: HubName | str | None) -> None:
     assert parse_name(text) == name
 
 
