@@ -1,12 +1,14 @@
-"""Run a function of ours in a forked copy of this process, under a limit that the kernel enforces.
+"""Run a function of ours in a child, under limits of time and memory that the kernel enforces.
 
 Python looks at its clock, and at Ctrl-C, between two operations only; one in C may take minutes. A
-fork costs milliseconds. The function must be pure Python: the child has no other threads.
+fork costs milliseconds. The function must be pure Python: the child has no other threads. Where a
+fork is not safe (macOS), a module is started instead, and its memory is watched from here.
 """
 
 import contextlib
 import gc
 import os
+import resource
 import select
 import signal
 import struct
@@ -17,12 +19,16 @@ import warnings
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from boardfit.edge.process.child import DEVNULL, Popen, python_argv, start_child
+
 _LENGTH = struct.Struct("<Q")
 _REQUEST = struct.Struct("<Qd")  # bytes that follow, and seconds allowed
 #: What the parent waits beyond the child's own limit, before it kills the child itself.
 _GRACE_S = 0.2
 #: How long an answer may take after a Ctrl-C that is only noted, and how often that is looked at.
-_PATIENCE_S, _LOOK_S = 0.3, 0.1
+_PATIENCE_S, _LOOK_S = 0.3, 0.05
+#: Memory that a child may take beyond what it starts with, and more for each byte of a request.
+MEMORY_BYTES, MEMORY_PER_BYTE = 128 << 20, 16
 #: Answers are read in pieces of at most this many bytes.
 _CHUNK = 1 << 20
 
@@ -53,15 +59,20 @@ def run_forked(function: Callable[[], bytes], seconds: float) -> bytes:
 
 
 class ForkedWorker:
-    """A child that is forked once and answers requests, until it is closed.
+    """A child that is started once and answers requests, until it is closed.
+
+    It is a fork; where that is not safe, and `module` is given, `python -m MODULE` instead. That
+    program calls `serve_requests` with its function.
 
     A fork copies the page tables of an engine's buffers, and the engine then faults on every page
     that it writes. Start a worker for many requests before such buffers exist. Requests of several
     threads wait for each other. A child that died is forked anew for the next request.
     """
 
-    def __init__(self, function: Callable[[bytes], bytes]) -> None:
+    def __init__(self, function: Callable[[bytes], bytes], *, module: str | None = None) -> None:
         self._function = function
+        self._module = None if can_fork() else module
+        self._started: Popen[bytes] | None = None
         self._lock = threading.Lock()
         self._child: tuple[int, int, int] | None = None  # its id, and our ends of two pipes
 
@@ -73,8 +84,8 @@ class ForkedWorker:
     def ask(self, data: bytes, seconds: float) -> bytes:
         """What the function returns for `data`, computed within `seconds`.
 
-        Raises TimeoutError when it takes longer, ForkedDeathError when it raises or dies, OSError
-        when no child can be started. An interrupt of the caller ends the child.
+        Raises TimeoutError when it takes longer, ForkedDeathError when it raises, dies or takes
+        too much memory, OSError when no child can be started. An interrupt of the caller ends it.
         """
         with self._lock:
             is_old = self._child is not None
@@ -98,7 +109,8 @@ class ForkedWorker:
         try:
             with _noticed_interrupt() as is_interrupted:
                 _write(writer, _REQUEST.pack(len(data), seconds) + data)
-                answer = _read_answer(reader, deadline, is_interrupted)
+                may_wait = self._watch_memory(len(data))
+                answer = _read_answer(reader, deadline, is_interrupted, may_wait)
         finally:
             status = self._end() if answer is None else None
         if answer is not None:
@@ -115,9 +127,7 @@ class ForkedWorker:
             # Blocked, so that no handler of ours runs in the child before it has its own.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
             try:
-                child = _fork()
-                if not child:
-                    _serve(self._function, requests[0], answers[1], before)  # never returns
+                child = self._start(requests[0], answers[1], before)
                 self._child = child, requests[1], answers[0]
             except OSError:
                 os.close(requests[1])
@@ -129,12 +139,43 @@ class ForkedWorker:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return self._child[1:]
 
+    def _start(self, reader: int, writer: int, mask: set[int | signal.Signals]) -> int:
+        """Start the child on its ends of the pipes; returns its id."""
+        if self._module is not None:
+            argv = python_argv(self._module)
+            self._started = start_child(argv, stdin=reader, stdout=writer, stderr=DEVNULL)
+            return self._started.pid
+        child = _fork()
+        if not child:
+            _serve(self._function, reader, writer, mask)  # never returns
+        return child
+
+    def _watch_memory(self, n_bytes: int) -> Callable[[], bool]:
+        """Whether a started program's memory is within its limit; a fork's is the kernel's."""
+        if self._started is None or self._child is None:
+            return lambda: True
+        import psutil
+
+        process = psutil.Process(self._child[0])
+        most = process.memory_info().rss + MEMORY_BYTES + MEMORY_PER_BYTE * n_bytes
+
+        def is_within() -> bool:
+            try:
+                return bool(process.memory_info().rss <= most)
+            except psutil.Error:
+                return False
+
+        return is_within
+
     def _end(self) -> int | None:
         """Kill and reap the child; its wait status. None where the system reaps by itself."""
         assert self._child is not None
         (child, *ends), self._child = self._child, None
         for end in ends:
             os.close(end)
+        if self._started is not None:
+            self._started.returncode = 0  # it is reaped here
+            self._started = None
         with contextlib.suppress(ChildProcessError, ProcessLookupError):
             pid, status = os.waitpid(child, os.WNOHANG)
             if pid:
@@ -163,22 +204,50 @@ def _serve(
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask - {signal.SIGALRM})
-        gc.disable()  # finalizers of the parent's objects must not run
+        gc.freeze()  # finalizers of the parent's objects must not run
+        gc.enable()
         # A copy of a pipe, socket or lock of the parent's would outlive it.
         for file in map(int, os.listdir("/proc/self/fd")):
             with contextlib.suppress(OSError):
                 if file not in (reader, writer):
                     os.close(file)
-        while head := _read(reader, _REQUEST.size):
-            n_bytes, seconds = _REQUEST.unpack(head)
-            data = _read(reader, n_bytes)
-            signal.setitimer(signal.ITIMER_REAL, seconds)
-            answer = function(data)
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            _write(writer, _LENGTH.pack(len(answer)) + answer)
+        serve_requests(function, reader, writer)
         code = 0
     finally:
         os._exit(code)
+
+
+def serve_requests(function: Callable[[bytes], bytes], reader: int, writer: int) -> None:
+    """In the child: answer each request within its limits, until the parent's end is closed."""
+    # If the board's memory runs out all the same, this process ends first.
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
+    taken = _mapped_bytes()
+    while head := _read(reader, _REQUEST.size):
+        n_bytes, seconds = _REQUEST.unpack(head)
+        _limit_memory(taken, MEMORY_BYTES + MEMORY_PER_BYTE * n_bytes)
+        data = _read(reader, n_bytes)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        answer = function(data)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        _write(writer, _LENGTH.pack(len(answer)) + answer)
+
+
+def _mapped_bytes() -> int | None:
+    """Bytes of this process's address space; None where the kernel does not list them."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        return None
+
+
+def _limit_memory(taken: int | None, more: int) -> None:
+    if taken is not None:
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        most = taken + more
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (most, hard))
 
 
 def _read(reader: int, n_bytes: int) -> bytes:
@@ -215,9 +284,14 @@ def _noticed_interrupt() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, previous)
 
 
-def _read_answer(reader: int, deadline: float, is_interrupted: Callable[[], bool]) -> bytes | None:
-    """The whole answer; None when the child or the time ends before. Raises KeyboardInterrupt
-    when Ctrl-C was noticed and the answer does not follow soon.
+def _read_answer(
+    reader: int,
+    deadline: float,
+    is_interrupted: Callable[[], bool],
+    may_wait: Callable[[], bool],
+) -> bytes | None:
+    """The whole answer; None when the child or the time ends before, or it may not be waited for
+    any longer. Raises KeyboardInterrupt when Ctrl-C was noticed and no answer follows soon.
     """
     patience = time.monotonic() + _PATIENCE_S
     taken, waiting = bytearray(), select.poll()
@@ -229,6 +303,8 @@ def _read_answer(reader: int, deadline: float, is_interrupted: Callable[[], bool
         if is_interrupted() and now >= patience:
             raise KeyboardInterrupt
         if not waiting.poll(1000 * min(deadline - now, _LOOK_S)):
+            if not may_wait():
+                return None
             continue
         chunk = os.read(reader, _CHUNK)
         if not chunk:
