@@ -382,9 +382,16 @@ class App:
                 "general.architecture": arch,
                 f"{arch}.context_length": opened.engine.n_ctx,
             },
-            "capabilities": ["embedding" if isinstance(self._queue, VectorQueue) else "completion"],
+            "capabilities": self._capabilities(),
             "modified_at": card["modified_at"],
         })  # fmt: skip
+
+    def _capabilities(self) -> list[str]:
+        if isinstance(self._queue, VectorQueue):
+            return ["embedding"]
+        opened = self._queue.use()
+        knows_tools = opened.engine.has_template and opened.tool_format.proof != "generic"
+        return ["completion", *(["tools"] if knows_tools else [])]
 
     def _ready(self) -> dict[str, Any]:
         return {"status": "ready", "model": self._queue.use().name}

@@ -24,7 +24,16 @@ _EXAMPLES: tuple[Mapping[str, Any], ...] = (
         "messages": [{"role": "user", "content": [_PART]}, {"role": "assistant", "content": "a"},
                      {"role": "user", "content": "b"}],
         "prompt": "hello", "raw": True, "input": [{"role": "user", "content": [_PART]}],
-        "logprobs": True, "tools": [{}],
+        "logprobs": True, "tools": [{"function": {"name": "f"}}],
+    },
+    {
+        "messages": [
+            {"role": "user", "content": "hello"},
+            {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]},
+            {"role": "tool", "content": "7"},
+        ],
+        "tools": [{"name": "f", "input_schema": {}}],
+        "tool_choice": {"type": "function", "name": "f"},
     },
 )  # fmt: skip
 _ERROR: _Schema = {
