@@ -242,7 +242,7 @@ def obtain_imatrix(request: BuildRequest, folder: Path, reporter: Reporter) -> I
     full, result = folder / "imatrix-source.gguf", folder / "imatrix.gguf"
     reporter.stage("writing the F16 model that activations are measured on")
     write_many(
-        request.spec, [(load_recipe("f16"), full)], threads=request.threads, overwrite=True,
+        request.spec, [(load_recipe("f16"), full)], threads=request.threads,
         progress=reporter.progress,
     )  # fmt: skip
     reporter.stage("weighing activations")
@@ -293,7 +293,6 @@ def make_artifacts(
             imatrix=imatrix,
             threads=request.threads,
             progress=reporter.progress,
-            overwrite=True,
         ):
             found[artifact.recipe] = keep(artifact, records[artifact.recipe], identity)
     return {recipe: artifact for recipe, artifact in found.items() if artifact is not None}

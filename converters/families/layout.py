@@ -5,7 +5,6 @@ A rule holds the GGUF name, the shape that the configuration implies, and how ro
 are read only when `TargetTensor.read` is called.
 """
 
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -172,8 +171,6 @@ def split(targets: Sequence[tuple[str, int]], *shape: int) -> TensorRule:
     """Consecutive row ranges of one tensor as tensors of their own. `targets` is (name, rows) along
     the second-to-last axis, for example gate and up of a fused `gate_up_proj`.
     """
-    if sum(count for _, count in targets) != shape[-2]:
-        raise ValueError(f"split of {shape} into {targets} does not add up")
 
     def build(name: str, source: SourceTensor) -> list[TargetTensor]:
         prefix = name.removesuffix(targets[0][0])
@@ -192,8 +189,6 @@ def split(targets: Sequence[tuple[str, int]], *shape: int) -> TensorRule:
 
 def reshape(target: str, *shape: int, to: Shape) -> TensorRule:
     """The same values in another shape (LFM2 drops the middle axis of its convolutions)."""
-    if math.prod(shape) != math.prod(to):
-        raise ValueError(f"cannot reshape {shape} to {to}")
 
     def build(name: str, source: SourceTensor) -> list[TargetTensor]:
         return [from_rows(name, to, source, source.data.reshape(-1, to[-1]))]

@@ -20,7 +20,7 @@ from boardfit.converters.formats.gguf.resume import PartialFile, journal_path, p
 from boardfit.converters.formats.gguf.stream import FilePlan, check_values, run_pass
 from boardfit.converters.spec import ModelSpec
 from boardfit.edge.disk.atomic import fsync_directory
-from boardfit.edge.errors import DoesNotFitError, InputError, UsageError
+from boardfit.edge.errors import DoesNotFitError, InputError
 from boardfit.edge.files.gguf import read_header
 from boardfit.edge.files.kind import open_regular
 from boardfit.edge.terminal.progress import Progress
@@ -35,14 +35,10 @@ def write_gguf(
     imatrix: Imatrix | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
-    overwrite: bool = False,
 ) -> FormatArtifact:
     """Convert and quantize `spec` into the file `out`, in one pass. See `write_many`."""
-    (artifact,) = write_many(
-        spec, [(recipe, out)], imatrix=imatrix, threads=threads, progress=progress,
-        overwrite=overwrite,
-    )  # fmt: skip
-    return artifact
+    jobs = [(recipe, out)]
+    return write_many(spec, jobs, imatrix=imatrix, threads=threads, progress=progress)[0]
 
 
 def write_many(
@@ -52,23 +48,22 @@ def write_many(
     imatrix: Imatrix | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
-    overwrite: bool = False,
 ) -> tuple[FormatArtifact, ...]:
     """Write several recipes of one model, reading the checkpoint once.
 
     `threads` is the number of converting threads (default: the CPUs that this process may use).
     `progress(done, total)` counts weights. `spec`'s tensors are read from several threads at once.
 
-    Files appear whole or not at all. After a kill or Ctrl-C the same call continues.
+    Files appear whole or not at all, in the place of earlier ones. After a kill or Ctrl-C the same
+    call continues.
 
-    Raises UsageError if an output exists (unless `overwrite`) or is being written by another
-    process, DoesNotFitError if the disk is too small (before the first byte), InputError naming the
-    tensor for NaN, infinity or values that the type cannot hold, EngineMissingError without ggml.
+    Raises UsageError if an output is being written by another process, DoesNotFitError if the disk
+    is too small (before the first byte), InputError naming the tensor for NaN, infinity or values
+    that the type cannot hold, EngineMissingError without ggml.
     """
     started = time.monotonic()
     kernels = load_kernels()
     plans = _plan_jobs(spec, jobs, imatrix)
-    _check_outputs([plan.out for plan in plans], overwrite)
     _check_disk(plans)
     kernels.prepare({name for plan in plans for name in plan.types})
     files = _open_files(spec, plans, imatrix, kernels)
@@ -95,8 +90,6 @@ def _plan_jobs(
     spec: ModelSpec, jobs: Sequence[tuple[GgufRecipe, Path]], imatrix: Imatrix | None
 ) -> list[FilePlan]:
     """One pass has one order; it is the quantized recipes' order if there is one among them."""
-    if not jobs:
-        raise UsageError("no recipe to write was given")
     leading = next((recipe for recipe, _ in jobs if recipe.is_quantized), jobs[0][0])
     names = [tensor.name for tensor in file_order(spec, leading)]
     plans = []
@@ -106,20 +99,6 @@ def _plan_jobs(
         index_of = {entry.tensor.name: index for index, entry in enumerate(typed)}
         plans.append(FilePlan(recipe, out, layout, [index_of[name] for name in names]))
     return plans
-
-
-def _check_outputs(outputs: Sequence[Path], overwrite: bool) -> None:
-    if len({out.resolve() for out in outputs}) < len(outputs):
-        raise UsageError("two recipes name the same output file")
-    for out in outputs:
-        if not out.parent.is_dir():
-            raise UsageError(f"the output's directory {out.parent} does not exist")
-        if out.is_dir():
-            raise UsageError(f"the output {out} is a directory; name a file in it")
-        if out.exists() and not overwrite:
-            raise UsageError(
-                f"{out} exists already", next_step="Remove it, name another, or overwrite."
-            )
 
 
 def _check_disk(plans: Sequence[FilePlan]) -> None:
@@ -251,7 +230,7 @@ def write_as_is(
     that changed since it was opened; else what `write_gguf` raises.
     """
     if not is_whole_file(spec):
-        return write_gguf(spec, recipe, out, threads=threads, progress=progress, overwrite=True)
+        return write_gguf(spec, recipe, out, threads=threads, progress=progress)
     started = time.monotonic()
     check_values(spec.tensors, load_kernels(), threads or usable_threads(), progress)
     (n_bytes,) = spec.source.files.values()

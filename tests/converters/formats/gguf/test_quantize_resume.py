@@ -77,8 +77,7 @@ def run_and_kill(folder: Path, rng: random.Random) -> str | None:
 def test_killed_at_random_points(tmp_path: Path) -> None:
     expected = {}
     for recipe_id in ("q4_k_m", "f16"):
-        artifact = write_gguf(make_spec(DIMS), load_recipe(recipe_id), tmp_path / "whole.gguf",
-                              overwrite=True)  # fmt: skip
+        artifact = write_gguf(make_spec(DIMS), load_recipe(recipe_id), tmp_path / "whole.gguf")
         expected[recipe_id] = artifact.path.read_bytes()
     rng = random.Random("kills")
     kills, finished, resumed = 0, 0, 0
@@ -131,7 +130,7 @@ def interrupt(spec: ModelSpec, out: Path, after: int, recipe_id: str = "q4_0") -
 def finish(spec: ModelSpec, out: Path, recipe_id: str = "q4_0") -> int:
     """Write on; the result must be what an uninterrupted run gives. Returns tensors taken over."""
     artifact = write_gguf(spec, load_recipe(recipe_id), out)
-    whole = write_gguf(spec, load_recipe(recipe_id), out.with_name("whole.gguf"), overwrite=True)
+    whole = write_gguf(spec, load_recipe(recipe_id), out.with_name("whole.gguf"))
     assert out.read_bytes() == whole.path.read_bytes()
     assert artifact.sha256 == whole.sha256
     assert not partial_path(out).exists() and not journal_path(out).exists()
@@ -234,5 +233,5 @@ def test_outputs_of_one_pass_resume_each_from_its_own_point(tmp_path: Path) -> N
     artifacts = write_many(spec, [(load_recipe("q4_0"), first), (load_recipe("q8_0"), second)])
     assert artifacts[0].n_resumed > 0 and artifacts[1].n_resumed == 0
     for artifact, recipe_id in zip(artifacts, ("q4_0", "q8_0"), strict=True):
-        alone = write_gguf(spec, load_recipe(recipe_id), tmp_path / "alone.gguf", overwrite=True)
+        alone = write_gguf(spec, load_recipe(recipe_id), tmp_path / "alone.gguf")
         assert artifact.sha256 == alone.sha256
