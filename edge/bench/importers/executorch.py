@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from boardfit.edge.bench.importers.record import Reading, Sizes, Subject, count, number
+from boardfit.edge.bench.importers.record import Sizes, ToolReading, ToolSubject, count, number
 from boardfit.edge.bench.importers.text import json_objects
 from boardfit.edge.errors import InputError
 
@@ -20,7 +20,7 @@ def can_read(text: str) -> bool:
     return bool(_LINE.search(text)) and '"prompt_eval_end_ms"' in text
 
 
-def read(text: str, name: str) -> Iterator[Reading]:
+def read(text: str, name: str) -> Iterator[ToolReading]:
     """One answer a line. Raises InputError where the clock goes backwards."""
     for match in _LINE.finditer(text):
         stats = next(json_objects(match[1], TOOL), {})
@@ -35,7 +35,7 @@ def read(text: str, name: str) -> Iterator[Reading]:
             "end_to_end_s": find_span(stats, "inference_start_ms", "inference_end_ms"),
             "load_s": find_span(stats, "model_load_start_ms", "model_load_end_ms"),
         }
-        yield Reading(Subject(name), figures, Sizes(n_prompt, n_gen))
+        yield ToolReading(ToolSubject(name), figures, Sizes(n_prompt, n_gen))
 
 
 def find_span(stats: dict[str, Any], start: str, end: str) -> float | None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from boardfit.edge.bench.importers.record import Reading, Sizes, Subject, count, number
+from boardfit.edge.bench.importers.record import Sizes, ToolReading, ToolSubject, count, number
 from boardfit.edge.bench.importers.text import csv_rows, json_objects
 from boardfit.edge.errors import InputError
 
@@ -52,7 +52,7 @@ def list_rows(text: str) -> Iterator[dict[str, Any]]:
         yield {name_column(str(key)): value for part in parts for key, value in part.items()}
 
 
-def read(text: str, name: str) -> Iterator[Reading]:
+def read(text: str, name: str) -> Iterator[ToolReading]:
     """The readings of every row. Raises InputError on a row that is broken."""
     for part, row in enumerate(list_rows(text), 1):
         where = f"{TOOL}: row {part}"
@@ -69,5 +69,5 @@ def read(text: str, name: str) -> Iterator[Reading]:
             for column, (figure, unit) in _FIGURES.items()
             if column in row or column in (PREFILL, DECODE)
         }
-        subject = Subject(named or name, quant, version, build, is_mean=True)
-        yield Reading(subject, figures, Sizes(n_prompt, n_gen), time, part)
+        subject = ToolSubject(named or name, quant, version, build, is_mean=True)
+        yield ToolReading(subject, figures, Sizes(n_prompt, n_gen), time, part)

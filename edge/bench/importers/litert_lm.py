@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import PurePath
 
 from boardfit.edge.bench.importers.record import (
-    Reading,
     Sizes,
-    Subject,
+    ToolReading,
+    ToolSubject,
     count,
     number,
 )
@@ -41,30 +41,30 @@ def can_read(text: str) -> bool:
     )
 
 
-def read(text: str, name: str) -> Iterator[Reading]:
+def read(text: str, name: str) -> Iterator[ToolReading]:
     """Prefill, decode, load and first token of every block. Raises InputError on a broken one."""
     for part, block in enumerate(text.split(_START)[1:]):
         yield read_block(_START + block, part)
     for part, block in enumerate(text.split(_MAIN)[1:]):
-        yield from read_turns(block, Subject(PurePath(name).stem), part)
+        yield from read_turns(block, ToolSubject(PurePath(name).stem), part)
 
 
-def read_turns(block: str, subject: Subject, part: int) -> Iterator[Reading]:
+def read_turns(block: str, subject: ToolSubject, part: int) -> Iterator[ToolReading]:
     """Readings of litert_lm_main: turns of equal size are repetitions."""
     first = {"Prefill": 0, "Decode": 0}
     for tokens, what, rate in _TURN.findall(block):
         first[what] = first[what] or int(tokens)
         sizes = Sizes(n_prompt=int(tokens)) if what == "Prefill" else Sizes(n_gen=int(tokens))
         value = number(rate, f"{TOOL}: {what} Speed", zero=True)
-        yield Reading(subject, {f"{what.lower()}_tps": value}, sizes, part=part)
+        yield ToolReading(subject, {f"{what.lower()}_tps": value}, sizes, part=part)
     for found in _TIME.finditer(block):
         scale = 1e-3 if found["unit"] == "ms" else 1.0
         figure = "load_s" if "init" in found["what"] else "ttft_s"
         figures = {figure: number(found["time"], f"{TOOL}: {found['what']}") * scale}
-        yield Reading(subject, figures, Sizes(*first.values()), part=part)
+        yield ToolReading(subject, figures, Sizes(*first.values()), part=part)
 
 
-def read_block(block: str, part: int) -> Reading:
+def read_block(block: str, part: int) -> ToolReading:
     fields = dict(_FIELD.findall(block))
     name = fields.get("Benchmarking model", "unknown").split(" (")[0]
     n_ctx, build = fields.get("Max number of tokens"), fields.get("Backend")
@@ -74,7 +74,7 @@ def read_block(block: str, part: int) -> Reading:
         if got.strip() != unit:
             raise InputError(f"{TOOL}: {row} in {unit} expected, got {fields.get(row, '')[:40]!r}")
         figures[figure] = number(value, f"{TOOL}: {row}")
-    subject = Subject(
+    subject = ToolSubject(
         PurePath(name).stem if "/" in name else name,
         build=build,
         n_ctx=None if n_ctx is None else count(n_ctx, f"{TOOL}: tokens"),
@@ -82,4 +82,4 @@ def read_block(block: str, part: int) -> Reading:
     )
     rows = (f"Number of tokens in {what}" for what in ("prefill", "decode"))
     sizes = Sizes(*(count(fields.get(row), f"{TOOL}: {row}") for row in rows))
-    return Reading(subject, figures, sizes, part=part)
+    return ToolReading(subject, figures, sizes, part=part)

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from boardfit.edge.bench.importers.record import (
-    Reading,
     Sizes,
-    Subject,
+    ToolReading,
+    ToolSubject,
     count,
     file_name,
     number,
@@ -37,7 +37,7 @@ def can_read(text: str) -> bool:
     )
 
 
-def read(text: str, _name: str) -> Iterator[Reading]:
+def read(text: str, _name: str) -> Iterator[ToolReading]:
     """The readings of every test in the file. Raises InputError."""
     for part, entry in enumerate(entries(text)):
         yield from read_entry(entry, part)
@@ -89,7 +89,7 @@ def table_entries(text: str) -> Iterator[dict[str, Any]]:
             }
 
 
-def read_entry(entry: Mapping[str, Any], part: int) -> Iterator[Reading]:
+def read_entry(entry: Mapping[str, Any], part: int) -> Iterator[ToolReading]:
     n_prompt, n_gen = (count(entry.get(key), f"{TOOL}: {key}") for key in ("n_prompt", "n_gen"))
     n_depth = count(entry.get("n_depth") or 0, f"{TOOL}: n_depth")
     if not n_prompt and not n_gen:
@@ -106,14 +106,14 @@ def read_entry(entry: Mapping[str, Any], part: int) -> Iterator[Reading]:
             figures = {"end_to_end_s": s}
         else:
             figures = {"decode_tps": n_gen / s} if n_gen else {"prefill_tps": n_prompt / s}
-        yield Reading(subject, figures, sizes, time, part)
+        yield ToolReading(subject, figures, sizes, time, part)
 
 
-def read_subject(entry: Mapping[str, Any]) -> Subject:
+def read_subject(entry: Mapping[str, Any]) -> ToolSubject:
     file = text_or_none(entry.get("model_filename")) or "unknown"
     kind = text_or_none(entry.get("model_type")) or ""
     build = (whole_or_none(entry.get("build_number")), text_or_none(entry.get("backends")))
-    return Subject(
+    return ToolSubject(
         file_name(file).removesuffix(".gguf"),
         quant=kind.split(" ", 2)[2] if kind.count(" ") >= 2 else kind or None,
         version=text_or_none(entry.get("build_commit")),

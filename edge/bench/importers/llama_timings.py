@@ -8,9 +8,9 @@ from pathlib import PurePath
 from typing import Any
 
 from boardfit.edge.bench.importers.record import (
-    Reading,
     Sizes,
-    Subject,
+    ToolReading,
+    ToolSubject,
     count,
     file_name,
     number,
@@ -39,32 +39,32 @@ def can_read(text: str) -> bool:
     )
 
 
-def read(text: str, name: str) -> Iterator[Reading]:
+def read(text: str, name: str) -> Iterator[ToolReading]:
     """Answers of the log, then those of JSON. A server logs what it also sends; one is enough."""
     model = _MODEL.search(text)
-    subject = Subject(PurePath(file_name(model[1] if model else name)).stem)
+    subject = ToolSubject(PurePath(file_name(model[1] if model else name)).stem)
     n_prompt = 0
     for match in _TIME.finditer(text):
         what, n_tokens = match["what"], int(match["n"] or 0)
         seconds = number(match["ms"], f"{TOOL}: time", zero=True) * 1e-3
         rate = n_tokens / seconds if seconds and n_tokens else None
         if what == "load":
-            yield Reading(subject, {"load_s": seconds or None})
+            yield ToolReading(subject, {"load_s": seconds or None})
         elif what == "prompt eval":
             n_prompt = n_tokens
-            yield Reading(subject, {"prefill_tps": rate}, Sizes(n_prompt))
+            yield ToolReading(subject, {"prefill_tps": rate}, Sizes(n_prompt))
         else:
-            yield Reading(subject, {"decode_tps": rate}, Sizes(n_prompt, n_tokens))
+            yield ToolReading(subject, {"decode_tps": rate}, Sizes(n_prompt, n_tokens))
     for rates in _RATES.findall(text):
         prefill, decode = (number(rate, f"{TOOL}: t/s", zero=True) or None for rate in rates)
-        yield Reading(subject, {"prefill_tps": prefill, "decode_tps": decode})
+        yield ToolReading(subject, {"prefill_tps": prefill, "decode_tps": decode})
     for entry in json_objects(text, TOOL) if '"predicted_ms"' in text else ():
         timings = entry.get("timings", entry)
         if isinstance(timings, Mapping) and "predicted_ms" in timings and not _TIME.search(text):
             yield read_timings(timings, subject)
 
 
-def read_timings(timings: Mapping[str, Any], subject: Subject) -> Reading:
+def read_timings(timings: Mapping[str, Any], subject: ToolSubject) -> ToolReading:
     def part(name: str) -> tuple[int, float | None]:
         n_tokens = count(timings.get(f"{name}_n"), f"{TOOL}: {name}_n")
         ms = number(timings.get(f"{name}_ms"), f"{TOOL}: {name}_ms", zero=True)
@@ -72,4 +72,4 @@ def read_timings(timings: Mapping[str, Any], subject: Subject) -> Reading:
 
     (n_prompt, prefill_tps), (n_gen, decode_tps) = part("prompt"), part("predicted")
     figures = {"prefill_tps": prefill_tps, "decode_tps": decode_tps}
-    return Reading(subject, figures, Sizes(n_prompt, n_gen))
+    return ToolReading(subject, figures, Sizes(n_prompt, n_gen))

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from boardfit.edge.bench.importers.record import Reading, Subject, number
+from boardfit.edge.bench.importers.record import ToolReading, ToolSubject, number
 from boardfit.edge.errors import InputError
 
 TOOL = "mlperf-loadgen"
@@ -23,7 +23,7 @@ def can_read(text: str) -> bool:
     return _HEAD in text and "latency (ns)" in text
 
 
-def read(text: str, _name: str) -> Iterator[Reading]:
+def read(text: str, _name: str) -> Iterator[ToolReading]:
     """One reading: latency of a query, or of an answer and its first token."""
     fields = {match[1].lower(): match[2] for match in _FIELD.finditer(text)}
     whole = find_spread(fields, "latency (ns)")
@@ -44,9 +44,9 @@ def read(text: str, _name: str) -> Iterator[Reading]:
     result = fields.get("result is", "unfinished")
     flags = () if result.upper() == "VALID" else (f"LoadGen calls the run {result[:40]}",)
     processed, scenario = _PROCESSED.search(text), fields.get("scenario")
-    subject = Subject(fields.get("sut name", "unknown"), build=scenario, is_mean=True)
+    subject = ToolSubject(fields.get("sut name", "unknown"), build=scenario, is_mean=True)
     label = f"{kind} {scenario or '?'}, {processed[1] if processed else '?'} queries"
-    yield Reading(subject, {}, metrics=metrics, flags=flags, label=label, kind=kind)
+    yield ToolReading(subject, {}, metrics=metrics, flags=flags, label=label, kind=kind)
 
 
 def seconds(fields: dict[str, str], name: str) -> float | None:

@@ -11,9 +11,9 @@ from pathlib import PurePath
 from typing import Any
 
 from boardfit.edge.bench.importers.record import (
-    Reading,
     Sizes,
-    Subject,
+    ToolReading,
+    ToolSubject,
     count,
     number,
     text_or_none,
@@ -46,7 +46,7 @@ def can_read(text: str) -> bool:
     )
 
 
-def read(text: str, name: str) -> Iterator[Reading]:
+def read(text: str, name: str) -> Iterator[ToolReading]:
     """Finished answers; the chunks of a streamed one carry no timings and are passed over."""
     if _BENCH.search(text):
         yield from read_bench(text)
@@ -56,14 +56,14 @@ def read(text: str, name: str) -> Iterator[Reading]:
             yield read_answer(answer, PurePath(name).stem)
 
 
-def read_bench(text: str) -> Iterator[Reading]:
+def read_bench(text: str) -> Iterator[ToolReading]:
     """Rates of obench.sh: what it asks has one length, which it does not print."""
     for block in re.split(r"(?=Running benchmark )", text):
         if model := _BENCH.match(block):
             # Requests in parallel share the memory: their rates are no board's.
             for rate in _BENCH_RATE.findall(block.partition("Parallel Execution")[0]):
                 figures = {"decode_tps": number(rate, f"{TOOL}: eval rate")}
-                yield Reading(Subject(model[1]), figures)
+                yield ToolReading(ToolSubject(model[1]), figures)
 
 
 def verbose_answers(text: str) -> Iterator[dict[str, Any]]:
@@ -88,7 +88,7 @@ def nanoseconds(text: str) -> float:
     return sum(float(number) * _GO_UNIT[unit] for number, unit in parts)
 
 
-def read_answer(answer: Mapping[str, Any], name: str) -> Reading:
+def read_answer(answer: Mapping[str, Any], name: str) -> ToolReading:
     def seconds(key: str) -> float | None:
         return number(answer[key], f"{TOOL}: {key}") * 1e-9 if answer.get(key) else None
 
@@ -103,6 +103,6 @@ def read_answer(answer: Mapping[str, Any], name: str) -> Reading:
         "load_s": load_s,
         "end_to_end_s": total_s - (load_s or 0.0) if total_s and total_s > (load_s or 0) else None,
     }
-    subject = Subject(text_or_none(answer.get("model")) or name)
+    subject = ToolSubject(text_or_none(answer.get("model")) or name)
     time = text_or_none(answer.get("created_at"))
-    return Reading(subject, figures, Sizes(n_prompt, n_out), time)
+    return ToolReading(subject, figures, Sizes(n_prompt, n_out), time)

@@ -52,7 +52,7 @@ class Sizes(NamedTuple):
 NO_SIZES = Sizes()
 
 
-class Subject(NamedTuple):
+class ToolSubject(NamedTuple):
     """What a tool measured, as far as it says so. `is_mean`: it gives no single repetitions."""
 
     name: str
@@ -70,13 +70,13 @@ class Subject(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Reading:
+class ToolReading:
     """Figures of one answer or test; those that are None were not measured. Readings of equal
     sizes are repetitions, but for those of another `part`. A tool that keeps no repetitions has
     their spreads instead (`metrics`), of one `kind` of test.
     """
 
-    subject: Subject
+    subject: ToolSubject
     figures: Mapping[str, float | None]
     sizes: Sizes = NO_SIZES
     time: str | None = None
@@ -104,14 +104,20 @@ class Reading:
             yield kind, sizes.get(kind, self.sizes), figures
 
 
+# A reading, and what it holds of one kind of test.
+Kept = tuple[ToolReading, dict[str, float]]
+
+
 def make_records(
-    tool: str, source: ImportedFile, readings: Iterable[Reading]
+    tool: str, source: ImportedFile, readings: Iterable[ToolReading]
 ) -> tuple[dict[str, Any], ...]:
     """One record for each kind and size of what was measured. Raises InputError without any."""
     listed = list(itertools.islice(readings, MAX_READINGS + 1))
     names = {name for reading in listed for name, v in reading.figures.items() if v is not None}
     lacks = {s: list_absent(s, names) for s in {reading.subject for reading in listed}}
-    groups: dict[tuple[Subject, int, str, Sizes], list[tuple[Reading, dict[str, float]]]] = {}
+    groups: dict[
+        tuple[ToolSubject, int, str, Sizes], list[tuple[ToolReading, dict[str, float]]]
+    ] = {}
     for reading in listed:
         for kind, sizes, figures in reading.by_kind():
             key = reading.subject, reading.part, kind, sizes
@@ -124,7 +130,7 @@ def make_records(
     )
 
 
-def list_absent(subject: Subject, names: set[str]) -> list[str]:
+def list_absent(subject: ToolSubject, names: set[str]) -> list[str]:
     """What was not measured, or is not known, in words."""
     figures = {**KINDS, "ttft_s": "time to first token"}
     absent = [what for name, what in figures.items() if name not in names]
@@ -136,12 +142,12 @@ def make_record(
     tool: str,
     source: ImportedFile,
     lacks: Sequence[str],
-    found: Sequence[tuple[Reading, Mapping[str, float]]],
+    found: Sequence[Kept],
     kind: str,
     sizes: Sizes,
 ) -> dict[str, Any]:
     """One sealed record of equal readings."""
-    last, figures = found[-1][0], [dict(kept) for _, kept in found]
+    last, figures = found[-1][0], [kept for _, kept in found]
     subject = last.subject
     test = Test(kind, sizes.n_prompt, sizes.n_depth, sizes.n_gen)  # type: ignore[arg-type]
     label = test.label if any(sizes) else f"{kind}, lengths not printed"
