@@ -6,6 +6,7 @@ Times are monotonic nanoseconds (`t_ns`), sizes are bytes, `None` means not meas
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,21 +33,41 @@ from boardfit.edge.fields import (
     check_fields,
 )
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "context", "aborted", "deadline"]
 Thinking = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True)
+class ToolCall:
+    """A call that a model asks for. `arguments` is the JSON text of an object."""
+
+    name: str
+    arguments: str
+    id: str = ""
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The arguments as Python values."""
+        values: dict[str, Any] = json.loads(self.arguments)
+        return values
+
+
+@dataclass(frozen=True)
 class Message:
+    """A turn. An assistant's may hold `calls`; a tool's is the result of call `call_id`."""
+
     role: Role
     content: str
+    calls: tuple[ToolCall, ...] = ()
+    call_id: str = ""
 
     def __post_init__(self) -> None:
-        if self.role not in ("system", "user", "assistant"):
-            raise InputError(f"unknown role {self.role!r}; known: system, user, assistant")
+        if self.role not in get_args(Role):
+            known = ", ".join(get_args(Role))
+            raise InputError(f"unknown role {self.role!r}; known: {known}")
 
-    def to_dict(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, Any]:
         return {"role": self.role, "content": self.content}
 
 
@@ -64,6 +85,23 @@ class TemplateChoice:
 
     thinking: Thinking = "auto"
     variables: Mapping[str, Any] = field(default_factory=dict)
+    tools: ToolShaper | None = None
+
+
+class ToolShaper(Protocol):
+    """Gives a template the tools of a conversation, and its calls and results, as it takes them.
+    Its `repr` names everything that a prompt depends on.
+    """
+
+    def list_tools(self, cut: Callable[[str], str]) -> Mapping[str, Any]:
+        """Template variables that list the tools; `cut` goes over every text of them."""
+
+    def shape(
+        self, messages: Sequence[Message], cut: Callable[[str, bool], str]
+    ) -> list[dict[str, Any]]:
+        """The messages as the template takes them; `cut` gets a text, and whether the model wrote
+        it.
+        """
 
 
 class Passing(Protocol):
@@ -142,8 +180,8 @@ class GenerationConfig:
 class TokenEvent:
     """One generated token; `text` may be empty while a character is incomplete. The last event
     of a stream carries `finish_reason`, and no `token_id` when the stream ended without another
-    token. `thought` is what a model thinks before its answer; an engine leaves it in `text`
-    (Engine.filter_answer).
+    token. `thought` is what a model thinks before its answer, `calls` are calls of tools that are
+    whole with this token; an engine leaves both in `text` (Engine.filter_answer).
     """
 
     token_id: int | None
@@ -151,6 +189,7 @@ class TokenEvent:
     t_ns: int
     finish_reason: FinishReason | None = None
     thought: str = ""
+    calls: tuple[ToolCall, ...] = ()
 
 
 class AnswerFilter:
@@ -363,6 +402,14 @@ class Engine(Protocol):
     @property
     def has_template(self) -> bool:
         """Whether the model has a chat template; `render` needs it."""
+
+    @property
+    def choice(self) -> TemplateChoice:
+        """How the chat template is rendered where no other choice is given."""
+
+    @property
+    def template(self) -> tuple[str, str, str]:
+        """The chat template, and the texts of the tokens that begin and end a text."""
 
     def prompt(self, text: str) -> list[int]:
         """Token ids of a plain text to be continued, with the beginning-of-text token if asked

@@ -110,6 +110,7 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
     adders = {job.name: adding_engine(request, job.device, reporter) for job in jobs}
     reporter.stage("checking the tokenizer")
     template = verify.check_template(request.spec, request.thinking, request.template_variables)
+    tools = verify.find_tools(request.spec)
     vocabulary = template | verify.check_vocabulary(
         request.spec, accept_normalization=request.accept_tokenizer
     )
@@ -151,7 +152,7 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
                 request.spec,
                 plan,
                 artifact,
-                manifest | {"quality": add_tokenizer(request, card, vocabulary)},
+                manifest | tools | {"quality": add_tokenizer(request, card, vocabulary)},
                 bundles / (job.name or "bundle"),
                 warm=warm,
                 add_engine=adders[job.name],

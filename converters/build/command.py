@@ -19,7 +19,12 @@ from boardfit.converters.quality.building import QualityOptions
 from boardfit.converters.source.checkpoint import AdapterRequest
 from boardfit.converters.source.resolve import Mtp
 from boardfit.edge.bench.network_inputs import parse_shapes
-from boardfit.edge.bundle.quality_text import note_lines, quality_lines, tokenizer_lines
+from boardfit.edge.bundle.quality_text import (
+    note_lines,
+    quality_lines,
+    tokenizer_lines,
+    tool_lines,
+)
 from boardfit.edge.errors import UsageError
 from boardfit.edge.template.options import TEMPLATE_OPTIONS, parse_variables
 from boardfit.edge.terminal.option_groups import GroupedCommand
@@ -251,6 +256,7 @@ def as_record(done: Built) -> dict[str, object]:
         "n_ctx": bundle.plan.n_ctx,
         "peak_bytes": bundle.plan.peak_bytes,
         "quality": bundle.manifest["quality"],
+        "tools": bundle.manifest.get("tools"),
         "notes": bundle.manifest["model"]["notes"],
     }
 
@@ -270,6 +276,7 @@ def summary(done: Built) -> str:
         )
         + f"  quality: {quality_lines(bundle.manifest)[0]}\n"
         + "".join(f"  note: {note}\n" for note in note_lines(bundle.manifest))
+        + "".join(f"  tools: {line}\n" for line in tool_lines(bundle.manifest))
         + "".join(f"  tokenizer: {line}\n" for line in tokenizer_lines(bundle.manifest))
         + f"  next: edge {'run' if embeds else 'chat'} {bundle.path}"
         + (" --embed TEXT" if embeds else "")

@@ -15,6 +15,7 @@ from boardfit.converters.documents import has_file, read_text
 from boardfit.converters.quality.divergence import check_working
 from boardfit.converters.spec import ModelSpec
 from boardfit.converters.tokenizers import turns
+from boardfit.converters.tokenizers.files import TokenizerFiles
 from boardfit.converters.tokenizers.verify import verify_vocabulary
 from boardfit.converters.tokenizers.vocabulary import write_vocab_entries
 from boardfit.edge.engines import EngineSettings, is_installed, open_engine
@@ -64,6 +65,18 @@ def check_template(
     return {"chat_template": turns.check_words(spec.chat_template, thinking, variables)}
 
 
+def find_tools(spec: ModelSpec) -> dict[str, Any]:
+    """How the model writes calls of tools, and how that is known, for the manifest."""
+    if spec.chat_template is None or spec.is_embedder:
+        return {}
+    from boardfit.edge.template.tool_proof import find_tool_format
+
+    folder = spec.tokenizer_dir
+    stated = TokenizerFiles(folder, {}).tokenizer_config if folder else {}
+    form = find_tool_format(spec.chat_template, "<s>", "</s>", stated.get("response_template"))
+    return {"tools": form.to_dict()}
+
+
 def check_artifact(path: Path, spec: ModelSpec) -> dict[str, Any]:
     """Lint a written file, load it, and generate a few tokens from it. Raises IntegrityError when
     the file is not what was planned or generates nothing; EngineError when the engine refuses it. A
@@ -97,7 +110,7 @@ def try_vectors(path: Path, spec: ModelSpec) -> dict[str, Any]:
         if len(vectors) != len(_TRIAL_TEXTS):
             raise IntegrityError(f"{path.name}: different texts become the same vector")
         made = {"pooling": embedder.pooling, "n_embd": embedder.n_embd}
-        return {"engine": {**embedder.describe(), **made}}
+        return {"engine": {**embedder.to_record(), **made}}
 
 
 def check_in_engine(path: Path, plan: Plan, spec: ModelSpec) -> dict[str, Any]:

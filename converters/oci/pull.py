@@ -1,9 +1,6 @@
 """Pull a bundle: download it to OUT.partial, verify every digest, and rename it.
 
-    OUT.partial/parts/<sha256>      a partly downloaded blob, named by its digest
-    OUT.partial/bundle/             the bundle, file by file
-
-An interrupted pull leaves that folder. The same command resumes there.
+An interrupted pull leaves `OUT.partial/bundle`, file by file. The same command resumes there.
 """
 
 import errno
@@ -55,7 +52,7 @@ from boardfit.edge.trust.ssh_formats import PublicKey
 from boardfit.edge.units import MIB, format_bytes
 
 _PAUSE_S = 0.5
-_BUNDLE, _PARTS = "bundle", "parts"
+_BUNDLE = "bundle"
 #: Folders, journals.
 _SLACK_BYTES = 4 * MIB
 
@@ -219,22 +216,18 @@ class Receiver:
     ) -> None:
         self._registry, self._artifact, self._reporter = registry, artifact, reporter
         self._root, self._result = root, done
-        # Bytes of whole layers, and of the one under way what an earlier pull has left.
+        # Bytes of whole layers, and of the one under way what was here already.
         self._n_done = self._n_kept = 0
 
     def receive_all(self) -> None:
-        for folder in (_BUNDLE, _PARTS):
-            self._root.make_folder(folder)
+        self._root.make_folder(_BUNDLE)
         self._drop_strangers()
         self._check_space()
         self._reporter.stage(f"receiving {format_bytes(self._artifact.n_bytes)}")
         for layer in self._artifact.layers:
             target = f"{_BUNDLE}/{layer.path}"
             self._root.make_folder(target.rpartition("/")[0])
-            if self._is_whole(target, layer):
-                self._result.n_there += layer.n_bytes
-            else:
-                self._receive(layer, target)
+            self._receive(layer, target)
             self._n_done += layer.n_bytes
             self._show(0)
         for name, info in self._root.walk(_BUNDLE):
@@ -244,10 +237,6 @@ class Receiver:
 
     def _drop_strangers(self) -> None:
         """What an earlier pull of something else has left in the same place."""
-        wanted = {layer.sha256 for layer in self._artifact.layers}
-        for name, info in self._root.entries(_PARTS).items():
-            if name not in wanted or not stat.S_ISREG(info.st_mode):
-                self._root.remove(f"{_PARTS}/{name}")
         paths = {layer.path for layer in self._artifact.layers}
         for name, info in list(self._root.walk(_BUNDLE)):
             if name not in paths and not stat.S_ISDIR(info.st_mode):
@@ -270,39 +259,27 @@ class Receiver:
         info = self._root.stat(path)
         return info.st_size if info is not None and stat.S_ISREG(info.st_mode) else None
 
-    def _is_whole(self, target: str, layer: OciLayer) -> bool:
-        n_read = 0
-
-        def count(n_bytes: int) -> None:
-            nonlocal n_read
-            n_read += n_bytes
-            self._show(n_read)
-
-        is_sized = self._size(target) == layer.n_bytes
-        return is_sized and self._root.sha256(target, count) == layer.sha256
-
     def _show(self, n_bytes: int) -> None:
         """Report the whole layers, and `n_bytes` of the next."""
         total = self._artifact.n_bytes
         self._reporter.progress(min(self._n_done + n_bytes, total), total)
 
     def _receive(self, layer: OciLayer, target: str) -> None:
-        part = f"{_PARTS}/{layer.sha256}"
+        """Make a file whole, from what is here of it and else from the registry."""
         twin = next(
             (x for x in self._artifact.layers if x.sha256 == layer.sha256 and x.path != layer.path
-             and self._size(f"{_BUNDLE}/{x.path}") is not None), None,
+             and self._size(f"{_BUNDLE}/{x.path}") == x.n_bytes), None,
         )  # fmt: skip
-        if twin is not None and self._size(part) is None:
-            with self._root.open(f"{_BUNDLE}/{twin.path}") as old, self._root.create(part) as new:
+        if twin is not None and self._size(target) is None:
+            with self._root.open(f"{_BUNDLE}/{twin.path}") as old, self._root.create(target) as new:
                 shutil.copyfileobj(old, new)
         for _ in range(2):
-            self._fill(layer, part)
-            if self._root.sha256(part) == layer.sha256:
-                self._root.sync(part)
-                self._root.rename(part, target)
+            self._fill(layer, target)
+            if self._root.sha256(target) == layer.sha256:
+                self._root.sync(target)
                 self._result.n_there += self._n_kept
                 return
-            self._root.remove(part)
+            self._root.remove(target)
             if not self._n_kept:
                 break  # it all came from the registry: once more would give the same
         raise wrong_bytes(f"{self._registry.reference}: {layer.path}")

@@ -162,7 +162,7 @@ def embed_all(
                 text = text[: len(text) // 2]
             rows.append(embedder.embed(text)[0])
             progress(i + 1, len(texts))
-        return np.array(rows), embedder.describe()
+        return np.array(rows), embedder.to_record()
 
 
 def compare(expected: np.ndarray, got: np.ndarray) -> dict[str, Any]:

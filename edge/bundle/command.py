@@ -14,7 +14,12 @@ from boardfit.edge.bundle.bundle import (
     pack_bundle,
     unpack_bundle,
 )
-from boardfit.edge.bundle.quality_text import note_lines, quality_lines, tokenizer_lines
+from boardfit.edge.bundle.quality_text import (
+    note_lines,
+    quality_lines,
+    tokenizer_lines,
+    tool_lines,
+)
 from boardfit.edge.errors import IntegrityError
 from boardfit.edge.terminal.output import echo
 from boardfit.edge.terminal.progress import ProgressLine
@@ -63,6 +68,7 @@ def describe(opened: Bundle) -> list[str]:
         )
     lines += [f"  quality  {line}" for line in quality_lines(opened.manifest)]
     lines += [f"  note     {note}" for note in note_lines(opened.manifest)]
+    lines += [f"  tools    {line}" for line in tool_lines(opened.manifest)]
     lines += [f"  reads    {line}" for line in tokenizer_lines(opened.manifest)]
     lines += [f"  file     {f.name}  {format_bytes(f.n_bytes)}  {f.role}" for f in opened.files]
     return lines

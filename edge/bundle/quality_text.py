@@ -39,6 +39,23 @@ def quality_lines(manifest: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+#: How the format of calls is known.
+_PROOFS = {
+    "template": "proved by the chat template",
+    "response_template": "as the checkpoint's response_template has it",
+    "family table": "by the table of families: the chat template proves nothing",
+    "generic": "unknown to the chat template: the system prompt asks for them",
+}
+
+
+def tool_lines(manifest: Mapping[str, Any]) -> list[str]:
+    """How the model writes calls of tools, and how that is known; nothing where none was sought."""
+    found = manifest.get("tools")
+    if not isinstance(found, dict) or found.get("proof") not in _PROOFS:
+        return []
+    return [f"{printable(str(found.get('syntax')), 20)} calls, {_PROOFS[found['proof']]}"]
+
+
 def tokenizer_lines(manifest: Mapping[str, Any]) -> list[str]:
     """List where the engine reads text otherwise than the source's tokenizer."""
     checks = manifest.get("checks")

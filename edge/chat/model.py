@@ -7,7 +7,7 @@ with open_chat("out/pi5", system="You are brief.") as model:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,15 @@ from boardfit.edge.chat.session import Answer, Session
 from boardfit.edge.chat.timed_open import add_deadline, open_session
 from boardfit.edge.engines.settings import CHAT_MARKS
 from boardfit.edge.engines.target import OpenModel, open_model
-from boardfit.edge.types import EngineInfo, GenerationConfig, Plan, Thinking, TokenEvent
+from boardfit.edge.types import (
+    EngineInfo,
+    GenerationConfig,
+    Message,
+    Plan,
+    Thinking,
+    TokenEvent,
+    ToolCall,
+)
 
 if TYPE_CHECKING:  # a chat without a budget never imports it
     from boardfit.edge.deadline.budget import Budget
@@ -23,16 +31,25 @@ if TYPE_CHECKING:  # a chat without a budget never imports it
 
 
 class Reply(Iterator[TokenEvent]):
-    """One answer, token by token as the model makes it. `text` waits for all of it."""
+    """One answer, token by token as the model makes it. `text` and `calls` wait for all of it."""
 
     def __init__(self, events: Iterator[TokenEvent]) -> None:
         self._events = events
         self._parts: list[str] = []
+        self._calls: list[ToolCall] = []
 
     def __next__(self) -> TokenEvent:
         event = next(self._events)
         self._parts.append(event.text)
+        self._calls += event.calls
         return event
+
+    @property
+    def calls(self) -> list[ToolCall]:
+        """The calls of tools that the model asks for."""
+        for _ in self:
+            pass
+        return self._calls
 
     @property
     def text(self) -> str:
@@ -49,6 +66,7 @@ class Model:
     def __init__(self, opened: OpenModel, system: str | None = None) -> None:
         self._opened = opened
         self._session = open_session(opened, system=system)
+        self._has_tools = False
         self.last_answer: Answer | None = None  # text, tokens, seconds and speed of the last reply
         self.last_outcome: Outcome | None = None  # how its budget was kept; None without a budget
 
@@ -68,13 +86,19 @@ class Model:
 
     def chat(
         self,
-        text: str,
+        text: str | Message | Sequence[Message],
         *,
         within_s: float | None = None,
         first_within_s: float | None = None,
         config: GenerationConfig | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: str = "auto",
     ) -> Reply:
         """Answer `text` in the conversation so far, which then holds both.
+
+        `tools` are functions that the model may ask for, in OpenAI's form; `calls` of the reply are
+        what it asks for. Their results go back as messages: `Message("tool", "21 °C",
+        call_id=call.id)`. `tool_choice` is auto, none, required or the name of one tool.
 
         With `within_s` the whole answer takes no longer than that; with `first_within_s` its first
         word. The first call with a budget measures the board before, for three seconds at most.
@@ -82,6 +106,8 @@ class Model:
         Raises DeadlineError when no version of the question can be answered in time, InputError
         when the model has no chat template or the question fills the context.
         """
+        if tools is not None or self._has_tools:
+            self._offer(tools or (), tool_choice)
         if within_s is None and first_within_s is None:
             return self._reply(self._session, text, config)
         from boardfit.edge.deadline.budget import Budget
@@ -90,6 +116,13 @@ class Model:
         if self._session.deadline is None:
             add_deadline(self._session, self._opened)
         return self._reply(self._session, text, config, budget)
+
+    def _offer(self, tools: Sequence[Mapping[str, Any]], choice: str) -> None:
+        from boardfit.edge.template.tools import Tool, ToolUse
+
+        self._has_tools = True  # calls of the past are written as the model writes them, from now
+        offered = tuple(map(Tool.from_dict, tools))
+        self._session.offer(ToolUse(self._opened.tool_format, offered, choice))
 
     def stream(self, prompt: str, *, config: GenerationConfig | None = None) -> Reply:
         """Continue `prompt` as plain text: no chat template, and no part of the conversation."""
@@ -113,7 +146,7 @@ class Model:
     def _reply(
         self,
         session: Session,
-        text: str,
+        text: str | Message | Sequence[Message],
         config: GenerationConfig | None,
         budget: Budget | None = None,
     ) -> Reply:

@@ -40,6 +40,7 @@ from boardfit.edge.types import (
     StreamStart,
     TemplateChoice,
     TokenEvent,
+    ToolCall,
     Trace,
     drop_oldest_turn,
 )
@@ -50,6 +51,7 @@ if TYPE_CHECKING:  # a chat without a budget never imports them
     from boardfit.edge.deadline.deadline import Deadline
     from boardfit.edge.deadline.outcome import Outcome
     from boardfit.edge.deadline.pacer import PacedTurn
+    from boardfit.edge.template.tools import ToolUse
 
 SCHEMA = 1
 KIND = "boardfit-session"
@@ -69,7 +71,8 @@ _TRIM_TO = 0.75
 @dataclass(frozen=True)
 class Answer:
     """What one question came to. `prefill_tps` counts the tokens computed, not those reused;
-    `n_dropped` messages were forgotten to make room; `thinking` came before `text`.
+    `n_dropped` messages were forgotten to make room; `thinking` came before `text`, which
+    holds no `calls` of tools.
     """
 
     text: str
@@ -83,11 +86,12 @@ class Answer:
     decode_tps: float | None
     total_s: float
     thinking: str = ""
+    calls: tuple[ToolCall, ...] = ()
 
     @property
     def only_thought(self) -> bool:
         """Whether the model thought, and gave no answer."""
-        return bool(self.thinking) and not self.text.strip()
+        return bool(self.thinking) and not self.text.strip() and not self.calls
 
 
 @dataclass
@@ -147,6 +151,7 @@ class Session:
         self.problems: list[str] = []  # stored states that could not be used; a caller empties it
         self._raw = raw
         self._choice = choice
+        self._tools: ToolUse | None = None
         self._restored = Restored()  # since the last answer
         self._cached: list[int] = []  # prompt and answer of the last turn
         #: Tokens of system prompts. Sessions on one engine may share it.
@@ -156,9 +161,17 @@ class Session:
         self._tried: str | bool | None = False  # the system prompt that storing was tried for
         self._saved: tuple[int, ...] = ()  # what the stored state of this conversation holds
 
+    def offer(self, tools: ToolUse | None) -> None:
+        """Offer tools from now on; with None, or without any, calls of the past are still written
+        as the model writes them.
+        """
+        self._tools = tools
+        choice = self._choice or self.engine.choice
+        self._choice = dataclasses.replace(choice, tools=tools)
+
     def ask(
         self,
-        text: str,
+        text: str | Message | Sequence[Message],
         config: GenerationConfig | None = None,
         stop: Callable[[], bool] | None = None,
         *,
@@ -166,7 +179,8 @@ class Session:
         received_ns: int | None = None,
         begun: Callable[[Sequence[int]], None] | None = None,
     ) -> Iterator[TokenEvent]:
-        """Stream the answer to `text`. The turn enters the history when the stream ends, stopped
+        """Stream the answer to `text`, or to other messages, such as the results of calls. The turn
+        enters the history when the stream ends, stopped
         half-way or not; if it ends in an error, or before the first token, the history stays.
 
         A `budget` counts from `received_ns`: now, or earlier if the request waited in a queue.
@@ -178,7 +192,7 @@ class Session:
         config = config or GenerationConfig()
         asked_ns = time.monotonic_ns()
         received_ns = asked_ns if received_ns is None else received_ns
-        asked = [*self.messages, Message("user", text)]
+        asked = [*self.messages, *as_messages(text)]
         try:
             turn = self._begin(asked, config, budget, received_ns, asked_ns)
         except DeadlineError as refusal:
@@ -245,7 +259,7 @@ class Session:
         trace = Trace.of_stream(turn.received_ns, turn.tokens, events, start)
         answer = summarize(trace, start, n_dropped=len(asked) - len(turn.messages))
         if answer.n_out or answer.finish_reason != "aborted":
-            self.messages = [*turn.messages, Message("assistant", answer.text)]
+            self.messages = [*turn.messages, Message("assistant", answer.text, answer.calls)]
         self.last_trace = dataclasses.replace(trace, deadline_s=turn.within_s)
         self.last_answer = answer
         answer_ids = [event.token_id for event in events if event.token_id is not None]
@@ -314,7 +328,15 @@ class Session:
         """Return the filter of thinking for the stream that answers `messages`."""
         if self._raw:
             return AnswerFilter()
-        return self.engine.filter_answer([*self._head(), *messages], self._choice)
+        plain = self.engine.filter_answer([*self._head(), *messages], self._choice)
+        if self._tools is None:
+            return plain
+        engine = self.engine
+        return self._tools.filter(
+            plain,
+            lambda text: engine.tokenize(text, special=True),
+            lambda token: bool(engine.detokenize([token])),
+        )
 
     # ---- states of earlier runs ---------------------------------------------------------------
 
@@ -493,7 +515,15 @@ def summarize(trace: Trace, start: StreamStart | None, *, n_dropped: int = 0) ->
         decode_tps=(len(times) - 1) * 1e9 / decode_ns if decode_ns > 0 else None,
         total_s=(trace.request_end_ns - trace.request_start_ns) / 1e9,
         thinking="".join(event.thought for event in trace.events).strip(),
+        calls=tuple(call for event in trace.events for call in event.calls),
     )
+
+
+def as_messages(asked: str | Message | Sequence[Message]) -> list[Message]:
+    """What is asked, as messages: a text is the user's."""
+    if isinstance(asked, str):
+        return [Message("user", asked)]
+    return [asked] if isinstance(asked, Message) else list(asked)
 
 
 def _read(path: Path) -> bytes:

@@ -67,7 +67,7 @@ class TimedRequest:
         total_s = (end_ns - self.received_ns) / 1e9
         first_ns = self._find_first_ns()
         first_s = None if first_ns is None else (first_ns - self.received_ns) / 1e9
-        has_answer = any(event.text.strip() for event in self.events)
+        has_answer = any(map(_is_answer, self.events))
         return Outcome(
             within_s=budget.within_s,
             first_within_s=budget.first_within_s,
@@ -94,7 +94,7 @@ class TimedRequest:
         """When the first token came; where the model thought before, that of the answer."""
         if not any(event.thought for event in self.events):
             return self.first_ns
-        return next((event.t_ns for event in self.events if event.text.strip()), None)
+        return next((event.t_ns for event in self.events if _is_answer(event)), None)
 
     def _explain_silence(self) -> str:
         if any(event.thought for event in self.events):
@@ -121,3 +121,8 @@ class TimedRequest:
             return self.n_out
         token_ns = (self.last_ns - self.first_ns) / (self.n_out - 1)
         return max(self.n_out, 1 + int((end_ns - self.first_ns) / token_ns))
+
+
+def _is_answer(event: TokenEvent) -> bool:
+    """Whether an event shows something of the answer; a call of a tool is one."""
+    return bool(event.text.strip() or event.calls)

@@ -111,8 +111,21 @@ class EngineBase(TokenGeneration[C]):
     # ---- text ---------------------------------------------------------------------------------
 
     @property
+    def vocabulary(self) -> EngineVocabulary:
+        return self._vocabulary
+
+    @property
     def has_template(self) -> bool:
         return bool(self._vocabulary.template)
+
+    @property
+    def choice(self) -> TemplateChoice:
+        return self._choice
+
+    @property
+    def template(self) -> tuple[str, str, str]:
+        vocabulary = self._vocabulary
+        return vocabulary.template or "", vocabulary.bos_text, vocabulary.eos_text
 
     def count(self, text: str) -> int:
         return len(self.tokenize(text))
@@ -180,7 +193,7 @@ class EngineBase(TokenGeneration[C]):
                 next_step="edge run --raw MODEL PROMPT",
             )
         choice = choice or self._choice
-        key = repr((choice.thinking, sorted(choice.variables.items())))
+        key = repr((choice.thinking, sorted(choice.variables.items()), choice.tools))
         template = self._templates.get(key)
         if template is None:
             if len(self._templates) >= _MOST_CHOICES:
@@ -191,6 +204,7 @@ class EngineBase(TokenGeneration[C]):
                 eos=vocabulary.eos_text,
                 thinking=choice.thinking,
                 variables=choice.variables,
+                tools=choice.tools,
             )
         return template
 

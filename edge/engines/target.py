@@ -1,9 +1,12 @@
 """Open what a user names on the command line: a bundle, or a plain model file of any format."""
 
+from __future__ import annotations
+
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from boardfit.edge.bundle.bundle import Bundle, open_bundle
 from boardfit.edge.disk.opened_file import OpenedFile, Source
@@ -13,6 +16,9 @@ from boardfit.edge.errors import InputError
 from boardfit.edge.files.kind import open_regular, piece_kind
 from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.types import Engine, Plan
+
+if TYPE_CHECKING:  # who offers no tools pays for none
+    from boardfit.edge.template.tool_format import ToolFormat
 
 E = TypeVar("E")
 
@@ -31,6 +37,18 @@ class FoundTarget(Generic[E]):
     @property
     def plan(self) -> Plan | None:
         return self.bundle.plan if self.bundle else None
+
+    @functools.cached_property
+    def tool_format(self) -> ToolFormat:
+        """How the model writes calls of tools: as its manifest says, else as its template shows.
+        Raises InputError for a manifest that says something else.
+        """
+        from boardfit.edge.template.tool_format import ToolFormat
+        from boardfit.edge.template.tool_proof import find_tool_format
+
+        sealed = (self.manifest or {}).get("tools")
+        assert isinstance(self.engine, Engine)
+        return ToolFormat.from_dict(sealed) if sealed else find_tool_format(*self.engine.template)
 
     @property
     def manifest(self) -> Mapping[str, Any] | None:

@@ -10,6 +10,9 @@ from boardfit.edge.process.child import run_child
 from boardfit.edge.slots.files import BoardFiles, LocalFiles
 from boardfit.edge.terminal.progress import Advance
 
+#: What a part may be cut back to.
+BLOCK = 1 << 20
+
 
 class Board:
     """A connected board, `place` as the user named it, with the files below its root. Close it when
@@ -22,7 +25,7 @@ class Board:
 
     def resume_from(self, n_there: int) -> int:
         """From which byte a part of `n_there` bytes goes on; the last block may be half written."""
-        return 0
+        return max(0, n_there - 1) // BLOCK * BLOCK
 
     def send(self, source: Path, part: str, offset: int, progress: Advance) -> int:
         """Write `source` from byte `offset` to the same place in `part`, unflushed. Returns the
@@ -51,9 +54,6 @@ class Board:
         """Let go of the connection, where there is one."""
 
 
-_BLOCK = 1 << 20
-
-
 class DirectoryBoard(Board):
     """A folder of this machine. Nothing is run in it but the health gate's reading of the model."""
 
@@ -69,9 +69,6 @@ class DirectoryBoard(Board):
             )
         self.place = f"dir:{path}"
         self.files = LocalFiles(path)
-
-    def resume_from(self, n_there: int) -> int:
-        return max(0, n_there - 1) // _BLOCK * _BLOCK
 
     def send(self, source: Path, part: str, offset: int, progress: Advance) -> int:
         self.files.copy_into(source, part, offset, progress)

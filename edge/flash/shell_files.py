@@ -18,8 +18,8 @@ from boardfit.edge.disk.rooted import FRESH, MARKER, MARKER_TEXT, fresh_name
 from boardfit.edge.errors import DeviceError, DeviceUnreachableError, InputError
 from boardfit.edge.flash import answers
 from boardfit.edge.flash.board import Board
-from boardfit.edge.flash.session import Channel, Done, ShellSession, shell_error
-from boardfit.edge.flash.stream import BLOCK, send_stream
+from boardfit.edge.flash.session import Channel, Done, shell_error
+from boardfit.edge.flash.stream import send_stream
 from boardfit.edge.probe.remote import probe_script
 from boardfit.edge.probe.system import MAX_DUMP_BYTES, CapturedSystem, parse_dump
 from boardfit.edge.process.child import PIPE, Popen, TimeoutExpired, start_child
@@ -42,8 +42,8 @@ PRELUDE = read_text_beside(__file__, "prelude.sh", marker=MARKER, marker_text=MA
 
 
 class ShellFiles(BoardFiles):
-    def __init__(self, session: ShellSession, root: str) -> None:
-        self.session, self.root = session, root
+    def __init__(self, channel: Channel, root: str) -> None:
+        self.channel, self.root = channel, root
         self._holder: Popen[bytes] | None = None
 
     def _quote(self, path: str) -> str:
@@ -60,27 +60,27 @@ class ShellFiles(BoardFiles):
         self._still_mine()
         script = PRELUDE + "set -e\n" + "\n".join(faults.hook.cut_steps(steps)) + "\n"
         try:
-            done = self.session.run(script, timeout_s=timeout_s)
+            done = self.channel.run(script, timeout_s=timeout_s)
         finally:
             faults.hook.finish_steps()
         if done.rc != 0 or done.out:
-            raise shell_error(self.session.place, done.err if done.rc else done.text, done.rc)
+            raise shell_error(self.channel.place, done.err if done.rc else done.text, done.rc)
 
     def ask(self, script: str, *, timeout_s: float = 120) -> str:
         """Run a script that changes nothing; its output. Raises like `shell_error`."""
         return self._run(script, timeout_s).text
 
     def _run(self, script: str, timeout_s: float) -> Done:
-        done = self.session.run(PRELUDE + script, timeout_s=timeout_s)
+        done = self.channel.run(PRELUDE + script, timeout_s=timeout_s)
         if done.rc != 0:
-            raise shell_error(self.session.place, done.err, done.rc)
+            raise shell_error(self.channel.place, done.err, done.rc)
         return done
 
     def resolve(self) -> None:
         """Make the root absolute: ssh logs in to a home folder that only the board knows."""
         if not self.root.startswith("/"):
             self.root = (
-                f"{answers.parse_folder(self.ask('pwd -P'), self.session.place)}/{self.root}"
+                f"{answers.parse_folder(self.ask('pwd -P'), self.channel.place)}/{self.root}"
             )
 
     def prepare(self) -> None:
@@ -103,12 +103,12 @@ class ShellFiles(BoardFiles):
             f"find {at} {depth} -name '*\n*' -prune -o -exec stat -c '%f %h %s %n' {{}} +\n"
             f"r=$?; echo {answers.END}; exit $r"
         )
-        done = self.session.run(PRELUDE + script, timeout_s=120)
+        done = self.channel.run(PRELUDE + script, timeout_s=120)
         # What went away between find and stat (another sender's scratch file) is not there.
         lines = [line for line in done.err.splitlines() if line]
         if done.rc != 0 and not (lines and all(_GONE in line for line in lines)):
-            raise shell_error(self.session.place, done.err, done.rc)
-        return answers.parse_entries(done.text, top, self.session.place)
+            raise shell_error(self.channel.place, done.err, done.rc)
+        return answers.parse_entries(done.text, top, self.channel.place)
 
     def read(self, path: str, limit: int) -> bytes | None:
         at = self._quote(path)
@@ -119,7 +119,7 @@ class ShellFiles(BoardFiles):
         for attempt in (1, 2):  # another program may replace it between the two
             data = self._run(script, 60).out
             with contextlib.suppress(*[DeviceError] if attempt == 1 else []):
-                return answers.parse_content(data, limit, self.session.place)
+                return answers.parse_content(data, limit, self.channel.place)
         raise AssertionError("unreachable")
 
     def write(self, path: str, data: bytes) -> None:
@@ -193,7 +193,7 @@ class ShellFiles(BoardFiles):
     def digests(self, paths: Sequence[str]) -> dict[str, str | None]:
         script = "\n".join(f"digest {self._quote(path)}" for path in paths)
         text = self.ask(script, timeout_s=3600)
-        sums = answers.parse_digests(text, len(paths), self.session.place)
+        sums = answers.parse_digests(text, len(paths), self.channel.place)
         return dict(zip(paths, sums, strict=True))
 
     def settle(self, path: str) -> str | None:
@@ -207,19 +207,19 @@ class ShellFiles(BoardFiles):
         )
         faults.fault_point()
         text = self.ask(script, timeout_s=3600)
-        return answers.parse_digests(text, 1, self.session.place)[0]
+        return answers.parse_digests(text, 1, self.channel.place)[0]
 
     def free_bytes(self) -> int:
         root = self._quote("")
         text = self.ask(f"stat -f -c '%a %S' {root} 2>/dev/null || df -Pk {root}")
-        return answers.parse_free_bytes(text, self.session.place)
+        return answers.parse_free_bytes(text, self.channel.place)
 
     def used_bytes(self, paths: Sequence[str]) -> dict[str, int]:
         # One tree per du: a file that two of them share is counted in both.
         script = "\n".join(
             f"n=$(du -sk {self._quote(p)} 2>/dev/null) || n=0; echo ${{n%%[!0-9]*}}" for p in paths
         )
-        counts = answers.parse_counts(self.ask(script), len(paths), self.session.place)
+        counts = answers.parse_counts(self.ask(script), len(paths), self.channel.place)
         return {path: n * 1024 for path, n in zip(paths, counts, strict=True)}
 
     def pointer(self) -> str | None:
@@ -228,7 +228,7 @@ class ShellFiles(BoardFiles):
             f"if [ -L {at} ]; then readlink {at}\n"
             f"elif [ -f {at} ]; then head -n 1 {at} | head -c 1024; fi\necho {answers.END}"
         )
-        return answers.parse_target(text, self.session.place)
+        return answers.parse_target(text, self.channel.place)
 
     def point(self, target: str) -> None:
         at, new, root = self._quote(CURRENT), self._quote(fresh_name()), self._quote("")
@@ -256,14 +256,14 @@ class ShellFiles(BoardFiles):
             "[ -L a ] && [ ! -e d/b ] && echo yes || echo no\n"
             f"rm -rf {scratch}"
         )
-        return answers.parse_flag(text, self.session.place)
+        return answers.parse_flag(text, self.channel.place)
 
     @contextlib.contextmanager
     def lock(self, wait_s: float) -> Iterator[None]:
         end_s = time.monotonic() + wait_s
         while (holder := self._try_lock()) is None:
             if time.monotonic() >= end_s:
-                raise lock_error(self.session.place, wait_s)
+                raise lock_error(self.channel.place, wait_s)
             time.sleep(0.5)
         stop = threading.Event()
         beat = threading.Thread(target=_heartbeat, args=(holder, stop), daemon=True)
@@ -278,7 +278,7 @@ class ShellFiles(BoardFiles):
             _end(holder)
 
     def _try_lock(self) -> Popen[bytes] | None:
-        channel, place = self.session.channel, self.session.place
+        channel, place = self.channel, self.channel.place
         script = read_text_beside(
             __file__, "lock.sh", root=self._quote(""), lock=LOCK, busy=_BUSY,
             silence_s=LOCK_SILENCE_S,
@@ -310,12 +310,12 @@ class ShellFiles(BoardFiles):
         if holder.returncode == _BUSY:
             return None
         done = Done(holder.returncode, b"", err)
-        raise channel.find_connection_error(done) or shell_error(place, err, done.rc)
+        raise channel.explain(done)
 
     def _still_mine(self) -> None:
         if self._holder is not None and self._holder.poll() is not None:
             raise DeviceUnreachableError(
-                f"the connection to {self.session.place} was lost; the release that was current "
+                f"the connection to {self.channel.place} was lost; the release that was current "
                 "still is",
                 next_step="run the same command again to resume",
             )
@@ -347,28 +347,22 @@ class ShellBoard(Board):
     files: ShellFiles
 
     def __init__(self, channel: Channel, folder: str) -> None:
-        self.place, self._session = channel.place, ShellSession(channel)
-        self.files = ShellFiles(self._session, folder)
-
-    def resume_from(self, n_there: int) -> int:
-        return max(0, n_there - 1) // BLOCK * BLOCK
+        self.place, self._channel = channel.place, channel
+        self.files = ShellFiles(channel, folder)
 
     def send(self, source: Path, part: str, offset: int, progress: Advance) -> int:
-        return send_stream(self._session.channel, source, f"{self.files.root}/{part}", offset,
+        return send_stream(self._channel, source, f"{self.files.root}/{part}", offset,
                            progress)  # fmt: skip
 
     def execute(self, script: str, *, timeout_s: float) -> Done:
-        return self._session.run(script, timeout_s=timeout_s)
+        return self._channel.run(script, timeout_s=timeout_s)
 
     def capture(self) -> CapturedSystem:
         mark = secrets.token_hex(16)
-        done = self._session.run(probe_script(mark), timeout_s=120)
+        done = self._channel.run(probe_script(mark), timeout_s=120)
         if done.rc != 0:
             raise shell_error(self.place, done.err, done.rc)
         try:
             return parse_dump(done.out[:MAX_DUMP_BYTES].decode("utf-8", "replace"), mark)
         except InputError as error:
             raise DeviceError(f"{self.place}: {error}", next_step=error.next_step) from None
-
-    def close(self) -> None:
-        self._session.close()

@@ -13,19 +13,18 @@ import re
 import shlex
 import shutil
 import tempfile
-import time
 from functools import cached_property
 from pathlib import Path
 
 from boardfit.edge.disk.data_files import find_trouble
 from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.errors import DeviceError, DeviceUnreachableError, EdgeError
-from boardfit.edge.flash.session import Done, shell_error
+from boardfit.edge.flash.session import Channel, Done, shell_error
 from boardfit.edge.flash.shell_files import ShellBoard
 from boardfit.edge.flash.stream import send_stream, watch_transfer
 from boardfit.edge.flash.target import FlashTarget
 from boardfit.edge.process import child
-from boardfit.edge.process.listener import stop
+from boardfit.edge.process.listener import run_limited
 from boardfit.edge.terminal.progress import Advance
 from boardfit.edge.units import printable
 
@@ -43,104 +42,7 @@ _RSYNC_LEAST = (3, 1)
 _PERCENT = re.compile(rb"\s([0-9]{1,3})%")
 
 
-class SshBoard(ShellBoard):
-    def __init__(
-        self, target: FlashTarget, *, config: Path | None = None, via: str = "auto"
-    ) -> None:
-        self._via = via
-        self._channel = SshChannel(target, config)
-        try:
-            self._channel.connect()
-            super().__init__(self._channel, target.folder)
-            self.files.resolve()
-        except BaseException:
-            self._channel.close()
-            raise
-
-    def send(self, source: Path, part: str, offset: int, progress: Advance) -> int:
-        channel = self._channel
-        if source.stat().st_size - offset >= _QUICK_LEAST_BYTES:
-            channel = self._quick or channel
-        return send_stream(channel, source, f"{self.files.root}/{part}", offset, progress)
-
-    @cached_property
-    def _quick(self) -> SshChannel | None:
-        """A second connection for what is large; None where it would not be quicker."""
-        if not has_aes() or self._session.run(HAS_AES).rc != 0:
-            return None
-        return self._channel.quicker()
-
-    def can_patch(self) -> bool:
-        return self._via in ("auto", "rsync") and self._rsync
-
-    @cached_property
-    def _rsync(self) -> bool:
-        if child.find_program("rsync") is None:
-            return False
-        here = child.run_child(["rsync", "--version"]).stdout
-        there = self._session.run("rsync --version 2>/dev/null; exit 0").out
-        return all(is_rsync(text) for text in (here, there))
-
-    def patch(self, source: Path, part: str, progress: Advance) -> int:
-        shell = shlex.join(["ssh", "-T", *self._channel.options()])
-        # A receiver that a dead sender left behind must end before the next one begins.
-        lock = shlex.quote(f"{self.files.root}/.receive.lock")
-        there = (
-            "sh -c 'if flock -w 0 /dev/null true 2>/dev/null; "
-            f'then exec flock -w {2 * _RSYNC_SILENCE_S} "$0" rsync "$@"; '
-            f'else exec rsync "$@"; fi\' {lock}'
-        )
-        command = [
-            # Times are ignored: a copy made within the second in which the source was written would
-            # count as the source, and stay as it is.
-            *("rsync", "--inplace", "--ignore-times", "--no-whole-file", "--protect-args"),
-            *("--stats", "--info=progress2", "--no-human-readable"),
-            *(f"--timeout={_RSYNC_SILENCE_S}", "--rsync-path", there, "-e", shell),
-            *("--", str(source.absolute()), f"{self._channel.address}:{self.files.root}/{part}"),
-        ]
-        size, position = source.stat().st_size, 0
-
-        def find_position(printed: bytes) -> int:
-            nonlocal position
-            if found := _PERCENT.findall(printed):
-                position = size * min(100, int(found[-1])) // 100
-            return position
-
-        process = child.start_child(command, env=child.child_environment(LC_ALL="C"))
-        done, _ = watch_transfer(process, self.place, find_position, progress, look_s=1.0)
-        if done.rc != 0:
-            raise self._rsync_error(done.rc, done.err)
-        return rsync_traffic(done.out.decode("utf-8", "replace"))
-
-    def _rsync_error(self, code: int, output: str) -> EdgeError:
-        if code in (10, 12, 30, 35, 255) and "No space left" not in output:
-            return self._channel.find_connection_error(Done(255, b"", output)) or DeviceError(
-                f"{self.place}: {printable(output, 300)}"
-            )
-        return shell_error(self.place, output, code)
-
-    def close(self) -> None:
-        if (quick := self.__dict__.get("_quick")) is not None:
-            quick.close()
-        super().close()
-        self._channel.close()
-
-
-def is_rsync(text: bytes) -> bool:
-    """Whether `rsync --version` shows the real one, new enough. macOS ships openrsync, which knows
-    neither --protect-args nor --info.
-    """
-    found = re.match(rb"rsync\s{1,9}version v?([0-9]{1,4})\.([0-9]{1,4})", text)
-    return found is not None and (int(found[1]), int(found[2])) >= _RSYNC_LEAST
-
-
-def rsync_traffic(stats: str) -> int:
-    """Bytes that crossed the connection in both directions, from rsync's --stats."""
-    found = re.findall(r"Total bytes (?:sent|received): ([0-9,.]{1,24})", stats)
-    return sum(int(re.sub(r"[,.]", "", number) or 0) for number in found)
-
-
-class SshChannel:
+class SshChannel(Channel):
     """OpenSSH with a shared connection. `config` stands in for the user's own ~/.ssh/config."""
 
     def __init__(
@@ -191,35 +93,20 @@ class SshChannel:
         return ["ssh", "-T", *self.options(), "--", self._target.host, command]
 
     def connect(self) -> None:
-        """Open the master. Its errors go through a file: a master in the background would keep a
-        pipe open for ever.
-
-        Raises DeviceUnreachableError, and DeviceError when the other side prints without end.
+        """Open the master. Raises DeviceUnreachableError, and DeviceError when the other side
+        prints without end.
         """
-        with (self._folder / "errors").open("w+b") as errors:
-            process = child.start_child(self.argv("exit 0"), stdout=child.DEVNULL, stderr=errors)
-            end_s = time.monotonic() + _LOGIN_S
-            try:
-                code = None
-                while code is None:
-                    with contextlib.suppress(child.TimeoutExpired):
-                        code = process.wait(0.1)
-                    if os.fstat(errors.fileno()).st_size > _MAX_WORDS:
-                        raise DeviceError(
-                            f"{self.place} prints without end instead of accepting the login",
-                            next_step="check that the address is that of the board",
-                        )
-                    if time.monotonic() >= end_s:
-                        raise DeviceUnreachableError(
-                            f"{self.place} did not accept the login within {_LOGIN_S} s",
-                            next_step="check that the board is on and reachable, then run it again",
-                        )
-            finally:
-                stop(process)
-            errors.seek(0)
-            output = errors.read(65536).decode("utf-8", "replace")
-        if code != 0:
-            raise self._unreachable(output, code)
+        try:
+            got = run_limited(
+                self.argv("exit 0"), self.place, timeout_s=_LOGIN_S, most_bytes=_MAX_WORDS
+            )
+        except child.TimeoutExpired:
+            raise DeviceUnreachableError(
+                f"{self.place} did not accept the login within {_LOGIN_S} s",
+                next_step="check that the board is on and reachable, then run it again",
+            ) from None
+        if got.returncode != 0:
+            raise self._unreachable(Done.from_process(got).err, got.returncode)
 
     def quicker(self) -> SshChannel | None:
         """A connection of its own with a quicker cipher, opened; None where the user's settings or
@@ -245,7 +132,8 @@ class SshChannel:
         return found[1] if found else ""
 
     def find_connection_error(self, done: Done) -> EdgeError | None:
-        return self._unreachable(done.err, 255) if done.rc == 255 else None
+        is_ours = done.rc == 255 and done.err.strip()
+        return self._unreachable(done.err, 255) if is_ours else None
 
     def _unreachable(self, output: str, code: int) -> EdgeError:
         lines = [line.strip() for line in output.splitlines() if line.strip(" @\r")]
@@ -270,6 +158,104 @@ class SshChannel:
                     ["ssh", *self.options(), "-O", "exit", "--", self._target.host], timeout_s=10
                 )
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class SshBoard(ShellBoard):
+    _channel: SshChannel
+
+    def __init__(
+        self, target: FlashTarget, *, config: Path | None = None, via: str = "auto"
+    ) -> None:
+        self._via = via
+        self._channel = SshChannel(target, config)
+        try:
+            self._channel.connect()
+            super().__init__(self._channel, target.folder)
+            self.files.resolve()
+        except BaseException:
+            self._channel.close()
+            raise
+
+    def send(self, source: Path, part: str, offset: int, progress: Advance) -> int:
+        channel = self._channel
+        if source.stat().st_size - offset >= _QUICK_LEAST_BYTES:
+            channel = self._quick or channel
+        return send_stream(channel, source, f"{self.files.root}/{part}", offset, progress)
+
+    @cached_property
+    def _quick(self) -> SshChannel | None:
+        """A second connection for what is large; None where it would not be quicker."""
+        if not has_aes() or self._channel.run(HAS_AES).rc != 0:
+            return None
+        return self._channel.quicker()
+
+    def can_patch(self) -> bool:
+        return self._via in ("auto", "rsync") and self._rsync
+
+    @cached_property
+    def _rsync(self) -> bool:
+        if child.find_program("rsync") is None:
+            return False
+        here = child.run_child(["rsync", "--version"]).stdout
+        there = self._channel.run("rsync --version 2>/dev/null; exit 0").out
+        return all(is_rsync(text) for text in (here, there))
+
+    def patch(self, source: Path, part: str, progress: Advance) -> int:
+        shell = shlex.join(["ssh", "-T", *self._channel.options()])
+        # A receiver that a dead sender left behind must end before the next one begins.
+        lock = shlex.quote(f"{self.files.root}/.receive.lock")
+        there = (
+            "sh -c 'if flock -w 0 /dev/null true 2>/dev/null; "
+            f'then exec flock -w {2 * _RSYNC_SILENCE_S} "$0" rsync "$@"; '
+            f'else exec rsync "$@"; fi\' {lock}'
+        )
+        command = [
+            # Times are ignored: a copy made within the second in which the source was written would
+            # count as the source, and stay as it is.
+            *("rsync", "--inplace", "--ignore-times", "--no-whole-file", "--protect-args"),
+            *("--stats", "--info=progress2", "--no-human-readable"),
+            *(f"--timeout={_RSYNC_SILENCE_S}", "--rsync-path", there, "-e", shell),
+            *("--", str(source.absolute()), f"{self._channel.address}:{self.files.root}/{part}"),
+        ]
+        size, position = source.stat().st_size, 0
+
+        def find_position(printed: bytes) -> int:
+            nonlocal position
+            if found := _PERCENT.findall(printed):
+                position = size * min(100, int(found[-1])) // 100
+            return position
+
+        process = child.start_child(command, env=child.child_environment(LC_ALL="C"))
+        done, _ = watch_transfer(process, self.place, find_position, progress, look_s=1.0)
+        if done.rc != 0:
+            raise self._rsync_error(done.rc, done.err)
+        return rsync_traffic(done.out.decode("utf-8", "replace"))
+
+    def _rsync_error(self, code: int, output: str) -> EdgeError:
+        if code in (10, 12, 30, 35, 255) and "No space left" not in output:
+            return self._channel.find_connection_error(Done(255, b"", output)) or DeviceError(
+                f"{self.place}: {printable(output, 300)}"
+            )
+        return shell_error(self.place, output, code)
+
+    def close(self) -> None:
+        if (quick := self.__dict__.get("_quick")) is not None:
+            quick.close()
+        self._channel.close()
+
+
+def is_rsync(text: bytes) -> bool:
+    """Whether `rsync --version` shows the real one, new enough. macOS ships openrsync, which knows
+    neither --protect-args nor --info.
+    """
+    found = re.match(rb"rsync\s{1,9}version v?([0-9]{1,4})\.([0-9]{1,4})", text)
+    return found is not None and (int(found[1]), int(found[2])) >= _RSYNC_LEAST
+
+
+def rsync_traffic(stats: str) -> int:
+    """Bytes that crossed the connection in both directions, from rsync's --stats."""
+    found = re.findall(r"Total bytes (?:sent|received): ([0-9,.]{1,24})", stats)
+    return sum(int(re.sub(r"[,.]", "", number) or 0) for number in found)
 
 
 def quick_ciphers(offered: str) -> str | None:

@@ -11,14 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from boardfit.edge.errors import DeviceUnreachableError
-from boardfit.edge.flash.session import Channel, Done, shell_error
+from boardfit.edge.flash.session import Channel, Done
 from boardfit.edge.process.child import DEVNULL, Popen, start_child
 from boardfit.edge.process.listener import Listener, stop
 from boardfit.edge.slots.faults import fault_point
 from boardfit.edge.terminal.progress import Advance
 
-#: What a part may be cut back to.
-BLOCK = 1 << 20
 #: What dd reads at once.
 _READ = 1 << 16
 #: A transfer that moves nothing for so long has died. A worn card pauses for up to a minute.
@@ -69,7 +67,7 @@ def watch_transfer(
 
 
 def send_stream(channel: Channel, source: Path, target: str, offset: int, progress: Advance) -> int:
-    """Write `source` from `offset`, a multiple of BLOCK, to the same place of `target` there.
+    """Write `source` from `offset`, a whole number of MiB, to the same place of `target` there.
     Returns the bytes sent. Raises DoesNotFitError when the disk there is full,
     DeviceUnreachableError when the connection breaks, and as `watch_transfer`.
     """
@@ -89,6 +87,6 @@ def send_stream(channel: Channel, source: Path, target: str, offset: int, progre
     size = source.stat().st_size
     progress(size - seen)
     if done.rc != 0:
-        raise channel.find_connection_error(done) or shell_error(channel.place, done.err, done.rc)
+        raise channel.explain(done)
     fault_point()
     return size - offset

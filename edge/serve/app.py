@@ -2,22 +2,26 @@
 
 import asyncio
 import contextlib
+import functools
 import re
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from boardfit.edge.engines.target import OpenModel
 from boardfit.edge.serve.access import AccessRules
 from boardfit.edge.serve.ask import Ask, Carried, Defaults, read_headers, split_model
 from boardfit.edge.serve.body import RequestFields, parse_json
 from boardfit.edge.serve.counters import CONTENT_TYPE
 from boardfit.edge.serve.job import Begun, Ended, Job
-from boardfit.edge.serve.openapi import describe_server
+from boardfit.edge.serve.openapi import describe_server, drop_limits
 from boardfit.edge.serve.queue import LOG, AnswerQueue
 from boardfit.edge.serve.refused import RequestRefused, refusal_of
-from boardfit.edge.serve.wire import anthropic, ollama, openai, responses
+from boardfit.edge.serve.vectors import VectorAsk, VectorQueue, Vectors
+from boardfit.edge.serve.wire import anthropic, embeddings, native, ollama, openai, responses
 from boardfit.edge.serve.wire.base import JSON, Writer, dump, openai_error
 from boardfit.edge.types import TokenEvent
 
@@ -80,6 +84,16 @@ ANSWERS: dict[str, tuple[Reader, type[Writer]]] = {
     "/api/generate": (ollama.read_generate, ollama.GenerateWriter),
 }
 
+#: What is computed beside the engine: the reader of a request, and what answers it.
+COMPUTED: dict[str, tuple[Callable[[RequestFields], Any], Callable[[Any, OpenModel], Any]]] = {
+    "/tokenize": (native.read_tokenize, native.tokenize),
+    "/detokenize": (native.read_detokenize, native.detokenize),
+}
+#: What answers with vectors: the wire's reader and writer.
+VECTORS = {
+    "/v1/embeddings": (embeddings.read_openai, embeddings.write_openai),
+    "/api/embed": (embeddings.read_ollama, embeddings.write_ollama),
+}
 #: Errors of other forms than OpenAI's, by the beginning of the path.
 _ERRORS: dict[str, Callable[[RequestRefused], dict[str, Any]]] = {
     "/api/": lambda refused: {"error": refused.message},
@@ -98,6 +112,11 @@ class App:
         self._started = int(time.time())
         self._routes: dict[tuple[str, str], Callable[[Call], Awaitable[int]]] = {
             **{("POST", path): self._ask(*wire) for path, wire in ANSWERS.items()},
+            **{("POST", path): self._compute(*call) for path, call in COMPUTED.items()},
+            **{("POST", path): self._embed(*wire) for path, wire in VECTORS.items()},
+            ("GET", "/props"): self._get(self._props),
+            ("GET", "/slots"): self._get(self._slots),
+            ("GET", "/tokenizer_info"): self._get(self._tokenizer),
             ("POST", "/api/show"): self._show,
             ("POST", "/v1/messages/count_tokens"): self._count_tokens,
             ("POST", "/edge/v1/predict"): self._predict,
@@ -170,16 +189,14 @@ class App:
 
         async def handle(call: Call) -> int:
             body = parse_json(await read_body(call))
-            name, within = split_model(body.text("model", most=1000))
-            carried = call.carried
-            if within is not None and carried.within is None:
-                carried = replace(carried, within=within)
+            name, carried = self._split(body, call.carried)
             if call.path in ("/api/chat", "/api/generate") and _only_loads(body):
                 return await self._load_only(call, body)
             ask = read(body, carried, self._defaults)
             job = await self._queue.submit(ask)
             writer = writer_class(self._name(name), job.ask)
-            gone = asyncio.create_task(self._wait_gone(call.receive, job))
+            give_up = functools.partial(self._queue.give_up, job)
+            gone = asyncio.create_task(wait_gone(call.receive, give_up))
             try:
                 if ask.stream:
                     return await stream_answer(call, job, writer)
@@ -190,12 +207,6 @@ class App:
 
         return handle
 
-    async def _wait_gone(self, receive: Receive, job: Job) -> None:
-        """Give a job up as soon as its client is gone."""
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self._queue.give_up(job)
-
     async def _load_only(self, call: Call, body: RequestFields) -> int:
         """Ollama's clients load and unload with an empty question; the model is always loaded."""
         self._queue.use()
@@ -205,6 +216,50 @@ class App:
         said = {"message": {"role": "assistant", "content": ""}}
         rest = said if call.path == "/api/chat" else {"response": ""}
         return await send_json(call, {**head, **rest, "done": True, "done_reason": reason})
+
+    def _compute(
+        self, read: Callable[[RequestFields], Any], answer: Callable[[Any, OpenModel], Any]
+    ) -> Callable[[Call], Awaitable[int]]:
+        """A handler that answers beside the engine."""
+
+        async def handle(call: Call) -> int:
+            asked = read(parse_json(await read_body(call)))
+            opened = self._queue.use()
+            return await send_json(call, await asyncio.to_thread(answer, asked, opened))
+
+        return handle
+
+    def _embed(
+        self,
+        read: Callable[[RequestFields, Carried, Defaults], VectorAsk],
+        write: Callable[[str, VectorAsk, Vectors], dict[str, Any]],
+    ) -> Callable[[Call], Awaitable[int]]:
+        """A handler that answers with vectors."""
+
+        async def handle(call: Call) -> int:
+            body = parse_json(await read_body(call))
+            name, carried = self._split(body, call.carried)
+            ask, queue = read(body, carried, self._defaults), self._queue
+            queue.use()
+            if not isinstance(queue, VectorQueue):
+                raise RequestRefused(400, "this model makes no vectors; serve an embedding model")
+            gone = threading.Event()
+            watch = asyncio.create_task(wait_gone(call.receive, gone.set))
+            try:
+                made = await queue.embed(ask, gone.is_set)
+            finally:
+                gone.set()
+                watch.cancel()
+            return await send_json(call, write(self._name(name), ask, made))
+
+        return handle
+
+    def _split(self, body: RequestFields, carried: Carried) -> tuple[str, Carried]:
+        """The model's name, and the limits with the one in it."""
+        name, within = split_model(body.text("model", most=1000))
+        if within is not None and carried.within is None:
+            carried = replace(carried, within=within)
+        return name, carried
 
     async def _predict(self, call: Call) -> int:
         body = parse_json(await read_body(call))
@@ -219,14 +274,29 @@ class App:
 
     # ---- facts --------------------------------------------------------------------------------
 
-    def _get(self, facts: Callable[[], dict[str, Any]]) -> Callable[[Call], Awaitable[int]]:
+    def _get(self, facts: Callable[[], Any]) -> Callable[[Call], Awaitable[int]]:
         async def handle(call: Call) -> int:
             return await send_json(call, facts())
 
         return handle
 
     def _describe(self) -> dict[str, Any]:
-        return describe_server(ANSWERS, [key for key in self._routes if key[1] not in ANSWERS])
+        bodies: dict[str, Callable[[RequestFields, Carried, Defaults], object]] = {}
+        bodies |= {path: read for path, (read, _) in VECTORS.items()}
+        bodies |= {path: drop_limits(read) for path, (read, _) in COMPUTED.items()}
+        known = {*ANSWERS, *bodies}
+        return describe_server(
+            ANSWERS, bodies, [key for key in self._routes if key[1] not in known]
+        )
+
+    def _slots(self) -> list[dict[str, Any]]:
+        return native.describe_slots(self._queue.use(), self._queue.counts())
+
+    def _props(self) -> dict[str, Any]:
+        return native.describe_props(self._queue.use(), self._defaults.config, self._slots())
+
+    def _tokenizer(self) -> dict[str, Any]:
+        return native.describe_tokenizer(self._queue.use())
 
     def _name(self, asked: str = "") -> str:
         """The model's name, as Ollama's clients asked for it where they did."""
@@ -312,9 +382,16 @@ class App:
                 "general.architecture": arch,
                 f"{arch}.context_length": opened.engine.n_ctx,
             },
-            "capabilities": ["completion"],
+            "capabilities": self._capabilities(),
             "modified_at": card["modified_at"],
         })  # fmt: skip
+
+    def _capabilities(self) -> list[str]:
+        if isinstance(self._queue, VectorQueue):
+            return ["embedding"]
+        opened = self._queue.use()
+        knows_tools = opened.engine.has_template and opened.tool_format.proof != "generic"
+        return ["completion", *(["tools"] if knows_tools else [])]
 
     def _ready(self) -> dict[str, Any]:
         return {"status": "ready", "model": self._queue.use().name}
@@ -372,6 +449,13 @@ class App:
         except (asyncio.TimeoutError, ConnectionError):
             return 499
         return refused.status
+
+
+async def wait_gone(receive: Receive, give_up: Callable[[], None]) -> None:
+    """Call `give_up` as soon as the client is gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    give_up()
 
 
 def _only_loads(body: RequestFields) -> bool:
@@ -467,7 +551,7 @@ async def send_parts(call: Call, parts: Iterable[bytes]) -> None:
         await call.send({"type": "http.response.body", "body": data, "more_body": True})
 
 
-async def send_json(call: Call, value: Mapping[str, Any], headers: Mapping[str, str] = {}) -> int:
+async def send_json(call: Call, value: Any, headers: Mapping[str, str] = {}) -> int:
     return await send_whole(call, 200, dump(value), JSON, headers)
 
 

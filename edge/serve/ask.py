@@ -1,7 +1,8 @@
 """The one request that every wire becomes, and what the wires read alike."""
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -9,17 +10,20 @@ from boardfit.edge.deadline.budget import Budget, OnMiss
 from boardfit.edge.errors import UsageError
 from boardfit.edge.serve.body import RequestFields
 from boardfit.edge.serve.refused import RequestRefused, bad_field, unsupported
-from boardfit.edge.types import GenerationConfig, Message, TemplateChoice
+from boardfit.edge.template.tools import Tool
+from boardfit.edge.types import GenerationConfig, Message, TemplateChoice, ToolCall
 
 Rank = Literal["interactive", "normal", "background"]
 MAX_MESSAGES, MAX_STOPS, MAX_STOP_CHARS = 1000, 16, 256
+MAX_TOOLS, MAX_SCHEMA_DEPTH = 128, 32
+_TOOL_NAME = re.compile(r"[\w.:/-]{1,128}")
 _MAX_TOKENS = 1 << 24
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*(\d{1,6})")
 
 
 @dataclass(frozen=True)
 class Ask:
-    """What a client wants. `messages` end with the user's, and are empty for plain text, which is
+    """What a client wants. `messages` end with the user's or a tool's; plain text has none, but a
     `prompt`. `notes` are what was read otherwise than it was written.
     """
 
@@ -35,6 +39,15 @@ class Ask:
     echo: bool = False  # the answer begins with the prompt
     logprobs: int | None = None  # how many likely tokens in each place; None: no scores
     notes: tuple[str, ...] = ()
+    tools: tuple[Tool, ...] = ()
+    tool_choice: str = "auto"  # auto, none, required, or the name of a tool
+    parallel: bool = True  # several calls in one answer
+
+    @property
+    def uses_tools(self) -> bool:
+        """Whether tools are offered, or calls and results are among the messages."""
+        past = any(message.calls or message.role == "tool" for message in self.messages)
+        return past or bool(self.tools)
 
     @property
     def system(self) -> str | None:
@@ -47,8 +60,8 @@ class Ask:
         return [message for message in self.messages[:-1] if message.role != "system"]
 
     @property
-    def question(self) -> str:
-        return self.messages[-1].content if self.messages else self.prompt
+    def question(self) -> Message:
+        return self.messages[-1] if self.messages else Message("user", self.prompt)
 
 
 @dataclass(frozen=True)
@@ -174,57 +187,118 @@ def read_choice(thinks: object, variables: Mapping[str, Any], param: str) -> Tem
     return TemplateChoice("on" if is_on else "off", rest)
 
 
-def read_tools(body: RequestFields) -> tuple[str, ...]:
-    """A note on tools that a client offers: the model is free to call none, and does.
+def read_tools(body: RequestFields) -> dict[str, Any]:
+    """The tools that a client offers, and whether one must be called, as fields of an Ask.
 
-    Home Assistant offers them always. Raises RequestRefused where a call is demanded.
+    Tools of other types than functions are left out. Raises RequestRefused for names or schemas
+    that cannot be shown to a model, and for a choice that names no tool.
     """
-    offered = body.items("tools", most=128)
-    if body.get("tool_choice") not in (None, "auto", "none"):
-        raise unsupported("tool_choice", "calls of tools are not supported; auto and none are")
-    if not offered or body.get("tool_choice") == "none":
-        return ()
-    return ("tools are not shown to the model: it answers in text",)
+    tools = list[Tool]()
+    for each in body.tables("tools", most=MAX_TOOLS):
+        if each.text("type", "function") != "function":
+            continue  # clients offer what only their own provider has
+        function = each.table("function") if each.get("function") is not None else each
+        name, parameters = function.text("name"), function.table("parameters")
+        if not _TOOL_NAME.fullmatch(name) or name in [tool.name for tool in tools]:
+            expected = "a name of its own, of letters, digits, _ . : / and -, 128 at most"
+            raise bad_field(function.name("name"), expected, name)
+        if not is_shallow(parameters.fields, MAX_SCHEMA_DEPTH):
+            problem = f"nested more than {MAX_SCHEMA_DEPTH} deep"
+            raise RequestRefused(400, f"{function.name('parameters')}: {problem}", param="tools")
+        tools.append(Tool(name, function.text("description"), dict(parameters.fields)))
+    choice = _read_tool_choice(body, [tool.name for tool in tools])
+    parallel = body.flag("parallel_tool_calls", True)
+    return {"tools": tuple(tools), "tool_choice": choice, "parallel": parallel}
+
+
+def _read_tool_choice(body: RequestFields, names: Sequence[str]) -> str:
+    value = body.get("tool_choice")
+    if isinstance(value, dict):
+        choice = body.table("tool_choice")
+        function = choice.table("function") if choice.get("function") is not None else choice
+        value = function.text("name")
+        if choice.text("type", "function") != "function" or value not in names:
+            raise bad_field(choice.name("name"), f"one of {', '.join(names) or 'no tools'}", value)
+        return str(value)
+    value = body.choice("tool_choice", ("auto", "none", "required"), "auto")
+    if value == "required" and not names:
+        raise RequestRefused(400, "tool_choice: required needs tools", param="tool_choice")
+    return value
+
+
+def is_shallow(value: Any, most: int) -> bool:
+    """Whether JSON data nests no more than `most` deep."""
+    level = [value]
+    for _ in range(most + 1):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, (dict, list))
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not level:
+            return True
+    return False
 
 
 def read_messages(bodies: list[RequestFields]) -> tuple[tuple[Message, ...], tuple[str, ...]]:
     """Messages as every template takes them, and notes on what was changed for that.
 
     One system prompt at the head; neighbours of one role are joined. Raises RequestRefused for what
-    cannot be read so: pictures, calls of tools, a conversation that does not end with the user.
+    cannot be read so: pictures, a conversation that ends neither with the user nor with a result.
     """
     system, found, notes = list[str](), list[Message](), list[str]()
     for i, body in enumerate(bodies):
-        role = body.text("role")
-        text = read_content(body)
+        role, text = body.text("role"), read_content(body)
         if role in ("system", "developer"):
             if found:
                 notes.append("a system message in the middle was moved to the head")
             system.append(text)
         elif role in ("user", "assistant"):
-            if body.items("tool_calls", most=128):
-                raise unsupported(body.name("tool_calls"), "calls of tools are not supported")
-            if not text and role == "assistant":
+            calls = tuple(map(_read_call, body.tables("tool_calls", most=MAX_TOOLS)))
+            if not text and not calls and role == "assistant":
                 continue
+            message = Message(role, text, calls)  # type: ignore[arg-type]
             if found and found[-1].role == role:
-                notes.append(f"neighbouring messages of the {role} were joined")
-                found[-1] = Message(role, f"{found[-1].content}\n\n{text}")  # type: ignore[arg-type]
-            else:
-                found.append(Message(role, text))  # type: ignore[arg-type]
+                if not (calls or found[-1].calls):
+                    notes.append(f"neighbouring messages of the {role} were joined")
+                message = _join(found.pop(), message)
+            found.append(message)
         elif role in ("tool", "function"):
-            raise unsupported(body.name("role"), "results of tools are not supported")
+            found.append(Message("tool", text, call_id=body.text("tool_call_id")))
         else:
-            expected = "system, developer, user or assistant"
+            expected = "system, developer, user, assistant or tool"
             raise RequestRefused(
                 400, f"messages[{i}].role: expected {expected}", param=f"messages[{i}].role"
             )
-    if not found or found[-1].role != "user" or not found[-1].content.strip():
+    is_asked = found and (found[-1].role == "tool" or found[-1].content.strip())
+    if not is_asked or found[-1].role == "assistant":
         raise RequestRefused(
             400, "messages: the last one must be the user's, and hold text", param="messages"
         )
     text = "\n\n".join(part for part in system if part)
     head = [Message("system", text)] if text else []
     return (*head, *found), tuple(dict.fromkeys(notes))
+
+
+def _join(first: Message, second: Message) -> Message:
+    content = "\n\n".join(part for part in (first.content, second.content) if part)
+    return Message(first.role, content, first.calls + second.calls)
+
+
+def _read_call(body: RequestFields) -> ToolCall:
+    """A call that an earlier answer asked for: its arguments are a text, or an object."""
+    function = body.table("function")
+    name, arguments = function.text("name"), function.get("arguments")
+    if not _TOOL_NAME.fullmatch(name):
+        raise bad_field(function.name("name"), "the name of a tool", name)
+    try:
+        values = json.loads(arguments or "{}") if isinstance(arguments, str) else arguments or {}
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict) or not is_shallow(values, MAX_SCHEMA_DEPTH):
+        raise bad_field(function.name("arguments"), "a JSON object", arguments)
+    return ToolCall(name, json.dumps(values, ensure_ascii=False), body.text("id"))
 
 
 def read_content(body: RequestFields, key: str = "content") -> str:

@@ -32,6 +32,11 @@ class RequestFields:
     def __init__(self, fields: Mapping[str, Any], path: str = "") -> None:
         self._fields, self._path = fields, path
 
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """All of them, unread."""
+        return self._fields
+
     def name(self, key: str) -> str:
         """The field's name from the top of the body, for a message."""
         return f"{self._path}{key}"

@@ -5,7 +5,7 @@
     edge serve BUNDLE --lan                  # for the local network, with a token
 
 It speaks OpenAI's chat completions, completions and Responses, Anthropic's Messages, and Ollama's
-calls.
+calls. An embedding model makes vectors.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import click
 from boardfit.edge.chat.model_options import engine_options, generation_options
 from boardfit.edge.deadline.options import budget_options
 from boardfit.edge.disk.secret import user_secret
-from boardfit.edge.engines.target import OpenModel, open_model
+from boardfit.edge.engines.target import open_model
 from boardfit.edge.errors import UsageError
 from boardfit.edge.process.live import publish_status
 from boardfit.edge.terminal.option_groups import GroupedCommand
@@ -95,7 +95,7 @@ def serve(
     in its body ("within": "2s"), its path (/within/2s/v1), a header or the model's name (NAME@2s).
     """  # fmt: skip
     from boardfit.edge.serve.ask import Defaults
-    from boardfit.edge.serve.server import N_SHELVES, Server
+    from boardfit.edge.serve.server import Server, make_queue
 
     if unit:
         print_unit(bundle, port)
@@ -106,20 +106,15 @@ def serve(
     if not Path(bundle).exists():
         open_model(bundle)  # raises the usual error, before anything listens
 
-    def load() -> OpenModel:
-        return open_model(bundle, n_shelves=N_SHELVES, **overrides)
-
     token = read_token() if lan and not no_token else None
     server = Server(
-        load,
+        make_queue(bundle, overrides, most_s=most_s, is_steady=is_steady),
         port=port,
         is_public=lan,
         token=token,
         names=names,
         origins=origins,
         defaults=Defaults(config, budget),
-        most_s=most_s,
-        is_steady=is_steady,
     )
 
     def announce() -> None:

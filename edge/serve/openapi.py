@@ -19,18 +19,29 @@ _EXAMPLES: tuple[Mapping[str, Any], ...] = (
         "messages": [{"role": "user", "content": "hello"}], "prompt": "hello", "input": "hello",
         "max_tokens": 9, "max_completion_tokens": 9, "max_output_tokens": 9,
     },
-    {"prompt": [1]},
+    {"prompt": [1], "tokens": [1]},
     {
         "messages": [{"role": "user", "content": [_PART]}, {"role": "assistant", "content": "a"},
                      {"role": "user", "content": "b"}],
         "prompt": "hello", "raw": True, "input": [{"role": "user", "content": [_PART]}],
-        "logprobs": True, "tools": [{}],
+        "logprobs": True, "tools": [{"function": {"name": "f"}}],
+    },
+    {
+        "messages": [
+            {"role": "user", "content": "hello"},
+            {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]},
+            {"role": "tool", "content": "7"},
+        ],
+        "tools": [{"name": "f", "input_schema": {}}],
+        "tool_choice": {"type": "function", "name": "f"},
     },
 )  # fmt: skip
 _ERROR: _Schema = {
     "description": "Refused: the field or the time that is the cause.",
     "content": {JSON: {"schema": {"type": "object", "required": ["error"]}}},
 }
+
+_FACTS: _Schema = {"responses": {"200": {"description": "Facts."}, "default": _ERROR}}
 
 
 class RecordingFields(RequestFields):
@@ -129,28 +140,39 @@ def describe_body(read: Reader) -> _Schema:
     return schema
 
 
+def drop_limits(read: Callable[[RequestFields], object]) -> Reader:
+    """A reader of a body alone, as the description takes it."""
+    return lambda body, _carried, _defaults: read(body)
+
+
+def _describe_request(schema: _Schema) -> _Schema:
+    return {"required": True, "content": {JSON: {"schema": schema}}}
+
+
 def describe_server(
-    answers: Mapping[str, tuple[Reader, type[Writer]]], others: Iterable[tuple[str, str]]
+    answers: Mapping[str, tuple[Reader, type[Writer]]],
+    bodies: Mapping[str, Reader],
+    others: Iterable[tuple[str, str]],
 ) -> _Schema:
-    """The description of all routes: `answers` with tokens, and (method, path) of others."""
+    """The description of all routes: `answers` with tokens, other readers of `bodies`, and
+    (method, path) of the rest.
+    """
     paths: dict[str, _Schema] = {}
     for path, (read, writer) in answers.items():
         content = {JSON: {"schema": {"type": "object", "required": list(writer.required)}},
                    writer.stream_type: {"schema": {"type": "string"}}}  # fmt: skip
         paths[path] = {
             "post": {
-                "requestBody": {
-                    "required": True,
-                    "content": {JSON: {"schema": describe_body(read)}},
-                },
+                "requestBody": _describe_request(describe_body(read)),
                 "responses": {"200": {"description": "The answer.", "content": content},
                               "default": _ERROR},
             }
         }  # fmt: skip
+    for path, read in bodies.items():
+        paths[path] = {"post": {"requestBody": _describe_request(describe_body(read)), **_FACTS}}
     for method, path in others:
-        operation: _Schema = {"responses": {"200": {"description": "Facts."}, "default": _ERROR}}
+        operation: _Schema = {**_FACTS}
         if method == "POST":
-            body = {JSON: {"schema": {"type": "object"}}}
-            operation["requestBody"] = {"required": True, "content": body}
+            operation["requestBody"] = _describe_request({"type": "object"})
         paths.setdefault(path, {})[method.lower()] = operation
     return {"openapi": "3.1.0", "info": {"title": "boardfit", "version": "1"}, "paths": paths}

@@ -25,11 +25,12 @@ from boardfit.edge.serve.ask import Ask
 from boardfit.edge.serve.counters import Counters
 from boardfit.edge.serve.job import Begun, Ended, Job, JobCost
 from boardfit.edge.serve.notify import Heartbeat
-from boardfit.edge.serve.refused import RequestRefused, busy, infeasible, not_ready
+from boardfit.edge.serve.refused import RequestRefused, busy, infeasible, not_ready, unsupported
 from boardfit.edge.serve.scoring import Score, TokenSession, check_scoring, score_answer
 from boardfit.edge.serve.spoilers import PrefixLost, PromptHistory, steady
 from boardfit.edge.template.render import kept_worker
-from boardfit.edge.types import Message, TemplateChoice, TokenEvent
+from boardfit.edge.template.tools import ToolUse
+from boardfit.edge.types import TemplateChoice, TokenEvent
 
 MAX_QUEUED = 16
 _SAVE_EVERY_S = 600.0
@@ -189,15 +190,26 @@ class AnswerQueue:
         if isinstance(session, TokenSession):
             session.tokens = ask.prompt_ids
             ask = replace(ask, prompt=engine.detokenize(ask.prompt_ids))
-        if not is_raw and ask.logprobs is None:
+        if ask.uses_tools:
+            notes = (*notes, *self._offer_tools(session, ask))
+        elif not is_raw and ask.logprobs is None:
             session.small = self._base.small
         return Job(ask, session, loop, (*ask.notes, *notes), received_ns)
+
+    def _offer_tools(self, session: Session, ask: Ask) -> tuple[str, ...]:
+        """Show a session the tools of its request. Returns notes on how that is done."""
+        form = self.use().tool_format
+        use = ToolUse(form, ask.tools, ask.tool_choice, ask.parallel)
+        if use.must_call:
+            raise unsupported("tool_choice", "no call can be demanded yet; auto and none are taken")
+        session.offer(use)
+        is_told = ask.tools and ask.tool_choice != "none" and not form.variable
+        return ("the template lists no tools: the system prompt does",) if is_told else ()
 
     def _render(self, job: Job) -> Sequence[int]:
         """The prompt's tokens. Raises InputError if they leave no room for an answer."""
         ask = job.ask
-        question = Message("user", ask.question)
-        tokens = job.session.trim([*ask.history, question], ask.config)[1]
+        tokens = job.session.trim([*ask.history, ask.question], ask.config)[1]
         if ask.budget is None:  # with one, a longer question may be shortened
             job.session.check_room(tokens)
         return tokens
@@ -308,6 +320,8 @@ class AnswerQueue:
                 self._base.deadline = open_deadline(
                     opened.engine, model_identity(opened), opened.plan
                 )
+            with suppress(EdgeError):  # else the first request with tools would wait for it
+                _ = opened.engine.has_template and opened.tool_format
             STATUS.publish_model(opened.name, opened.engine.describe())
             self.opened = opened
         except Exception as error:

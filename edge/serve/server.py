@@ -10,7 +10,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from boardfit.edge.engines.target import OpenModel, open_model
 from boardfit.edge.serve.access import AccessRules, own_names
@@ -19,6 +19,7 @@ from boardfit.edge.serve.ask import Defaults
 from boardfit.edge.serve.listen import open_sockets, run_server
 from boardfit.edge.serve.notify import notify
 from boardfit.edge.serve.queue import AnswerQueue
+from boardfit.edge.serve.vectors import VectorQueue, makes_vectors
 
 if TYPE_CHECKING:
     from boardfit.edge.types import Thinking
@@ -29,6 +30,19 @@ EVERYWHERE = ("0.0.0.0", "::")
 N_SHELVES = 6
 
 
+def make_queue(
+    path: str | Path, overrides: dict[str, Any], *, most_s: float = 600.0, is_steady: bool = False
+) -> AnswerQueue:
+    """The queue of a bundle or a model file: of answers, or of vectors for an embedding model."""
+    if makes_vectors(path):
+        return VectorQueue(path, overrides, most_s=most_s)
+
+    def load() -> OpenModel:
+        return open_model(path, n_shelves=N_SHELVES, **overrides)
+
+    return AnswerQueue(load, most_s=most_s, is_steady=is_steady)
+
+
 class Server:
     """A model, answering over HTTP. The sockets are open from the beginning, the model loads after
     `run` or `start`. Close it, or use it in a `with` block.
@@ -36,7 +50,7 @@ class Server:
 
     def __init__(
         self,
-        load: Callable[[], OpenModel],
+        queue: AnswerQueue,
         *,
         port: int = 0,
         is_public: bool = False,
@@ -44,13 +58,13 @@ class Server:
         names: Iterable[str] = (),
         origins: Iterable[str] = (),
         defaults: Defaults | None = None,
-        most_s: float = 600.0,
-        is_steady: bool = False,
     ) -> None:
-        """`is_public`: listen on every interface. Raises InputError for a port in use."""
+        """`queue` is what `make_queue` returns. `is_public`: listen on every interface. Raises
+        InputError for a port in use.
+        """
         addresses = EVERYWHERE if is_public else LOOPBACK
         self._sockets: list[socket.socket] = open_sockets(addresses, port)
-        self._queue = AnswerQueue(load, most_s=most_s, is_steady=is_steady)
+        self._queue = queue
         access = AccessRules(own_names(addresses, names), token, frozenset(origins))
         self._app = App(self._queue, access, defaults)
         self._thread: threading.Thread | None = None
@@ -144,16 +158,7 @@ def serve(
     has_limit = within_s is not None or first_within_s is not None
     budget = Budget(within_s, first_within_s) if has_limit else None
 
-    def load() -> OpenModel:
-        return open_model(
-            path,
-            n_ctx=n_ctx,
-            n_threads=n_threads,
-            kv_type=kv_type,
-            thinking=thinking,
-            n_shelves=N_SHELVES,
-        )
-
-    server = Server(load, port=port, defaults=Defaults(budget=budget))
+    overrides = {"n_ctx": n_ctx, "n_threads": n_threads, "kv_type": kv_type, "thinking": thinking}
+    server = Server(make_queue(path, overrides), port=port, defaults=Defaults(budget=budget))
     server.start()
     return server

@@ -6,7 +6,7 @@ pure, so that a board can report and a host can decide.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 from boardfit.edge.errors import EdgeError, InputError
 from boardfit.edge.fields import OrNull, Real, Schema, Text, Whole, check_fields
 from boardfit.edge.terminal.progress import Progress
-from boardfit.edge.types import Engine, GenerationConfig, LogitsEngine, Plan, Trace
+from boardfit.edge.types import Engine, GenerationConfig, Plan, Trace
 from boardfit.edge.units import format_bytes
 
 PROMPT = "Say in one short sentence what you can do for me."
@@ -24,9 +24,6 @@ MAX_TOKENS = 32
 #: used. Half: a board that is hot or busy is slower, a board that swaps is far slower.
 MIN_SPEED = 0.5
 MAX_MEMORY = 1.1
-#: Share of the host's choices that the board must make too, given the same text before them. Real
-#: kernels differ in the last bits and turn near ties; broken ones agree on almost nothing.
-MIN_AGREEMENT = 0.75
 
 KIND = "boardfit-health"
 SCHEMA = 1
@@ -36,9 +33,8 @@ SCHEMA = 1
 class Health:
     """What was measured. `error` is why it could not be, with everything after it None.
 
-    `agreement` is the share of a reference answer's tokens that this board would choose too; None
-    without a reference or with an engine that has no logits. Where an emulator plays the board,
-    `emulator_bytes` is what it takes itself, and no part of `peak_rss_bytes`.
+    Where an emulator plays the board, `emulator_bytes` is what it takes itself, and no part of
+    `peak_rss_bytes`.
     """
 
     error: str | None = None
@@ -50,7 +46,6 @@ class Health:
     decode_tps: float | None = None
     peak_rss_bytes: int | None = None
     emulator_bytes: int | None = None
-    agreement: float | None = None
     engine: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -64,7 +59,6 @@ HEALTH_FIELDS: Schema = {
     "n_out": Whole(0),
     **dict.fromkeys(("load_s", "ttft_s", "decode_tps"), _FIGURE),
     **dict.fromkeys(("peak_rss_bytes", "emulator_bytes"), _BYTES),
-    "agreement": OrNull(Real(0, 1)),
 }
 
 
@@ -79,15 +73,10 @@ def parse_health(document: Any) -> Health:
 
 
 def check_release(
-    bundle_path: Path,
-    *,
-    reference: Sequence[int] = (),
-    quick: bool = False,
-    progress: Progress | None = None,
+    bundle_path: Path, *, quick: bool = False, progress: Progress | None = None
 ) -> Health:
     """Verify every byte of a bundle (`quick`: those not verified before), load it as planned, ask
-    the fixed question, then time a longer answer. `reference` is a host's greedy answer as token
-    ids. Never raises for a release that does not work.
+    the fixed question, then time a longer answer. Never raises for a release that does not work.
     """
     from boardfit.edge.bundle.bundle import open_bundle
     from boardfit.edge.engines import EngineSettings, open_engine
@@ -102,12 +91,12 @@ def check_release(
         engine = open_engine(bundle.plan.engine, bundle.model, settings)
         load_s = time.monotonic() - started_s
         with closing(engine):
-            return _ask(engine, load_s, reference, quick)
+            return _ask(engine, load_s, quick)
     except (EdgeError, OSError, MemoryError) as error:
         return Health(error=str(error) or type(error).__name__, error_kind=type(error).__name__)
 
 
-def _ask(engine: Engine, load_s: float, reference: Sequence[int], quick: bool) -> Health:
+def _ask(engine: Engine, load_s: float, quick: bool) -> Health:
     from boardfit.edge.chat.run_command import peak_rss_bytes, prompt_tokens
     from boardfit.edge.chat.session import Answer, summarize
     from boardfit.edge.probe.emulation import own_emulated_memory
@@ -127,9 +116,6 @@ def _ask(engine: Engine, load_s: float, reference: Sequence[int], quick: bool) -
     if emulated is not None and peak_bytes is not None:
         # Translated code only grows: the emulator had less at the peak, so this is the least.
         peak_bytes = max(emulated.guest, peak_bytes - emulated.emulator)
-    agreement = None
-    if reference and isinstance(engine, LogitsEngine):
-        agreement = _agreement(engine, prompt_tokens(engine, PROMPT, None, raw=False), reference)
     return Health(
         text=reply.text,
         n_out=reply.n_out,
@@ -138,19 +124,8 @@ def _ask(engine: Engine, load_s: float, reference: Sequence[int], quick: bool) -
         decode_tps=timed.decode_tps,
         peak_rss_bytes=peak_bytes,
         emulator_bytes=emulated.emulator if emulated else None,
-        agreement=agreement,
         engine=f"{info.name} {info.version}",
     )
-
-
-def _agreement(engine: LogitsEngine, prompt: Sequence[int], reference: Sequence[int]) -> float:
-    """Compute the share of `reference` that this engine would choose too. Each choice follows the
-    reference's own earlier tokens, so that one near tie does not carry on.
-    """
-    logits = engine.logits([*prompt, *reference[:-1]])[len(prompt) - 1 :]
-    chosen = logits.argmax(axis=1).tolist()
-    n_same = sum(bool(a == b) for a, b in zip(chosen, reference, strict=True))
-    return n_same / len(reference)
 
 
 def judge(
@@ -167,11 +142,6 @@ def judge(
     if health.error is not None:
         return [health.error]
     failures = _find_nonsense(health)
-    if health.agreement is not None and health.agreement < MIN_AGREEMENT:
-        failures.append(
-            f"it chooses the host's tokens in only {health.agreement:.0%} of places; "
-            f"{MIN_AGREEMENT:.0%} is the least: its engine computes something else"
-        )
     least_tps = (plan.decode_tps or 0) * min_speed
     if health.decode_tps is not None and health.decode_tps < least_tps:
         failures.append(

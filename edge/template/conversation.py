@@ -25,7 +25,7 @@ from boardfit.edge.template.thinking import (
     switch_variables,
 )
 from boardfit.edge.template.words import WordForm, find_form
-from boardfit.edge.types import Message, Thinking
+from boardfit.edge.types import Message, Thinking, ToolShaper
 from boardfit.edge.units import did_you_mean, printable
 
 #: Where to break a text, so that no special token is read from it: offsets of characters.
@@ -47,8 +47,10 @@ class ChatTemplate:
         eos: str,
         thinking: Thinking = "auto",
         variables: Mapping[str, Any] | None = None,
+        tools: ToolShaper | None = None,
     ) -> None:
         self.source, self._bos, self._eos = source, bos, eos
+        self._tools = tools
         self._thinking: Thinking = thinking
         self._given = dict(variables or {})
         self._controls: dict[ThinkingKind, dict[int, str]] = {}  # found once: a prompt waits
@@ -70,17 +72,35 @@ class ChatTemplate:
         model's, holds special tokens. Raises as `render`, and for words that would be lost.
         """
         mark = f"{secrets.randbelow(10**_MARK_DIGITS):0{_MARK_DIGITS}}"
-        marked: list[dict[str, Any]] = []
-        for message in messages:
-            content = message.content
-            edges = pairwise([0, *find_breaks(content, message.role == "assistant"), len(content)])
-            cut = mark.join(content[start:end] for start, end in edges)
-            marked.append({**message.to_dict(), "content": cut})
+
+        def cut(text: str, is_own: bool = False) -> str:
+            edges = pairwise([0, *find_breaks(text, is_own), len(text)])
+            return mark.join(text[start:end] for start, end in edges)
+
+        listed: Mapping[str, Any] = {}
+        if self._tools is not None:
+            listed = self._tools.list_tools(cut)
+            marked = self._merge_system(messages, self._tools.shape(messages, cut))
+        else:
+            marked = [{**m.to_dict(), "content": cut(m.content, m.role == "assistant")}
+                      for m in messages]  # fmt: skip
         shaped = self.form.shape(marked)
-        text = self._render(shaped, generate=generate)
+        text = self._render(shaped, generate=generate, **listed)
         if generate:
-            text += self._skip_thinking(text, shaped)
+            text += self._skip_thinking(text, shaped, listed)
         return text.split(mark)
+
+    def _merge_system(
+        self, messages: Sequence[Message], shaped: list[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Put a system prompt that is not the user's into the first message, where the template
+        takes none.
+        """
+        is_own = shaped[0]["role"] == "system" and messages[0].role != "system"
+        if not is_own or "system" not in self.form.refused or len(shaped) < 2:
+            return shaped
+        second = {**shaped[1], "content": f"{shaped[0]['content']}\n\n{shaped[1]['content']}"}
+        return [second, *shaped[2:]]
 
     def filter_answer(
         self,
@@ -141,17 +161,19 @@ class ChatTemplate:
                 next_step="leave --thinking out",
             )
 
-    def _render(self, messages: list[dict[str, Any]], *, generate: bool) -> str:
+    def _render(self, messages: list[dict[str, Any]], *, generate: bool, **listed: Any) -> str:
         variables = {} if self._thinking == "auto" else self._switch[0]
         texts = {"bos_token": self._bos, "eos_token": self._eos}
-        given = {**variables, **self._given, **texts}
+        given = {**variables, **self._given, **texts, **listed}
         return render(self.source, messages, add_generation_prompt=generate, **given)
 
-    def _skip_thinking(self, text: str, messages: list[dict[str, Any]]) -> str:
+    def _skip_thinking(
+        self, text: str, messages: list[dict[str, Any]], listed: Mapping[str, Any]
+    ) -> str:
         """What to write behind a prompt, so that a template without a switch opens no thoughts."""
         if self._thinking != "off":
             return ""
-        closed = self._render(messages, generate=False)
+        closed = self._render(messages, generate=False, **listed)
         opening = text[len(os.path.commonprefix([text, closed])) :]
         opened = find_open(opening, self._kinds)
         if opened is not None:

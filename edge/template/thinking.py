@@ -183,9 +183,16 @@ def control_tokens(
     tokenize: Callable[[str], list[int]],
     has_text: Callable[[int], bool],
 ) -> dict[int, str]:
+    """The pieces of the kinds' markers that are one token without a text, by id."""
+    markers = [m for kind in kinds for m in (kind.start, *kind.ends, *kind.silent)]
+    return find_controls(markers, tokenize, has_text)
+
+
+def find_controls(
+    markers: Sequence[str], tokenize: Callable[[str], list[int]], has_text: Callable[[int], bool]
+) -> dict[int, str]:
     """The pieces of markers that are one token without a text, by id."""
     found: dict[int, str] = {}
-    markers = [m for kind in kinds for m in (kind.start, *kind.ends, *kind.silent)]
     for piece in {piece for marker in markers for piece in _pieces(marker)}:
         ids = tokenize(piece)
         if len(ids) == 1 and not has_text(ids[0]):

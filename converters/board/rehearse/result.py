@@ -152,7 +152,7 @@ def diagnose(
         return Problem("crash", stage, f"it ended with signal {signal}: {last}")
     if _NATIVE_DEATH.search(last):
         return Problem("crash", stage, last)
-    if "is for Python" in output or "this board is" in output:
+    if ", this board has " in output:
         return Problem("wrong-wheel", stage, last, _REBUILD)
     if code == 4:
         return Problem("out-of-memory", stage, last, LESS_MEMORY)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Callable
 from typing import Any
 
 from boardfit.device_profiles.cost.memory import embedding_bytes, embedding_rows
 from boardfit.edge.disk.opened_file import OpenedFile
-from boardfit.edge.engines.abort import NativeFlag
+from boardfit.edge.engines.abort import NativeFlag, StopWatcher
 from boardfit.edge.engines.llama import library
 from boardfit.edge.engines.llama.context import attach_abort, load_model, make_context
 from boardfit.edge.engines.llama.estimate import estimate_bytes, most_heads
@@ -20,6 +21,7 @@ from boardfit.edge.errors import EngineError, InputError, UnsupportedModelError
 from boardfit.edge.files.gguf import GgufHeader, read_header
 from boardfit.edge.files.gguf.purpose import ENCODERS, require_embedder
 from boardfit.edge.terminal.progress import Progress
+from boardfit.edge.types import EngineInfo
 
 _EMBEDDINGS = "token_embd.weight"
 #: Tokens of a text where nothing else is asked for.
@@ -38,7 +40,7 @@ class LlamaEmbedder:
         pooling: str, at_once: bool,
     ) -> None:  # fmt: skip
         self._lib, self._model, self._name = lib, model, path.name
-        self.n_ctx, self.pooling = n_ctx, pooling
+        self.n_ctx, self.pooling, self._kv_type = n_ctx, pooling, settings.kv_type
         self._vocab = lib.llama_model_get_vocab(model)
         self.n_embd = int(lib.llama_model_n_embd_out(model))
         n_vocab = int(lib.llama_vocab_n_tokens(self._vocab))
@@ -90,8 +92,10 @@ class LlamaEmbedder:
         """Token ids of a text, with the special tokens that the model wants around it."""
         return tokenize(self._lib, self._vocab, text, special=False, around=True)
 
-    def embed(self, text: str) -> tuple[list[float], int]:
-        """The vector of a text, and its number of tokens. Raises InputError for too few or many."""
+    def embed(self, text: str, stop: Callable[[], bool] | None = None) -> tuple[list[float], int]:
+        """The vector of a text, and its number of tokens. Raises InputError for too few or many,
+        EngineError where `stop` ends it.
+        """
         tokens = self.tokenize(text)
         if not tokens or not text.strip():
             raise InputError("the text is empty", next_step="give a text to make a vector of")
@@ -103,24 +107,36 @@ class LlamaEmbedder:
         lib, batch = self._lib, self._batch
         if memory := lib.llama_get_memory(self._handle):
             lib.llama_memory_clear(memory, True)
-        for start in range(0, len(tokens), self._step):
-            chunk = tokens[start : start + self._step]
-            decode_all(lib, self._handle, batch, chunk, start)
+        self._abort.clear()
+        with StopWatcher(stop, self._abort.set):
+            for start in range(0, len(tokens), self._step):
+                chunk = tokens[start : start + self._step]
+                decode_all(lib, self._handle, batch, chunk, start)
         found = lib.llama_get_embeddings_seq(self._handle, 0)
         if not found:
             raise EngineError(f"{self._name}: llama.cpp gave no vector")
         rows = ctypes.cast(found, ctypes.POINTER(ctypes.c_float))
         return normalize(list(rows[: self.n_embd]), self._name), len(tokens)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> EngineInfo:
+        """What makes the vectors."""
+        lib = self._lib
+        return EngineInfo(
+            name=self.engine,
+            version=library.version(),
+            build="",
+            n_ctx=self.n_ctx,
+            n_threads=int(lib.llama_n_threads(self._handle)),
+            n_batch=self._step,
+            kv_type=self._kv_type,
+            quant=lib.llama_ftype_name(lib.llama_model_ftype(self._model)).decode(),
+        )
+
+    def to_record(self) -> dict[str, Any]:
         """What makes the vectors, for records."""
-        kind = self._lib.llama_model_ftype(self._model)
-        return {
-            "name": self.engine,
-            "version": library.version(),
-            "n_ctx": self.n_ctx,
-            "quant": self._lib.llama_ftype_name(kind).decode(),
-        }
+        info = self.describe()
+        return {"name": info.name, "version": info.version, "n_ctx": info.n_ctx,
+                "quant": info.quant}  # fmt: skip
 
     def close(self) -> None:
         if self._model is not None:

@@ -89,17 +89,12 @@ class Volume:
         text = out[:_MAX_LISTING].decode("utf-8", "replace")
         counts = dict(re.findall(r"^([A-Z][a-z ]+): +([0-9]{1,19})$", text, re.MULTILINE))
         names = ("Block size", "Block count", "Reserved block count", "Free blocks", "Free inodes")
-        try:
-            block, blocks, reserved, free, free_inodes = (int(counts[name]) for name in names)
-        except KeyError:
+        block, blocks, reserved, free, free_inodes = (int(counts.get(name, 0)) for name in names)
+        if not 0 < block * blocks <= self.partition.n_bytes:
+            why = f"its superblock is damaged: {printable(complaint)}"
             raise InputError(
-                f"partition {self.partition.number}: its ext4 superblock is damaged: "
-                f"{printable(complaint)}"
-            ) from None
-        if blocks * block > self.partition.n_bytes:
-            raise InputError(
-                f"partition {self.partition.number}: its ext4 file system is larger than the "
-                "partition",
+                f"partition {self.partition.number}: "
+                f"{'its ext4 file system is larger than the partition' if blocks else why}",
                 next_step="the image is damaged or was cut off: get it again; nothing was changed",
             )
         return Superblock(block, blocks * block, max(0, free - reserved) * block, free_inodes)

@@ -7,21 +7,18 @@ the packers' own greatest settings do.
 
 import contextlib
 import fcntl
-import gzip
-import lzma
 import os
 import shutil
-import zlib
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import IO, BinaryIO, Literal
 
 from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.errors import DoesNotFitError, EngineMissingError, InputError, UsageError
-from boardfit.edge.process.child import find_program, start_child
+from boardfit.edge.process.child import child_environment, find_program, start_child
+from boardfit.edge.process.listener import stop
 from boardfit.edge.terminal.progress import Progress
-from boardfit.edge.units import MIB, format_bytes
+from boardfit.edge.units import MIB, format_bytes, printable
 
 Packing = Literal["xz", "gz", "zst"]
 
@@ -36,6 +33,11 @@ _MAGICS: tuple[tuple[Packing, bytes], ...] = (
     ("gz", b"\x1f\x8b"),
     ("zst", b"\x28\xb5\x2f\xfd"),
 )
+_UNPACKERS: dict[Packing, tuple[list[str], str]] = {
+    "xz": (["xz", "-dcq", f"--memlimit-decompress={XZ_MEMORY}"], "xz-utils"),
+    "gz": (["gzip", "-dcq"], "gzip"),
+    "zst": (["zstd", "-dcq"], "zstd"),
+}
 _ARCHIVES = {b"PK\x03\x04": "zip", b"7z\xbc\xaf": "7z", b"BZh": "bzip2", b"Rar!": "rar"}
 _ZEROS = bytes(CHUNK)
 _HOLE = 64 * 1024
@@ -61,29 +63,52 @@ def materialize(source: Path, target: BinaryIO, folder: Path, progress: Progress
     Returns its size. `progress(done, total)` counts bytes of `source`.
 
     Raises InputError when it is damaged or cut off, DoesNotFitError when it is larger than the free
-    space, EngineMissingError when no zstd is there.
+    space, EngineMissingError when what unpacks it is not there.
     """
     packing = detect_packing(source)
-    total = source.stat().st_size
+    total, n_bytes = source.stat().st_size, 0
     room = require_room(folder, 0 if packing else source.stat().st_blocks * 512)
-    if packing is None:
-        chunks, room = _read_plain(source, progress), total
-    else:
-        chunks = _read_packed(source, packing, total, progress)
-    n_bytes = 0
-    for offset, chunk in chunks:
-        n_bytes = offset + len(chunk)
-        if n_bytes > room:
-            raise DoesNotFitError(
-                f"{source} does not fit on this disk: {format_bytes(max(0, room))} available, it "
-                "unpacks to more than that; nothing was changed",
-                next_step=_MORE_ROOM,
-            )
-        write_sparse(target, offset, chunk)
-    if packing is None:
-        n_bytes = total
+    with source.open("rb", buffering=0) as file, _unpacked(source, file, packing) as plain:
+        while chunk := plain.read(CHUNK):
+            if packing and n_bytes + len(chunk) > room:
+                raise DoesNotFitError(
+                    f"{source} does not fit on this disk: {format_bytes(max(0, room))} available, "
+                    "it unpacks to more than that; nothing was changed",
+                    next_step=_MORE_ROOM,
+                )
+            write_sparse(target, n_bytes, chunk)
+            n_bytes += len(chunk)
+            # A program reads through the same open file, so that its place is ours.
+            progress(min(file.tell(), total), total)
     target.truncate(n_bytes)
     return n_bytes
+
+
+@contextlib.contextmanager
+def _unpacked(source: Path, file: IO[bytes], packing: Packing | None) -> Iterator[IO[bytes]]:
+    """What an open file holds, unpacked by a program that must end well."""
+    if packing is None:
+        yield file
+        return
+    command, package = _UNPACKERS[packing]
+    if find_program(command[0]) is None:
+        raise EngineMissingError(
+            f"{source} is packed with {command[0]}, which is not installed",
+            next_step=f"apt install {package} (brew install {command[0]}), or unpack it first",
+        )
+    process = start_child(command, stdin=file, env=child_environment(LC_ALL="C"))
+    assert process.stdout is not None and process.stderr is not None
+    try:
+        yield process.stdout
+        output = process.stderr.read().decode("utf-8", "replace").strip()
+        if process.wait() != 0:
+            line = printable(output.partition("\n")[0]).rpartition(": ")[2]
+            raise InputError(
+                f"{source} is damaged or was cut off: {line or command[0] + ' failed'}",
+                next_step="download it again and compare its sha256 with the published one",
+            )
+    finally:
+        stop(process)
 
 
 def require_room(folder: Path, needed: int) -> int:
@@ -130,97 +155,6 @@ def write_changes(source: BinaryIO, target: BinaryIO, start: int, n_bytes: int) 
             if (piece := new[at : at + _HOLE]) != old[at : at + _HOLE]:
                 target.seek(start + offset + at)
                 target.write(piece)
-
-
-def _read_plain(source: Path, progress: Progress) -> Iterator[tuple[int, bytes]]:
-    """(offset, chunk) of a plain file, holes left out where the system reports them."""
-    total = source.stat().st_size
-    with source.open("rb", buffering=0) as file:
-        offset = 0
-        while offset < total:
-            if hasattr(os, "SEEK_DATA"):
-                try:
-                    offset = os.lseek(file.fileno(), offset, os.SEEK_DATA)
-                except OSError:  # nothing but a hole up to the end
-                    break
-            file.seek(offset)
-            chunk = file.read(CHUNK)
-            if not chunk:
-                break
-            yield offset, chunk
-            offset += len(chunk)
-            progress(offset, total)
-    progress(total, total)
-
-
-def _read_packed(
-    source: Path, packing: Packing, total: int, progress: Progress
-) -> Iterator[tuple[int, bytes]]:
-    offset = 0
-    opened = {"xz": _xz_chunks, "gz": _gz_chunks, "zst": _zst_chunks}[packing]
-    try:
-        for chunk, n_read in opened(source):
-            yield offset, chunk
-            offset += len(chunk)
-            progress(min(n_read, total), total)
-    except (lzma.LZMAError, zlib.error, gzip.BadGzipFile, EOFError) as error:
-        raise InputError(
-            f"{source} is damaged or was cut off: {error}",
-            next_step="download it again and compare its sha256 with the published one",
-        ) from None
-
-
-def _xz_chunks(source: Path) -> Iterator[tuple[bytes, int]]:
-    """Of all streams in the file, as parallel packers write several."""
-    with source.open("rb") as file:
-        data = b""
-        while True:
-            decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
-            while not decoder.eof:
-                if decoder.needs_input and not data:
-                    data = file.read(1 << 16)
-                    if not data:
-                        raise EOFError("the compressed stream ends too early")
-                chunk = decoder.decompress(data, CHUNK)
-                data = b""
-                if chunk:
-                    yield chunk, file.tell()
-            data = decoder.unused_data or file.read(1 << 16)
-            while data and not (data := data.lstrip(b"\0")):  # padding between streams
-                data = file.read(1 << 16)
-            if not data:
-                return
-
-
-def _gz_chunks(source: Path) -> Iterator[tuple[bytes, int]]:
-    with source.open("rb") as file, gzip.GzipFile(fileobj=file) as unpacked:
-        while chunk := unpacked.read(CHUNK):
-            yield chunk, file.tell()
-
-
-def _zst_chunks(source: Path) -> Iterator[tuple[bytes, int]]:
-    program = find_program("zstd")
-    if program is None:
-        raise EngineMissingError(
-            f"{source} is packed with zstd, which is not installed",
-            next_step="apt install zstd (brew install zstd), or use the .xz of the same image",
-        )
-    with source.open("rb") as file:
-        process = start_child([program, "-dcq"], stdin=file)
-        assert process.stdout is not None and process.stderr is not None
-        try:
-            while chunk := process.stdout.read(CHUNK):
-                # The program reads through the same open file, so that its place is ours.
-                yield chunk, os.lseek(file.fileno(), 0, os.SEEK_CUR)
-            output = process.stderr.read().decode("utf-8", "replace").strip()
-            if process.wait() != 0:
-                raise EOFError(output.rpartition(": ")[2] or "zstd failed")
-        finally:
-            with suppress(OSError):
-                process.kill()
-            process.wait()
-            process.stdout.close()
-            process.stderr.close()
 
 
 SYSFS = Path("/sys/block")

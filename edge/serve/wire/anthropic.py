@@ -24,7 +24,7 @@ from boardfit.edge.serve.body import RequestFields
 from boardfit.edge.serve.job import Ended
 from boardfit.edge.serve.refused import RequestRefused, bad_field, unsupported
 from boardfit.edge.serve.wire.base import Writer, dump, edge_facts, finish_word, sse
-from boardfit.edge.types import TokenEvent
+from boardfit.edge.types import TokenEvent, ToolCall
 
 #: Claude Code writes a new one at each turn, at the head of its system prompt. It is no text for a
 #: model, and nothing behind it would ever be reused.
@@ -48,7 +48,8 @@ def read_request(body: RequestFields, carried: Carried, defaults: Defaults) -> A
         max_tokens=read_max_tokens(body, "max_tokens", default=defaults.config.max_tokens),
         messages=messages,
         choice=read_choice(kind != "disabled" if kind else None, {}, "thinking.type"),
-        notes=(*notes, *read_tools(_read_tools(body))),
+        notes=notes,
+        **read_tools(_read_tools(body)),
     )
     stops = body.texts("stop_sequences", most=MAX_STOPS, longest=MAX_STOP_CHARS)
     return replace(ask, config=replace(ask.config, stop=stops)) if stops else ask
@@ -131,7 +132,13 @@ class MessagesWriter(Writer):
     def whole(self, text: str, ended: Ended) -> dict[str, Any]:
         blocks = [_block("thinking", ended.answer.thinking), _block("text", text)]
         return {
-            **self._message([block for block in blocks if block[block["type"]]], ended),
+            **self._message(
+                [
+                    *(block for block in blocks if block[block["type"]]),
+                    *(_call_block(call, call.values) for call in ended.answer.calls),
+                ],
+                ended,
+            ),
             "edge": edge_facts(ended),
         }
 
@@ -143,6 +150,13 @@ class MessagesWriter(Writer):
             if words:
                 yield from self._open(kind)
                 yield self._part("delta", delta={"type": f"{kind}_delta", kind: words})
+        for call in event.calls:
+            yield from self._close()
+            self._kind = "tool_use"
+            yield self._part("start", content_block=_call_block(call, {}))
+            part = {"type": "input_json_delta", "partial_json": call.arguments}
+            yield self._part("delta", delta=part)
+            yield from self._close()
 
     def end(self, ended: Ended) -> Iterable[bytes]:
         yield from self._close()
@@ -180,6 +194,8 @@ class MessagesWriter(Writer):
         """Why it ended, and the stop text that ended it, where there was but one to look for."""
         if finish_word(ended) == "length":
             return "max_tokens", None
+        if ended.answer.calls:
+            return "tool_use", None
         stops, last = self.ask.config.stop, self.last
         if last is None or last.token_id is None or not stops:  # the model's own end is no token
             return "end_turn", None
@@ -193,6 +209,10 @@ def _event(kind: str, **fields: Any) -> bytes:
 def _block(kind: str, words: str) -> dict[str, Any]:
     rest = {"signature": ""} if kind == "thinking" else {}
     return {"type": kind, kind: words, **rest}
+
+
+def _call_block(call: ToolCall, values: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "tool_use", "id": call.id, "name": call.name, "input": values}
 
 
 def _usage(ended: Ended | None) -> dict[str, int]:

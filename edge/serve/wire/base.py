@@ -10,7 +10,7 @@ from boardfit.edge.serve.ask import Ask
 from boardfit.edge.serve.job import Ended
 from boardfit.edge.serve.refused import RequestRefused
 from boardfit.edge.serve.scoring import Likely, Score
-from boardfit.edge.types import TokenEvent
+from boardfit.edge.types import TokenEvent, ToolCall
 
 SSE, NDJSON, JSON = "text/event-stream", "application/x-ndjson", "application/json"
 
@@ -76,6 +76,12 @@ def openai_error(refused: RequestRefused) -> dict[str, Any]:
     return {"error": error, **({"edge": refused.details} if refused.details else {})}
 
 
+def openai_call(call: ToolCall) -> dict[str, Any]:
+    """A call in the form of chat completions."""
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}
+
+
 def chat_logprobs(scores: Iterable[Score]) -> dict[str, Any]:
     """Probabilities in the form of chat completions."""
     return {
@@ -109,6 +115,8 @@ def text_logprobs(scores: Sequence[Score], offset: int = 0) -> dict[str, Any]:
 
 def finish_word(ended: Ended) -> str:
     """OpenAI's word for how an answer ended: by itself, or cut by a limit of length or time."""
+    if ended.answer.calls and ended.answer.finish_reason == "stop":
+        return "tool_calls"
     return "stop" if ended.answer.finish_reason == "stop" else "length"
 
 

@@ -1,7 +1,7 @@
 """Ollama's chat and generate. Durations in whole nanoseconds, lines of JSON, streams unasked."""
 
 import datetime
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -21,14 +21,14 @@ from boardfit.edge.serve.body import RequestFields
 from boardfit.edge.serve.job import Ended
 from boardfit.edge.serve.refused import RequestRefused, unsupported
 from boardfit.edge.serve.wire.base import NDJSON, Writer, edge_facts, finish_word, line
-from boardfit.edge.types import TokenEvent
+from boardfit.edge.types import TokenEvent, ToolCall
 
 
 def read_chat(body: RequestFields, carried: Carried, defaults: Defaults) -> Ask:
     """A request to /api/chat that has messages. Raises RequestRefused."""
     messages, notes = read_messages(body.tables("messages", most=MAX_MESSAGES))
     ask = _read_rest(body, carried, defaults)
-    return replace(ask, messages=messages, notes=(*notes, *read_tools(body), *ask.notes))
+    return replace(ask, messages=messages, notes=(*notes, *ask.notes), **read_tools(body))
 
 
 def read_generate(body: RequestFields, carried: Carried, defaults: Defaults) -> Ask:
@@ -74,11 +74,12 @@ class OllamaWriter(Writer):
     is_chat = True
 
     def whole(self, text: str, ended: Ended) -> dict[str, Any]:
-        return {**self._line(text, ended.answer.thinking), **self._end(ended)}
+        answer = ended.answer
+        return {**self._line(text, answer.thinking, answer.calls), **self._end(ended)}
 
     def piece(self, event: TokenEvent) -> Iterable[bytes]:
-        if event.text or event.thought:
-            yield line({**self._line(event.text, event.thought), "done": False})
+        if event.text or event.thought or event.calls:
+            yield line({**self._line(event.text, event.thought, event.calls), "done": False})
 
     def end(self, ended: Ended) -> Iterable[bytes]:
         yield line({**self._line("", ""), **self._end(ended)})
@@ -89,12 +90,14 @@ class OllamaWriter(Writer):
     def ping(self) -> Iterable[bytes]:
         return ()  # every line is read as a piece of the answer
 
-    def _line(self, text: str, thought: str) -> dict[str, Any]:
+    def _line(self, text: str, thought: str, calls: Sequence[ToolCall] = ()) -> dict[str, Any]:
         now = datetime.datetime.now(datetime.timezone.utc).isoformat().replace("+00:00", "Z")
         head = {"model": self.model, "created_at": now}
         thinking = {"thinking": thought} if thought else {}
         if self.is_chat:
-            return {**head, "message": {"role": "assistant", "content": text, **thinking}}
+            found = [{"function": {"name": c.name, "arguments": c.values}} for c in calls]
+            called = {"tool_calls": found} if found else {}
+            return {**head, "message": {"role": "assistant", "content": text, **thinking, **called}}
         return {**head, "response": text, **thinking}
 
     def _end(self, ended: Ended) -> dict[str, Any]:
@@ -104,7 +107,7 @@ class OllamaWriter(Writer):
         decode_s = answer.total_s - (answer.ttft_s or 0.0)
         return {
             "done": True,
-            "done_reason": finish_word(ended),
+            "done_reason": "length" if finish_word(ended) == "length" else "stop",
             "total_duration": round(answer.total_s * 1e9),
             "load_duration": 0,
             "prompt_eval_count": answer.n_prompt,

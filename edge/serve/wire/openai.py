@@ -23,6 +23,7 @@ from boardfit.edge.serve.wire.base import (
     chat_logprobs,
     edge_facts,
     finish_word,
+    openai_call,
     sse,
     text_logprobs,
     timings,
@@ -54,7 +55,8 @@ def read_chat(body: RequestFields, carried: Carried, defaults: Defaults) -> Ask:
         choice=read_choice(effort, body.scalars("chat_template_kwargs"), "reasoning_effort"),
         include_usage=body.table("stream_options").flag("include_usage", False),
         logprobs=_read_chat_logprobs(body),
-        notes=(*notes, *read_tools(body), *_unheeded(body)),
+        notes=(*notes, *_unheeded(body)),
+        **read_tools(body),
     )
 
 
@@ -124,9 +126,13 @@ class ChatWriter(Writer):
     def __init__(self, model: str, ask: Ask) -> None:
         super().__init__(model, ask)
         self.id = f"chatcmpl-{secrets.token_hex(12)}"
+        self._n_calls = 0
 
     def whole(self, text: str, ended: Ended) -> dict[str, Any]:
-        message = {"role": "assistant", "content": text}
+        calls = [openai_call(call) for call in ended.answer.calls]
+        message: dict[str, Any] = {"role": "assistant", "content": text}
+        if calls:
+            message |= {"content": text or None, "tool_calls": calls}
         if ended.answer.thinking:
             message["reasoning_content"] = ended.answer.thinking
         scores = None if self.ask.logprobs is None else chat_logprobs(ended.scores)
@@ -148,6 +154,9 @@ class ChatWriter(Writer):
             yield self._chunk({"reasoning_content": event.thought})
         if event.text:
             yield self._chunk({"content": event.text})
+        for call in event.calls:  # one in a chunk: some clients read no more
+            yield self._chunk({"tool_calls": [{"index": self._n_calls, **openai_call(call)}]})
+            self._n_calls += 1
 
     def end(self, ended: Ended) -> Iterable[bytes]:
         facts = {"timings": timings(ended), "edge": edge_facts(ended)}

@@ -64,6 +64,26 @@ def test_the_bundle_holds_what_was_decided(bundle: Path) -> None:
     assert quality["task"]["exact"] > 0.85, "the sample answers its commands"
     assert str(MODEL_DIR) not in json.dumps(opened.manifest), "no path of this machine leaves it"
     assert not list(bundle.parent.glob("*.partial"))
+    assert opened.manifest["tools"]["proof"] == "generic", "the sample's template lists no tools"
+
+
+def test_the_format_of_calls_is_proved_and_sealed(tmp_path: Path) -> None:
+    """By the template of a GGUF that is taken as it is, too."""
+    template = (
+        "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}{% for m in messages %}"
+        "{{ m.role }}: {{ m.content }}{% for c in m.tool_calls or [] %}<call>"
+        '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}'
+        "</call>{% endfor %}\n{% endfor %}" + GENERATE
+    )
+    source = tiny_gguf.random_llama(tmp_path / "source.gguf", template=template)
+    said = build(source, "--device", "raspberry-pi-5-8gb", "-o", tmp_path / "out",
+                 "--recipe", "as-is")  # fmt: skip
+    assert "tools: json calls, proved by the chat template" in said
+    sealed = open_bundle(tmp_path / "out").manifest["tools"]
+    assert (sealed["start"], sealed["end"], sealed["proof"]) == ("<call>", "</call>", "template")
+    opened = open_model(tmp_path / "out")
+    with closing(opened.engine):
+        assert opened.tool_format.to_dict() == sealed
 
 
 def test_the_bundle_answers(bundle: Path) -> None:

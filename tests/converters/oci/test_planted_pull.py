@@ -29,7 +29,7 @@ def test_what_lies_beside_a_pull_leads_nowhere(reference: str, tmp_path: Path) -
     scenario = Scenario(
         tmp_path / "empty",
         lambda area: ["pull", reference, area / "kit"],
-        ("kit", "kit.partial", "kit.partial/bundle/p/one", "kit.partial/parts"),
+        ("kit", "kit.partial", "kit.partial/bundle/p/one", "kit.partial/bundle"),
     )
     try_everything(scenario, tmp_path / "tried")
     assert {2, 3} <= scenario.codes
@@ -44,16 +44,16 @@ def test_a_push_writes_nothing_beside_the_bundle(
     assert contents(tmp_path) == before
 
 
-def test_a_planted_parts_folder_does_not_empty_the_home(reference: str, tmp_path: Path) -> None:
-    """`ln -s ~ kit.partial/parts; edge pull … kit`, and photos in kit.partial."""
+def test_a_planted_folder_does_not_empty_the_home(reference: str, tmp_path: Path) -> None:
+    """`ln -s ~ kit.partial/bundle; edge pull … kit`, and photos in kit.partial."""
     home = make_home(tmp_path / "home")
     work = tmp_path / "kit.partial"
     work.mkdir()
-    (work / "parts").symlink_to(home)
+    (work / "bundle").symlink_to(home)
     before = contents(home)
     code, err = run_edge("pull", reference, tmp_path / "kit")
     assert code == 2 and "did not make" in err and "move it away" in err
-    assert contents(home) == before and (work / "parts").is_symlink()
+    assert contents(home) == before and (work / "bundle").is_symlink()
     shutil.rmtree(work)
     work.mkdir()
     (work / "photo").write_bytes(b"mine")

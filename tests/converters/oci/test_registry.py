@@ -169,13 +169,11 @@ def test_a_damaged_part_of_an_earlier_pull_costs_one_more_try(
     server: DockerRegistry, bundle: Path, repository: str, tmp_path: Path
 ) -> None:
     put(bundle, server.address, repository)
-    parts = tmp_path / "out.partial/parts"
-    parts.mkdir(parents=True)
+    made = tmp_path / "out.partial/bundle"
+    made.mkdir(parents=True)
     (tmp_path / "out.partial" / MARKER).touch()
-    (parts / model_digest(bundle)).write_bytes(b"wrong" * 1000)
-    (parts / "leftover").write_bytes(b"of something else")
-    (tmp_path / "out.partial/bundle").mkdir()
-    (tmp_path / "out.partial/bundle/evil.sh").write_text("echo")
+    (made / "model.gguf").write_bytes(b"wrong" * 1000)
+    (made / "evil.sh").write_text("echo")
     (tmp_path / "out.partial/bundle/parts").symlink_to(tmp_path)
     get(server.address, repository, tmp_path / "out")
     assert same(bundle, tmp_path / "out")
@@ -198,7 +196,7 @@ def test_a_connection_that_always_breaks_ends_with_the_parts_kept(
     relay.strip_range, relay.cut_after, relay.cuts_left = True, 1 << 20, 1000
     with pytest.raises(DeviceUnreachableError, match="broke 5 times"):
         get(relay.address, repository, tmp_path / "out")
-    assert (tmp_path / "out.partial/parts" / model_digest(bundle)).stat().st_size == 1 << 20
+    assert (tmp_path / "out.partial/bundle/model.gguf").stat().st_size == 1 << 20
     assert not (tmp_path / "out").exists()
 
 

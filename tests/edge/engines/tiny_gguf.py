@@ -50,9 +50,10 @@ def start(
     add_bos: bool,
     template: str | None,
     special_kind: int = 3,
+    pad: str | None = None,
 ) -> gguf.GGUFWriter:
     """A writer with the vocabulary and the general keys in it. `special_kind`: 3 is control, 4 user
-    defined, as some converters write tokens of turns.
+    defined, as some converters write tokens of turns. `pad` is a whole text for the token PAD.
     """
     writer = gguf.GGUFWriter(path, arch)
     writer.add_name(f"tiny-{arch}")
@@ -62,8 +63,9 @@ def start(
     merged = [merge.replace(" ", "") for merge in MERGES]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list([*byte_characters(), *merged, *SPECIALS])
-    writer.add_token_types([1] * (256 + len(MERGES)) + [special_kind] * len(SPECIALS))
+    kinds = [special_kind] * (len(SPECIALS) - 1) + [special_kind if pad is None else 4]
+    writer.add_token_list([*byte_characters(), *merged, *SPECIALS[:-1], pad or SPECIALS[-1]])
+    writer.add_token_types([1] * (256 + len(MERGES)) + kinds)
     writer.add_token_merges(list(MERGES))
     writer.add_bos_token_id(BOS)
     writer.add_eos_token_id(IM_END)
@@ -114,10 +116,11 @@ def scripted_llama(
     n_ctx: int = 1024,
     add_bos: bool = True,
     template: str | None = TEMPLATE,
+    pad: str | None = None,
 ) -> Path:
     """After token `t` the likeliest is `successors[t]`; after all others, PAD."""
     tensors = scripted_tensors(successors)
-    writer = start(path, "llama", n_ctx=n_ctx, add_bos=add_bos, template=template)
+    writer = start(path, "llama", n_ctx=n_ctx, add_bos=add_bos, template=template, pad=pad)
     attention_keys(writer, tensors["token_embd.weight"].shape[1], 2, 64)
     finish(writer, tensors)
     return path

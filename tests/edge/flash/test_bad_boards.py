@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from boardfit.device_profiles.catalog import find_profile
 from boardfit.edge.errors import DeviceUnreachableError, UsageError
-from boardfit.edge.flash.adb import Device, choose_device, parse_devices
+from boardfit.edge.flash.adb import AdbChannel
 from boardfit.edge.flash.checks import BoardFacts, engine_problems, parse_facts, plan_differences
 from boardfit.edge.flash.ssh import is_rsync, rsync_traffic
 from boardfit.edge.flash.target import FlashTarget, parse_flash_target
@@ -170,38 +170,24 @@ def test_an_engine_for_another_processor_cannot_be_forced(sshd: SshBoard, tmp_pa
 
 # ---- adb -----------------------------------------------------------------------------------------
 
-LISTING = """* daemon started successfully
-List of devices attached
-R58A001                device usb:1-1 product:x model:Pixel_8 device:shiba transport_id:1
-10.0.0.9:5555          offline transport_id:2
-emulator-5554          unauthorized transport_id:3
-0123                   no permissions (missing udev rules? user is in the plugdev group)
 
-"""
-
-
-def test_devices_are_listed() -> None:
-    devices = parse_devices(LISTING)
-    assert [(d.serial, d.state) for d in devices] == [
-        ("R58A001", "device"), ("10.0.0.9:5555", "offline"), ("emulator-5554", "unauthorized"),
-        ("0123", "no permissions"),
-    ]  # fmt: skip
-    assert choose_device(devices, "R58A001").serial == "R58A001"
-    with pytest.raises(UsageError, match=r"R58A001 \(device, Pixel_8\)") as several:
-        choose_device(devices, None)
-    assert several.value.next_step == "name one: adb://R58A001"
-    for serial, step in (
-        ("10.0.0.9:5555", "adb reconnect"), ("emulator-5554", "Allow USB debugging"),
-        ("0123", "udev|platform-tools"),
-    ):  # fmt: skip
-        with pytest.raises(DeviceUnreachableError) as caught:
-            choose_device(devices, serial)
-        assert any(word in (caught.value.next_step or "") for word in step.split("|"))
-    with pytest.raises(DeviceUnreachableError, match="no device 'x'"):
-        choose_device(devices, "x")
-    with pytest.raises(DeviceUnreachableError, match="no device is connected"):
-        choose_device([], None)
-    assert choose_device([Device("a", "device", "")], None).serial == "a"
+@pytest.mark.parametrize(
+    ("state", "step"),
+    [("unauthorized", "Allow USB debugging"), ("offline", "adb reconnect"),
+     ("no permissions (user in plugdev group?)", "platform-tools"), ("recovery", "adb reboot")],
+)  # fmt: skip
+def test_a_state_that_is_not_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                    state: str, step: str) -> None:  # fmt: skip
+    adb = tmp_path / "adb"
+    adb.write_text(
+        f"#!/bin/sh\ncase $* in *get-serialno) echo R58 ;; *get-state) echo '{state}' ;; "
+        f"*) printf 'List of devices attached\\nR58\\t%s\\n' '{state}' ;; esac\n"
+    )
+    adb.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(DeviceUnreachableError, match=r"connected: R58 ") as caught:
+        AdbChannel(parse_flash_target("adb://R58"))
+    assert step in (caught.value.next_step or "")
 
 
 @servers

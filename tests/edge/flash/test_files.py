@@ -23,7 +23,7 @@ from boardfit.edge.errors import (
     UnsafeInputError,
     UsageError,
 )
-from boardfit.edge.flash.session import Done, ShellSession
+from boardfit.edge.flash.session import Channel, Done
 from boardfit.edge.flash.shell_files import ShellFiles
 from boardfit.edge.slots.files import BoardEntry, BoardFiles, LocalFiles
 from tests.programs import find, require, skip_or_fail
@@ -31,7 +31,7 @@ from tests.programs import find, require, skip_or_fail
 TARGET = "releases/" + "a" * 64
 
 
-class PipeChannel:
+class PipeChannel(Channel):
     """A channel to a shell of this machine; `around` are words before `sh`: another user."""
 
     place = "pipe"
@@ -75,9 +75,7 @@ def files(request: pytest.FixtureRequest, tmp_path: Path) -> BoardFiles:
     if request.param == "local":
         made: BoardFiles = LocalFiles(root)
     else:
-        session = ShellSession(channel_with(request.param, tmp_path / "bin"))
-        request.addfinalizer(session.close)
-        made = ShellFiles(session, str(root))
+        made = ShellFiles(channel_with(request.param, tmp_path / "bin"), str(root))
     made.prepare()
     return made
 
@@ -157,7 +155,7 @@ def test_a_board_that_cannot_hash_is_named(tmp_path: Path) -> None:
     for name in ("sh", "sync", "dd"):
         os.symlink(find(name) or f"/bin/{name}", programs / name)
     (tmp_path / "x").write_bytes(b"abc")
-    files = ShellFiles(ShellSession(PipeChannel("env", f"PATH={programs}")), str(tmp_path))
+    files = ShellFiles(PipeChannel("env", f"PATH={programs}"), str(tmp_path))
     for ask in (lambda: files.digests(["x"]), lambda: files.settle("x")):
         with pytest.raises(InputError, match="neither sha256sum nor openssl"):
             ask()
@@ -174,9 +172,7 @@ def test_a_disk_that_refuses_the_bytes_while_flushing_is_not_believed(tmp_path: 
     )
     (programs / "sync").chmod(0o755)
     (tmp_path / "x").write_bytes(b"abc")
-    files = ShellFiles(
-        ShellSession(PipeChannel("env", f"PATH={programs}:{os.environ['PATH']}")), str(tmp_path)
-    )
+    files = ShellFiles(PipeChannel("env", f"PATH={programs}:{os.environ['PATH']}"), str(tmp_path))
     with pytest.raises(InputError, match="Input/output error"):
         files.settle("x")
 
@@ -190,7 +186,7 @@ def test_what_goes_away_while_a_folder_is_read_is_not_there(
     (programs / "stat").write_text(f'#!/bin/sh\nrm -f {root}/gone\nexec {find("stat")} "$@"\n')
     (programs / "stat").chmod(0o755)
     path = f"{programs}:{os.environ['PATH']}"
-    remote = ShellFiles(ShellSession(PipeChannel("env", f"PATH={path}")), str(root))
+    remote = ShellFiles(PipeChannel("env", f"PATH={path}"), str(root))
     remote.prepare()
     (root / "here").write_bytes(b"abc")
     for listing in (remote.entries, remote.tree):
@@ -209,7 +205,7 @@ def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     (programs / "find").write_text("#!/bin/sh\necho 'find: x: Input/output error' >&2\nexit 1\n")
     (programs / "find").chmod(0o755)
     path = f"{programs}:{os.environ['PATH']}"
-    files = ShellFiles(ShellSession(PipeChannel("env", f"PATH={path}")), str(tmp_path))
+    files = ShellFiles(PipeChannel("env", f"PATH={path}"), str(tmp_path))
     with pytest.raises(InputError, match="Input/output error"):
         files.tree("")
 
@@ -286,7 +282,7 @@ def test_a_second_flash_waits(files: BoardFiles) -> None:
 @pytest.fixture
 def piped(tmp_path: Path) -> Callable[..., ShellFiles]:
     def make(*around: str) -> ShellFiles:
-        return ShellFiles(ShellSession(PipeChannel(*around)), str(tmp_path / "root"))
+        return ShellFiles(PipeChannel(*around), str(tmp_path / "root"))
 
     return make
 
@@ -385,9 +381,7 @@ def test_a_read_only_disk_is_named(small_disk: Path, kind: str) -> None:
 
 
 def make_files(kind: str, root: Path) -> BoardFiles:
-    return (
-        LocalFiles(root) if kind == "local" else ShellFiles(ShellSession(PipeChannel()), str(root))
-    )
+    return LocalFiles(root) if kind == "local" else ShellFiles(PipeChannel(), str(root))
 
 
 def test_wrong_permissions_are_named(tmp_path: Path) -> None:
@@ -400,33 +394,32 @@ def test_wrong_permissions_are_named(tmp_path: Path) -> None:
         if folder.owner() == "root" and folder != Path("/tmp"):
             folder.chmod(folder.stat().st_mode | 0o055)
     as_nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
-    files = ShellFiles(ShellSession(PipeChannel(*as_nobody)), str(root))
+    files = ShellFiles(PipeChannel(*as_nobody), str(root))
     with pytest.raises(InputError, match="cannot be written by this user"):
         files.write("state.json", b"x")
     with pytest.raises(InputError, match="cannot be written by this user"), files.lock(0):
         pass
 
 
-def test_a_session_keeps_commands_apart() -> None:
-    session = ShellSession(PipeChannel())
-    done = session.run("echo out; echo err >&2; cat; exit 7")
+def test_a_script_and_its_answer() -> None:
+    channel = PipeChannel()
+    done = channel.run("echo out; echo err >&2; cat; exit 7")
     assert (done.rc, done.out, done.err) == (7, b"out\n", "err\n")
-    assert session.run("printf %s 'no line end'").out == b"no line end"
-    big = session.run("head -c 3000000 /dev/zero; head -c 200000 /dev/zero >&2")
+    assert channel.run("printf %s 'no line end'").out == b"no line end"
+    big = channel.run("head -c 3000000 /dev/zero; head -c 200000 /dev/zero >&2")
     assert len(big.out) == 3_000_000 and len(big.err) == 200_000
-    assert session.run("set -e; false; echo not reached").rc == 1
-    assert session.run("exit 0").rc == 0
+    assert channel.run("set -e; false; echo not reached").rc == 1
+    assert channel.run("exit 0").rc == 0
     with pytest.raises(DeviceUnreachableError, match="did not answer within"):
-        session.run("sleep 30", timeout_s=0.3)
-    session.close()
+        channel.run("sleep 30", timeout_s=0.3)
 
 
-def test_a_session_that_dies_is_lost() -> None:
-    session = ShellSession(PipeChannel())
+def test_a_shell_that_dies_is_lost() -> None:
+    channel = PipeChannel()
     with pytest.raises(DeviceUnreachableError, match="was lost"):
-        session.run("kill -9 $$")
-    with pytest.raises(DeviceUnreachableError):
-        session.run("true")
+        channel.run("kill -9 $$")
+    large = channel.run(f"printf %s {'x' * 500_000}")
+    assert len(large.out) == 500_000
 
 
 # ---- what another user of the board, or who made the card, has put there ----

@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.edge.engines import tiny_gguf
 from tests.edge.engines.conftest import engine_models, engine_name, model_shelf, models
 from tests.edge.engines.engine_models import Models
 
@@ -93,6 +94,14 @@ def serving(model: Path, home: Path, options: Sequence[str] = ()) -> Iterator[Se
 def scripted(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Answers each question with CHAT_REPLY."""
     with serving(models.scripted, tmp_path_factory.mktemp("home")) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Makes vectors."""
+    folder = tmp_path_factory.mktemp("encoder")
+    with serving(tiny_gguf.random_bert(folder / "encoder.gguf"), folder / "home") as served:
         yield served
 
 

@@ -48,6 +48,37 @@ def ask_anthropic(url: str, model: str) -> list[Any]:
     return [whole.content[0].text, streamed, last.content[0].text]
 
 
+def embed_openai(url: str, model: str) -> list[Any]:
+    import openai
+    from langchain_openai import OpenAIEmbeddings
+
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
+    one = client.embeddings.create(model=model, input="hello").data[0].embedding
+    chain = OpenAIEmbeddings(
+        base_url=f"{url}/v1", model=model, api_key="none", check_embedding_ctx_length=False
+    )  # type: ignore[call-arg, arg-type]
+    return [one, chain.embed_query("hello"), chain.embed_documents(["hello", "there"])[0]]
+
+
+def embed_ollama(url: str, model: str) -> list[Any]:
+    import ollama
+    from langchain_ollama import OllamaEmbeddings
+
+    one = ollama.Client(url).embed(model, "hello").embeddings[0]
+    chain = OllamaEmbeddings(base_url=url, model=model)
+    return [list(one), chain.embed_query("hello"), chain.embed_documents(["hello", "there"])[0]]
+
+
+def tokenize_lm_eval(url: str, model: str) -> list[Any]:
+    from lm_eval.utils import RemoteTokenizer, check_remote_tokenizer_support
+
+    assert check_remote_tokenizer_support(f"{url}/v1/completions")
+    tokenizer = RemoteTokenizer(f"{url}/v1/completions")
+    prompt = tokenizer.apply_chat_template(HELLO, bos_token=tokenizer.bos_token)
+    assert "hello" in prompt and tokenizer.eos_token_id is not None
+    return [tokenizer.decode(tokenizer.encode(text)) for text in ("hello", "ž €")]
+
+
 def ask_litellm(url: str, model: str) -> list[Any]:
     import litellm
 
@@ -85,5 +116,6 @@ def ask_langchain(url: str, model: str) -> list[Any]:
 
 if __name__ == "__main__":
     asked = {"openai": ask_openai, "anthropic": ask_anthropic, "litellm": ask_litellm,
-             "llm": ask_llm, "langchain": ask_langchain}[sys.argv[1]]  # fmt: skip
+             "llm": ask_llm, "langchain": ask_langchain, "embed_openai": embed_openai,
+             "embed_ollama": embed_ollama, "lm_eval": tokenize_lm_eval}[sys.argv[1]]  # fmt: skip
     print(json.dumps(asked(*sys.argv[2:])))

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
 
 from boardfit.edge.serve.access import AccessRules, own_names, split_host
+from boardfit.edge.serve.app import App
+from boardfit.edge.serve.queue import AnswerQueue
 from boardfit.edge.serve.refused import RequestRefused
 
 LOOPBACK = AccessRules(own_names(("127.0.0.1", "::1"), ()))
@@ -105,3 +110,48 @@ def test_paths_are_judged_as_they_came(path: str, expected: int) -> None:
 def test_hosts_are_taken_apart() -> None:
     assert split_host("[FE80::1]:80") == "fe80::1" and split_host("a.b:80") == "a.b"
     assert split_host("a:b") == "" and split_host("a::1") == ""
+
+
+class NoModel(AnswerQueue):
+    """A queue whose model never loads."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: pytest.fail("nothing is loaded"))
+
+
+def answer(app: App, method: str, path: str, **headers: str) -> int:
+    """The status of a request with an empty body."""
+    statuses: list[int] = []
+    names = {"host": "localhost", **{k.replace("_", "-"): v for k, v in headers.items()}}
+    scope = {
+        "type": "http", "method": method, "path": path, "raw_path": path.encode(),
+        "headers": [(k.encode(), v.encode()) for k, v in names.items()],
+    }  # fmt: skip
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        statuses.append(message.get("status", 0))
+
+    asyncio.run(app(scope, receive, send))
+    return statuses[0]
+
+
+@pytest.mark.parametrize("prefix", ["", "/within/2s"], ids=["plain", "timed"])
+def test_every_route_keeps_the_rules(prefix: str) -> None:
+    app = App(NoModel(), AccessRules(frozenset({"localhost"}), token="secret"))
+    routes = list(app._routes)
+    assert len(routes) > 25
+    for method, path in routes:
+        is_open = path in ("/", "/health") and not prefix
+        found = answer(app, method, prefix + path)
+        assert (found == 401) is not is_open, (method, path, found)
+        assert answer(app, method, prefix + path, host="evil.example") == 403, (method, path)
+        page = {"origin": "http://evil.example", "authorization": "Bearer secret"}
+        assert answer(app, method, prefix + path, **page) == 403, (method, path)
+        if method == "POST":
+            ours = {"authorization": "Bearer secret"}
+            long = answer(app, method, prefix + path, content_length=str(2 << 20), **ours)
+            packed = answer(app, method, prefix + path, content_encoding="gzip", **ours)
+            assert (long, packed) == (413, 415), (method, path)

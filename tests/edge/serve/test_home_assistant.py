@@ -180,7 +180,7 @@ def test_ollama_looks_on_while_an_answer_is_computed(endless: Served) -> None:
 
 def test_offered_tools_are_noted_and_demanded_ones_refused(scripted: Served) -> None:
     noted = scripted.ask(tools=TOOLS).json()["edge"]["notes"]
-    assert noted == ["tools are not shown to the model: it answers in text"]
+    assert noted == ["the template lists no tools: the system prompt does"]
     assert "notes" not in scripted.ask(tools=TOOLS, tool_choice="none").json()["edge"]
     for choice in ("required", {"type": "function", "function": {"name": "HassTurnOn"}}):
         refused = scripted.ask(tools=TOOLS, tool_choice=choice)

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ def python() -> Path:
     return Path(found)
 
 
-def ask(python: Path, client: str, served: Served, home: Path, **environment: str) -> list[str]:
+def ask(python: Path, client: str, served: Served, home: Path, **environment: str) -> list[Any]:
     done = subprocess.run(
         [python, PROGRAM, client, served.url, served.model],
         capture_output=True,
@@ -41,7 +42,7 @@ def ask(python: Path, client: str, served: Served, home: Path, **environment: st
              **environment},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    found: list[str] = json.loads(done.stdout.splitlines()[-1])
+    found: list[Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
@@ -51,6 +52,23 @@ def test_a_client_gets_its_answers(
 ) -> None:
     found = ask(python, client, scripted, tmp_path)
     assert len(found) >= 3 and set(found) == {CHAT_REPLY}
+
+
+@pytest.mark.parametrize("client", ["embed_openai", "embed_ollama"])
+def test_a_client_gets_its_vectors(
+    encoder: Served, python: Path, client: str, tmp_path: Path
+) -> None:
+    found = ask(python, client, encoder, tmp_path)
+    expected = encoder.post("/v1/embeddings", {"input": "hello"}).json()["data"][0]["embedding"]
+    assert len(found) == 3
+    for vector in found:
+        assert vector == pytest.approx(expected, abs=1e-7)
+
+
+def test_lm_eval_leaves_the_cutting_into_tokens_to_the_server(
+    scripted: Served, python: Path, tmp_path: Path
+) -> None:
+    assert ask(python, "lm_eval", scripted, tmp_path) == ["hello", "ž €"]
 
 
 def test_the_oldest_openai_in_use_gets_its_answers(

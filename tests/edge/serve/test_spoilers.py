@@ -77,7 +77,7 @@ def test_any_change_has_a_class(old: str, new: str) -> None:
 def test_sentences_with_a_clock_move(system: str, moved: str | None) -> None:
     assert move_clocks(system)[0] == (moved or system)
     after = steady(ask_about(system))
-    assert (after.notes != ()) == (moved is not None) and after.question == "hello"
+    assert (after.notes != ()) == (moved is not None) and after.question.content == "hello"
 
 
 def test_the_loss_is_counted_against_the_most_alike() -> None:

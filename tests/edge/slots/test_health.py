@@ -31,8 +31,6 @@ PLANNED = replace(PLAN, decode_tps=20.0)
         (replace(GOOD, text="\ufffd\ufffd\x00\x01 ok"), "not text"),
         (replace(GOOD, text="!" * 40), "one character over and over"),
         (replace(GOOD, text="好的，我可以开灯。"), None),
-        (replace(GOOD, agreement=0.5), "chooses the host's tokens in only 50%"),
-        (replace(GOOD, agreement=0.8), None),
         (replace(GOOD, decode_tps=None, peak_rss_bytes=None), None),
         (Health(error="no such file"), "no such file"),
     ],

@@ -60,8 +60,7 @@ def main(bundle: Path, env: Path) -> None:
             EXIT_INPUT, f"{bundle} carries no wheels", "build it with: edge build … --with-engine"
         )
     check_machine()
-    for name in wheels:
-        check_tags(name)
+    check_versions((read_json(bundle / "manifest.json") or {}).get("board") or {})
     check_digests(bundle, {n: d for n, d in sums.items() if n.startswith(("wheels/", "board/"))})
     made = {"wheels": wheels, "python": f"{sys.version_info[0]}.{sys.version_info[1]}"}
     if read_json(env / "installed.json") == made and os.access(env / "bin/edge", os.X_OK):
@@ -153,39 +152,23 @@ def glibc() -> tuple[int, ...] | None:
     return tuple(int(part) for part in version.split(".")[:2]) if name == "glibc" else None
 
 
-def check_tags(name: str) -> None:
-    """Check that the Python, ABI and platform in a wheel's file name are this board's."""
-    python_tags, abi_tags, platforms = Path(name).name[: -len(".whl")].split("-")[-3:]
-    here = f"cp{sys.version_info[0]}{sys.version_info[1]}"
-    pythons, abis = python_tags.split("."), abi_tags.split(".")
-    fits_python = "py3" in pythons or here in pythons
-    if "abi3" in abis:  # works from the version named on
-        fits_python |= any(
-            int(tag[3:]) <= sys.version_info[1] for tag in pythons if re.fullmatch(r"cp3\d+", tag)
-        )
-    if not fits_python or not {"none", "abi3", here} & set(abis):
+def check_versions(wanted: dict[str, str]) -> None:
+    """Check that this board has the Python and the glibc that the wheels were chosen for."""
+    here = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    if wanted.get("python", here) != here:
         raise InstallError(
             EXIT_ENGINE,
-            f"{Path(name).name} is for Python {python_tags} (ABI {abi_tags}), "
-            f"this board has {platform.python_version()}",
-            f"build the bundle with --python {sys.version_info[0]}.{sys.version_info[1]}",
+            f"the wheels are for Python {wanted['python']}, this board has {here}",
+            f"build the bundle with --python {here}",
         )
-    if not any(platform_fits(tag) for tag in platforms.split(".")):
+    least = tuple(int(part) for part in wanted.get("glibc", "2.17").split("."))
+    if (found := glibc() or ()) < least:
         raise InstallError(
             EXIT_ENGINE,
-            f"{Path(name).name} is for {platforms}, this board is {platform.machine()} with glibc "
-            f"{'.'.join(map(str, glibc() or ()))}",
+            f"the wheels need glibc {wanted.get('glibc')}, this board has "
+            f"{'.'.join(map(str, found))}",
             "build the bundle for this board, or use a newer image (Debian 12, Ubuntu 22.04)",
         )
-
-
-def platform_fits(tag: str) -> bool:
-    """PEP 600 tags promise a glibc to run on; `any` and `linux_aarch64` promise nothing."""
-    if tag in ("any", "linux_aarch64"):
-        return True
-    tag = {"manylinux2014_aarch64": "manylinux_2_17_aarch64"}.get(tag, tag)
-    match = re.fullmatch(r"manylinux_(\d+)_(\d+)_aarch64", tag)
-    return match is not None and (int(match[1]), int(match[2])) <= (glibc() or ())
 
 
 def check_place(parent: Path, wheels: list[Path]) -> None:

@@ -102,29 +102,24 @@ def test_musl(installer: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "fits"),
+    ("wanted", "why"),
     [
-        ("click-8-py3-none-any.whl", True),
-        ("psutil-7-cp36-abi3-manylinux_2_17_aarch64.manylinux2014_aarch64.whl", True),
-        ("numpy-2-{here}-{here}-manylinux_2_27_aarch64.manylinux_2_28_aarch64.whl", True),
-        ("llama-0-py3-none-linux_aarch64.whl", True),
-        ("boardfit-0.1.0-1board-py3-none-any.whl", True),
-        ("numpy-2-cp39-cp39-manylinux_2_17_aarch64.whl", False),
-        ("numpy-2-cp27-cp27mu-manylinux_2_17_aarch64.whl", False),
-        ("later-1-cp399-abi3-manylinux_2_17_aarch64.whl", False),
-        ("numpy-2-{here}-{here}-manylinux_2_17_x86_64.whl", False),
-        ("numpy-2-{here}-{here}-musllinux_1_2_aarch64.whl", False),
-        ("numpy-2-{here}-{here}-manylinux_2_99_aarch64.whl", False),
-        ("numpy-2-{here}-{here}-win_arm64.whl", False),
+        ({}, None),
+        ({"python": "{here}", "glibc": "2.17"}, None),
+        ({"python": "3.99", "glibc": "2.17"}, "wheels are for Python 3.99"),
+        ({"python": "{here}", "glibc": "2.99"}, "wheels need glibc 2.99"),
     ],
 )
-def test_wheel_tags(installer: ModuleType, name: str, fits: bool) -> None:
-    name = "wheels/" + name.format(here=f"cp{sys.version_info[0]}{sys.version_info[1]}")
-    if fits:
-        installer.check_tags(name)
+def test_another_python_or_glibc(
+    installer: ModuleType, wanted: dict[str, str], why: str | None
+) -> None:
+    here = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    wanted = {key: value.format(here=here) for key, value in wanted.items()}
+    if why is None:
+        installer.check_versions(wanted)
         return
-    with pytest.raises(installer.InstallError):
-        installer.check_tags(name)
+    with pytest.raises(installer.InstallError, match=why):
+        installer.check_versions(wanted)
 
 
 def test_a_damaged_wheel(installer: ModuleType, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ NO_LIB = (
     "load: libgomp.so.1: cannot open shared object file: No such file or directory\n"
 )
 OLD_GLIBC = "libm.so.6: version `GLIBC_2.38' not found (required by libllama.so)\n"
-TAG = "error: numpy-2.whl is for Python cp310 (ABI cp310), this board has 3.11.2\n  next: build …\n"
+TAG = "error: the wheels are for Python 3.10, this board has 3.11\n  next: build …\n"
 
 
 def kind(code: int, output: str, oom_kills: int = 0) -> str:
