@@ -1,7 +1,5 @@
 """Tokens in, tokens out: the prefill in steps, and a token at a time, or with guesses behind it."""
 
-from __future__ import annotations
-
 import codecs
 import time
 from abc import ABC, abstractmethod
