@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from boardfit.edge.report import charts
 from boardfit.edge.report import deadline_rows as workload
 from boardfit.edge.report import language_rows as language
 from boardfit.edge.report import network_rows as network
-from boardfit.edge.report import run_charts as charts
-from boardfit.edge.report.chart import Chart, Missing
+from boardfit.edge.report.draw import Chart, Missing
 from boardfit.edge.report.figures import Figure, Run, Table, median
 from boardfit.edge.report.rows import flag_lines
 from boardfit.edge.units import MIB, format_bytes, format_seconds, printable
@@ -101,7 +101,7 @@ KINDS = {
         network.network_figures,
         network.network_tables,
         network.network_lines,
-        lambda run, within_s: [charts.latencies(run, within_s), charts.memory_over_time(run)],
+        charts.network_charts,
     ),
     "deadline": Kind(
         "workload",

@@ -11,9 +11,8 @@ from importlib import resources
 from typing import Any, NamedTuple
 
 from boardfit.edge.errors import EngineMissingError
-from boardfit.edge.report import fleet_charts, rows
-from boardfit.edge.report.chart import Chart, Missing
-from boardfit.edge.report.draw import EXTRA, draw_svg
+from boardfit.edge.report import fleet, rows
+from boardfit.edge.report.draw import EXTRA, Chart, Missing, draw_svg
 from boardfit.edge.report.figures import (
     Record,
     Run,
@@ -57,7 +56,7 @@ def render_page(
     n_detailed = MAX_DETAILED if len(runs) <= MANY_RUNS else MAX_DETAILED_OF_MANY
     detailed = list(zip(runs, labels, strict=True))[-n_detailed:][::-1]
     fleets = [make_fleet(group, n) for n, group in enumerate(groups, 1) if len(group) > 1]
-    drawn, missing = pictures([fleet_charts.quality_against_size(runs)], "all")
+    drawn, missing = pictures([fleet.quality_against_size(runs)], "all")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -71,7 +70,7 @@ def render_page(
     return template.render(
         css=_file("page.css"),
         title=page_title(runs),
-        kinds_note=fleet_charts.fleet_verdict(runs) if len(groups) > 1 else None,
+        kinds_note=fleet.fleet_verdict(runs) if len(groups) > 1 else None,
         fleets=fleets,
         sections=sections,
         overview=drawn,
@@ -94,14 +93,14 @@ def label_sections(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> list
 
 def make_fleet(runs: Sequence[Run], number: int) -> dict[str, Any]:
     """Everything the template shows of several runs of one kind."""
-    pairs = zip(fleet_charts.fleet_rows(runs), fleet_charts.heat_shares(runs), strict=True)
+    pairs = zip(fleet.fleet_rows(runs), fleet.heat_shares(runs), strict=True)
     shown = list(pairs)[-MAX_ROWS:][::-1]
-    drawn, missing = pictures([fleet_charts.side_by_side(runs)], f"fleet{number}")
+    drawn, missing = pictures([fleet.side_by_side(runs)], f"fleet{number}")
     return {
         "id": f"fleet{number}",
         "kind": name_kind(runs[0]),
-        "verdict": fleet_charts.fleet_verdict(runs),
-        "columns": [column.heading for column in fleet_charts.list_columns(runs)],
+        "verdict": fleet.fleet_verdict(runs),
+        "columns": [column.heading for column in fleet.list_columns(runs)],
         "rows": [
             (cells[0], list(zip(cells[1:], map(find_step, shares), strict=True)))
             for cells, shares in shown
