@@ -1,11 +1,14 @@
 """Tokens in, tokens out: the prefill in steps, and a token at a time, or with guesses behind it."""
 
+from __future__ import annotations
+
 import codecs
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Generic, Protocol, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from boardfit.edge.engines.abort import StopWatcher
 from boardfit.edge.engines.lease import Lease
@@ -14,6 +17,9 @@ from boardfit.edge.engines.prefix_cache import PrefixCache
 from boardfit.edge.engines.vocabulary import EngineVocabulary
 from boardfit.edge.template.thinking import count_begun
 from boardfit.edge.types import FinishReason, GenerationConfig, StreamStart, TokenEvent
+
+if TYPE_CHECKING:
+    from boardfit.edge.engines.constraint import ConstrainedSampler, Grammars
 
 C = TypeVar("C", bound=PrefixCache)
 
@@ -115,12 +121,14 @@ class TokenGeneration(ABC, Generic[C]):
                 return
             t_ns = t_prefill_ns = time.monotonic_ns()
             self.last_start = StreamStart(len(prompt), n_reused, t_start_ns, t_prefill_ns)
-            guesser = self._make_guesser(config, prompt)
+            bound = self._bind(sampler, config, self.n_ctx - len(prompt))
+            guesser = self._make_guesser(config, prompt, bound)
             while True:
                 with lease.lock:
                     held = lease.get_for(stream_id)
                     pressure = config.pressure() if config.pressure else 0.0
                     chosen_by = closer if pressure > 0 and closer is not None else sampler
+                    chosen_by = bound or chosen_by
                     index = guesser.index if guesser else -1
                     token = chosen_by.sample(self._logits(held), pressure, index)
                     t_before_ns, t_ns = t_ns, time.monotonic_ns()
@@ -141,6 +149,8 @@ class TokenGeneration(ABC, Generic[C]):
                 known.append(token)
                 shown = text.push(piece)
                 finish = self._finish(text, n_out, n_cached, config)
+                if finish is None and bound is not None and bound.is_done:
+                    finish = "stop"
                 if finish is not None:
                     yield TokenEvent(token, shown + text.flush(), t_ns, finish)
                     return
@@ -160,7 +170,7 @@ class TokenGeneration(ABC, Generic[C]):
                 tokens = [token]
                 if guesser is not None:
                     # What may still come behind this token: guesses beyond it would be thrown away.
-                    room = self.n_ctx - n_cached - 2 if pressure == 0 else 0
+                    room = self.n_ctx - n_cached - 2 if pressure == 0 or bound else 0
                     if config.max_tokens > 0:
                         room = min(room, config.max_tokens - n_out - 1)
                     tokens += guesser.guess(room)
@@ -186,6 +196,25 @@ class TokenGeneration(ABC, Generic[C]):
                 self._lease.get_for(stream_id).keep_prefix(known)
             self._resume()
         return stream_id
+
+    def _bind(
+        self, sampler: TokenSampler, config: GenerationConfig, room: int
+    ) -> ConstrainedSampler | None:
+        """`sampler`, held to the constraint if there is one."""
+        if config.constraint is None:
+            return None
+        from boardfit.edge.engines.constraint import ConstrainedSampler
+
+        room = min(room, config.max_tokens) if config.max_tokens > 0 else room
+        words, mask = self._vocabulary, self._mask
+        return ConstrainedSampler(self.grammars, words, config, sampler, mask, room)
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """Compiles constraints for this vocabulary."""
+        from boardfit.edge.engines.constraint import Grammars
+
+        return Grammars(self._vocabulary)
 
     def _resume(self) -> None:
         """Called when others have passed, and a stream goes on."""
@@ -213,6 +242,10 @@ class TokenGeneration(ABC, Generic[C]):
         """Where a sampler finds the logits of the latest step."""
 
     @abstractmethod
+    def _mask(self, source: Any, index: int, allowed: Any) -> Any:
+        """`source` with the logits of tokens that are not `allowed` (bool [n_vocab]) at -inf."""
+
+    @abstractmethod
     def _prefill(self, stream_id: int, prompt: list[int], watcher: StopWatcher) -> bool:
         """Evaluate what of `prompt` is not cached yet, in steps. False if stopped on the way."""
 
@@ -222,7 +255,9 @@ class TokenGeneration(ABC, Generic[C]):
     ) -> bool:
         """Evaluate one generated token, and the guesses behind it. False if stopped meanwhile."""
 
-    def _make_guesser(self, config: GenerationConfig, prompt: list[int]) -> Guesser | None:
+    def _make_guesser(
+        self, config: GenerationConfig, prompt: list[int], bound: ConstrainedSampler | None
+    ) -> Guesser | None:
         """What guesses the next tokens of a stream; None where nothing does."""
         return None
 

@@ -138,6 +138,11 @@ class StepEngine(EngineBase[D]):
         # A vocabulary padded for speed has logits that stand for nothing.
         return held.logits[: self._vocabulary.n_tokens]
 
+    def _mask(self, source: Any, index: int, allowed: Any) -> Any:
+        import numpy as np
+
+        return np.where(allowed, source, np.float32(-np.inf))
+
     def _prefill(self, stream_id: int, prompt: list[int], watcher: StopWatcher) -> bool:
         budget_s = _STEP_BUDGET_S if watcher.active else None
         while True:
