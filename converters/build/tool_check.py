@@ -27,7 +27,9 @@ def read_tools() -> list[Tool]:
     tools = []
     for row in table["tools"]:
         properties = {
-            name: {"type": "string", "enum": table["things"][kind]} if isinstance(kind, str) else kind
+            name: {"type": "string", "enum": table["things"][kind]}
+            if isinstance(kind, str)
+            else kind
             for name, kind in row["arguments"].items()
         }
         schema = {"type": "object", "properties": properties, "required": list(properties)}
@@ -92,7 +94,7 @@ def is_valid_call(call: ToolCall, schemas: Mapping[str, Any]) -> bool:
 def _fits(value: Any, schema: Mapping[str, Any]) -> bool:
     if type(value) is not _TYPES[schema["type"]] or value not in schema.get("enum", [value]):
         return False
-    return schema["type"] != "integer" or schema["minimum"] <= value <= schema["maximum"]
+    return bool(schema["type"] != "integer" or schema["minimum"] <= value <= schema["maximum"])
 
 
 def _count(rows: Iterator[tuple[bool, bool, bool]]) -> dict[str, int]:

@@ -33,6 +33,7 @@ from boardfit.edge.states.store import (
 )
 from boardfit.edge.types import (
     AnswerFilter,
+    Constraint,
     Engine,
     FinishReason,
     GenerationConfig,
@@ -152,6 +153,7 @@ class Session:
         self._raw = raw
         self._choice = choice
         self._tools: ToolUse | None = None
+        self._held_to: Constraint | None = None  # what calls are held to
         self._restored = Restored()  # since the last answer
         self._cached: list[int] = []  # prompt and answer of the last turn
         #: Tokens of system prompts. Sessions on one engine may share it.
@@ -161,13 +163,20 @@ class Session:
         self._tried: str | bool | None = False  # the system prompt that storing was tried for
         self._saved: tuple[int, ...] = ()  # what the stored state of this conversation holds
 
-    def offer(self, tools: ToolUse | None) -> None:
-        """Offer tools from now on; with None, or without any, calls of the past are still written
-        as the model writes them.
+    def offer(self, tools: ToolUse, *, is_held: bool = True) -> None:
+        """Offer tools from now on. Without any, calls of the past are still written as the model
+        writes them. `is_held`: a mask holds calls to their schemas. Raises UsageError for a schema
+        that it cannot enforce.
         """
         self._tools = tools
         choice = self._choice or self.engine.choice
         self._choice = dataclasses.replace(choice, tools=tools)
+        self._held_to = tools.constrain(self._find_control) if is_held else None
+
+    def _find_control(self, marker: str) -> int | None:
+        """The id of a marker that is one token without a text."""
+        ids = self.engine.tokenize(marker, special=True)
+        return ids[0] if len(ids) == 1 and not self.engine.detokenize(ids) else None
 
     def ask(
         self,
@@ -193,6 +202,8 @@ class Session:
         asked_ns = time.monotonic_ns()
         received_ns = asked_ns if received_ns is None else received_ns
         asked = [*self.messages, *as_messages(text)]
+        if config.constraint is None:
+            config = dataclasses.replace(config, constraint=self._held_to)
         try:
             turn = self._begin(asked, config, budget, received_ns, asked_ns)
         except DeadlineError as refusal:
