@@ -207,6 +207,8 @@ def build_language_model(typed: BuildOptions) -> list[tuple[dict[str, object], s
             accept_tokenizer=typed.accept_tokenizer,
             warm=typed.warm,
         )
+        if typed.check_tools and (request.spec.chat_template is None or request.spec.is_embedder):
+            raise UsageError("--check-tools needs a model that chats", next_step="leave it out")
         built = build(request, reporter)
         checks = [ask_for_calls(done, reporter) if typed.check_tools else None for done in built]
     return [
@@ -216,11 +218,9 @@ def build_language_model(typed: BuildOptions) -> list[tuple[dict[str, object], s
 
 
 def ask_for_calls(done: Built, reporter: TerminalReporter) -> dict[str, Any]:
-    """Ask the model of a bundle for calls. Raises UsageError for one that answers nothing."""
+    """Ask the model of a bundle for calls."""
     from boardfit.converters.build.tool_check import check_tools
 
-    if "tools" not in done.bundle.manifest:
-        raise UsageError("--check-tools needs a model with a chat template")
     reporter.stage("asking for calls of tools")
     return check_tools(done.bundle.path, reporter.progress)
 
