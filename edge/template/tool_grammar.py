@@ -13,6 +13,8 @@ from typing import Any
 from boardfit.edge.errors import UsageError
 from boardfit.edge.template.tool_format import ToolFormat
 
+#: Calls in one answer: a small model that repeats itself would fill the context.
+MAX_CALLS = 8
 #: Where one space may stand, and no more.
 _SPACES = {"whitespace_flexible": True, "whitespace_pattern": " ?"}
 _MARKER = re.compile(r"(<[^<>\s]*>|\[[A-Z_/]+\])")
@@ -53,7 +55,7 @@ class _Grammar:
             first = ""
         body, end = self._rule(" | ".join(calls)), self._literal(form.end)
         one = f"{self._literal(first.removeprefix(after))} {body} {end}"
-        more = f"({self._literal(form.gap + start)} {body} {end})*"
+        more = f"({self._literal(form.gap + start)} {body} {end}){{0,{MAX_CALLS - 1}}}"
         several = more if parallel and form.parallel and not form.is_bare else ""
         return "\n".join([f"start: {one} {several} {self._literal(form.close)}", *self._rules])
 

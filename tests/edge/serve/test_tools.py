@@ -14,6 +14,7 @@ from boardfit.edge.serve.ask import Carried, Defaults, read_messages, read_tools
 from boardfit.edge.serve.body import RequestFields
 from boardfit.edge.serve.refused import RequestRefused
 from boardfit.edge.serve.wire.responses import read_responses
+from boardfit.edge.template.tool_grammar import MAX_CALLS
 from boardfit.edge.types import ToolCall
 from tests.edge.engines import tiny_gguf
 from tests.edge.serve.conftest import Served, serving
@@ -213,6 +214,7 @@ class TestHeld:
 
     def test_a_limit_of_time_holds(self, marker: Served) -> None:
         found = marker.ask(tools=[LAMP], tool_choice="required", within="20s").json()
+        assert len(found["choices"][0]["message"]["tool_calls"]) == MAX_CALLS, "it repeats itself"
         assert found["edge"]["met"] and found["choices"][0]["finish_reason"] == "tool_calls"
 
 
