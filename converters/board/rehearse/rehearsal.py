@@ -2,14 +2,13 @@
 
 import os
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 from boardfit.converters.board.engine.build import TOOL_PAIR
 from boardfit.converters.board.offline.wheelhouse import board_python
 from boardfit.converters.board.rehearse.cpu import choose_cpu, known_models, write_fakes
 from boardfit.converters.board.rehearse.limits import EnforcedLimit, memory_limit
-from boardfit.converters.board.rehearse.result import LESS_MEMORY, Options, Problem, Rehearsal
+from boardfit.converters.board.rehearse.result import LESS_MEMORY, Options, Rehearsal
 from boardfit.converters.board.rehearse.run import RehearsalRun, host_reference
 from boardfit.converters.board.rehearse.sandbox import (
     BoardSandbox,
@@ -77,15 +76,18 @@ def rehearse(
                 limit_how=limit.how,
                 limit_bytes=free,
                 planned_bytes=bundle.plan.peak_bytes,
-                seconds={},
                 notes=list_notes(sandbox, limit),
             )
             run = RehearsalRun(sandbox, limit, release, bundle.files, reporter, found)
             if variant:
-                found = run.run_tool(variant, reference, options)
-            elif (found := run.install()).ok:
-                found = run.answer(reference, options)
-    return judge(found, options) if found.ok else found
+                run.run_tool(variant, reference, options)
+            else:
+                run.install()
+                if found.ok:
+                    run.answer(reference, options)
+    if found.ok:
+        judge(found, options)
+    return found
 
 
 def find_root(bundle: Bundle, device: DeviceProfile, options: Options, reporter: Reporter) -> Path:
@@ -133,19 +135,19 @@ def list_notes(sandbox: BoardSandbox, limit: EnforcedLimit) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def judge(found: Rehearsal, options: Options) -> Rehearsal:
+def judge(found: Rehearsal, options: Options) -> None:
     """Everything ran: were the answers right, and did it stay within the memory?"""
     if found.agreement and found.agreement.share < options.min_agreement:
-        message = (
+        found.fail(
+            "wrong-answers",
             f"of {found.agreement.n} tokens only {found.agreement.share:.0%} are what this machine "
-            f"would choose; {options.min_agreement:.0%} is the least"
+            f"would choose; {options.min_agreement:.0%} is the least",
         )
-        return replace(found, problem=Problem("wrong-answers", "answering", message))
     # The enforced limit has to leave room for the emulator; this is the board's own share of it.
-    if found.memory and found.memory.guest_anonymous > found.limit_bytes:
-        message = (
+    elif found.memory and found.memory.guest_anonymous > found.limit_bytes:
+        found.fail(
+            "out-of-memory",
             f"it used {format_bytes(found.memory.guest_anonymous)} of anonymous memory, the board "
-            f"leaves {format_bytes(found.limit_bytes)} free"
+            f"leaves {format_bytes(found.limit_bytes)} free",
+            next_step=LESS_MEMORY,
         )
-        return replace(found, problem=Problem("out-of-memory", "answering", message, LESS_MEMORY))
-    return found

@@ -27,7 +27,7 @@ from boardfit.converters.board.rehearse.sandbox import BoardSandbox
 from boardfit.edge.bundle.bundle import Bundle, BundleFile
 from boardfit.edge.engines import open_engine
 from boardfit.edge.engines.settings import EngineSettings
-from boardfit.edge.process.child import Popen, decode_output, start_child
+from boardfit.edge.process.child import decode_output, start_child
 from boardfit.edge.terminal.progress import Reporter, Say
 from boardfit.edge.types import GenerationConfig, LogitsEngine, Message
 
@@ -84,7 +84,7 @@ def compare(reference: HostReference, chosen: Sequence[int]) -> result.TokenAgre
 
 
 class RehearsalRun:
-    """The stages inside the sandbox; each returns the rehearsal with what it found added."""
+    """The stages inside the sandbox; each adds what it found to the rehearsal."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class RehearsalRun:
         self._sandbox, self._limit, self._release = sandbox, limit, release
         self._files, self._reporter, self._found = files, reporter, found
 
-    def install(self) -> result.Rehearsal:
+    def install(self) -> None:
         """Run the bundle's own installer, as a board would."""
         self._reporter.stage("installing as the board would")
         board = self._release / "bundle/board"
@@ -108,9 +108,8 @@ class RehearsalRun:
         else:
             argv = ["/usr/bin/python3", "-I", "-B", self._sandbox.inside(board / "install.py"), env]
         self._execute("installing", argv, INSTALL_TIMEOUT_S, lambda line: None)
-        return self._found
 
-    def answer(self, reference: HostReference, options: result.Options) -> result.Rehearsal:
+    def answer(self, reference: HostReference, options: result.Options) -> None:
         """Start the installed engine, generate, and take its choice at each token of the host's."""
         self._reporter.stage("answering as the board would")
         home = self._sandbox.work / "home"
@@ -133,12 +132,14 @@ class RehearsalRun:
             match event.get("event"):
                 case "loaded":
                     features = event.get("details", {}).get("cpu_features") or ()
-                    self._add(engine=f"{event.get('engine')} {event.get('version')}",
-                              kernels=tuple(map(str, features)))  # fmt: skip
+                    self._found.engine = f"{event.get('engine')} {event.get('version')}"
+                    self._found.kernels = tuple(map(str, features))
                 case "prompt" if event.get("ids") != list(reference.prompt):
-                    self._fail("wrong-answers", "the board turns the prompt into other tokens")
+                    self._found.fail(
+                        "wrong-answers", "the board turns the prompt into other tokens"
+                    )
                 case "answer":
-                    self._add(text=str(event.get("text", "")))
+                    self._found.text = str(event.get("text", ""))
                 case "token":
                     token = event.get("id")
                     chosen.append(token if isinstance(token, int) else -1)
@@ -148,12 +149,9 @@ class RehearsalRun:
 
         self._execute("answering", argv, ANSWER_TIMEOUT_S, listen, failure)
         if self._found.ok:
-            self._add(agreement=compare(reference, chosen))
-        return self._found
+            self._found.agreement = compare(reference, chosen)
 
-    def run_tool(
-        self, variant: str, reference: HostReference, options: result.Options
-    ) -> result.Rehearsal:
+    def run_tool(self, variant: str, reference: HostReference, options: result.Options) -> None:
         """Answer with a static program of the bundle: all that a phone gets."""
         self._reporter.stage("answering as the phone would")
         bundle = self._release / "bundle"
@@ -168,10 +166,10 @@ class RehearsalRun:
         pieces: list[str] = []
         self._execute("answering", argv, ANSWER_TIMEOUT_S, pieces.append)
         text = "".join(pieces).replace("[end of text]", "").strip()
-        self._add(engine=f"static llama.cpp, {variant}", text=text)
+        self._found.engine, self._found.text = f"static llama.cpp, {variant}", text
         if self._found.ok and reference.text.strip() and not text:
-            self._fail("wrong-answers", "the program prints nothing, this machine's engine does")
-        return self._found
+            message = "the program prints nothing, this machine's engine does"
+            self._found.fail("wrong-answers", message)
 
     def _execute(
         self,
@@ -188,63 +186,42 @@ class RehearsalRun:
                 command, env=self._sandbox.environment(), stderr=errors, start_new_session=True
             )
             assert process.stdout
-            killer = Countdown(process, timeout_s)
-            tail: list[str] = []
-            with killer, PeakWatcher(process.pid) as watcher:
-                for raw in process.stdout:
-                    line = decode_output(raw)
-                    tail = [*tail[-20:], line]
-                    listen(line)
-                code = process.wait()
+            tail, expired = list[str](), threading.Event()
+
+            def end() -> None:
+                expired.set()
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+
+            timer = threading.Timer(timeout_s, end)
+            timer.start()
+            try:
+                with PeakWatcher(process.pid) as watcher:
+                    for raw in process.stdout:
+                        line = decode_output(raw)
+                        tail = [*tail[-20:], line]
+                        listen(line)
+                    code = process.wait()
+            finally:
+                timer.cancel()
+                if process.poll() is None:
+                    end()
+                    process.wait()
             errors.seek(0)
             output = "".join(tail) + errors.read()[-8000:]
-        seconds = {**self._found.seconds, stage: time.monotonic() - started}
-        self._add(seconds=seconds, memory=watcher.peak if watcher.peak.guest else None)
-        if killer.expired:
-            self._fail("timeout", f"not finished after {timeout_s:.0f} s of emulation", stage)
+        found = self._found
+        found.seconds[stage] = time.monotonic() - started
+        found.memory = watcher.peak if watcher.peak.guest else None
+        if expired.is_set():
+            found.fail("timeout", f"not finished after {timeout_s:.0f} s of emulation", stage)
         elif code:
             if failure:  # our own error, with its own next step
                 output = f"error: {failure['message']}"
                 code = int(failure["exit_code"])
-            self._add(
-                problem=result.diagnose(
-                    stage, code, output, oom_kills=self._limit.oom_kills(),
-                    limit_bytes=self._found.limit_bytes, cpu=self._found.cpu.cpu.name,
-                )
+            found.problem = result.diagnose(
+                stage, code, output, oom_kills=self._limit.oom_kills(),
+                limit_bytes=found.limit_bytes, cpu=found.cpu.cpu.name,
             )  # fmt: skip
-
-    def _add(self, **fields: Any) -> None:
-        self._found = replace(self._found, **fields)
-
-    def _fail(self, kind: Any, message: str, stage: str = "answering") -> None:
-        self._add(problem=result.Problem(kind, stage, message))
-
-
-class Countdown:
-    """Kills a process group that does not end in time."""
-
-    def __init__(self, process: Popen[bytes], seconds: float) -> None:
-        self.expired = False
-        self._process = process
-        self._timer = threading.Timer(seconds, self._expire)
-
-    def _expire(self) -> None:
-        self.expired = True
-        self._kill()
-
-    def _kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-
-    def __enter__(self) -> Countdown:
-        self._timer.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-        if self._process.poll() is None:
-            self._kill()
-            self._process.wait()
 
 
 def read_event(line: str) -> dict[str, Any]:

@@ -191,7 +191,7 @@ def _change(
         fault_point()
         reporter.stage(f"writing {format_bytes(writer.n_new_bytes)}")
         began_s = time.monotonic()
-        writer.write(reporter, _facts(bundle, options))
+        writer.write(_facts(bundle, options))
         fault_point()
         if boot is not None and first_user is not None:
             write_boot_files(volume.work, boot, first_user.contents)
