@@ -200,6 +200,9 @@ class AnswerFilter:
     def __call__(self, event: TokenEvent) -> TokenEvent:
         return event
 
+    #: What opens and ends the thoughts that the answer may begin with; None: it has none.
+    thoughts: tuple[str, str] | None = None
+
     def find_closing(self) -> tuple[str, Sequence[int]] | None:
         """The text, and its token ids, that ends the thoughts that are open now; None outside."""
         return None
@@ -439,6 +442,11 @@ class Engine(Protocol):
         self, messages: Sequence[Message], choice: TemplateChoice | None = None
     ) -> AnswerFilter:
         """The filter for the stream that answers `messages`."""
+
+    def count_shortest(self, constraint: Constraint) -> int:
+        """About how many tokens the shortest answer under a constraint has. Raises UsageError for
+        what cannot be enforced, EngineMissingError without the package that does it.
+        """
 
     def stream(
         self,

@@ -7,6 +7,7 @@ When time runs short, tokens that close what is open are preferred: valid JSON, 
 from __future__ import annotations
 
 import json
+import math
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,8 @@ _CLOSING, _LONGEST_WAY = re.compile(rb'[\s"}\]]+'), 2048
 #: Tokens beyond the shortest way to the end that are kept free.
 _MARGIN = 4
 _SEARCH_EVERY = 8
+_MOST_PRODUCTS, _OPTIONS = 512, ("anyOf", "oneOf", "type", "enum")
+_DIGIT = re.compile(r"(?<!\\)((?:\\\\)*)\\d")
 _SPECIAL = re.compile(r"[\\.+*?()|\[\]{}^$#&~-]")
 
 
@@ -99,6 +102,18 @@ class Grammars:
         return n + 1  # the token that ends the turn
 
 
+def check_constraint(constraint: Constraint) -> None:
+    """Raise UsageError for what no vocabulary could enforce; EngineMissingError if none is tried,
+    because llguidance is missing.
+    """
+    lib = load_llguidance()
+    grammar, limits = _write_grammar(lib, constraint), lib.LLParserLimits(**_LIMITS)
+    check = lib.LLMatcher.validate_grammar_with_warnings
+    _, problems = check(grammar, None, limits=limits)
+    if problems:
+        raise _refuse(constraint, problems[0])
+
+
 class ConstrainedSampler:
     """A sampler whose tokens together keep to a constraint, and end within `room` tokens. `mask`
     puts -inf at the logits of a `source` that are False in a row of bool. Not for two streams.
@@ -133,10 +148,7 @@ class ConstrainedSampler:
         self._room -= 1
         if self._is_free:
             return self._sample_free(source, index)
-        if self.forced:
-            token = self.forced.pop(0)
-        else:
-            token = self._sample_bound(source, index)
+        token = self.forced.pop(0) if self.forced else self._sample_bound(source, index)
         if not self._matcher.consume_token(token):
             raise _refuse(self._constraint, self._matcher.get_error())
         if not self.forced:
@@ -281,7 +293,8 @@ def _write_grammar(lib: Any, constraint: Constraint) -> str:
         raise UsageError(f"a {kind} of {len(text)} characters; the limit is {MAX_TEXT}")
     matcher = lib.LLMatcher
     if kind == "regex":
-        return str(matcher.grammar_from_regex(text))
+        # As in JSON's patterns a digit is 0 to 9; there are 700 more in Unicode.
+        return str(matcher.grammar_from_regex(_DIGIT.sub(r"\1[0-9]", text)))
     if kind == "lark":
         return str(matcher.grammar_from_lark(text))
     value = _read_json(text, kind)
@@ -291,6 +304,7 @@ def _write_grammar(lib: Any, constraint: Constraint) -> str:
         raise UsageError(f"a schema is a JSON object, got {printable(text):.60}")
     if isinstance(value, dict):
         value.pop("x-guidance", None)  # it would change what is enforced
+        _check_products(value)
     return str(matcher.grammar_from_json_schema(json.dumps(value), overrides=_JSON))
 
 
@@ -304,6 +318,43 @@ def _read_json(text: str, kind: str) -> Any:
         if (depth := depth + 1) > _MAX_DEPTH:
             raise UsageError(f"the {kind} nests more than {_MAX_DEPTH} deep")
     return value
+
+
+def _check_products(schema: dict[str, Any]) -> None:
+    """Raise UsageError for an `allOf` over so many alternatives that writing out their products,
+    as llguidance does before it counts, would take seconds.
+    """
+    for part in _walk(schema):
+        if isinstance(part, dict) and "allOf" in part:
+            product = 1
+            for n, inner in enumerate(_walk(part, schema)):
+                product *= _count_options(inner)
+                if product > _MOST_PRODUCTS or n > MAX_TEXT:
+                    raise UsageError(
+                        "the schema cannot be enforced: allOf over too many alternatives",
+                        next_step="write the combined schema out",
+                    )
+
+
+def _count_options(schema: Any) -> int:
+    found = (schema.get(key) for key in _OPTIONS) if isinstance(schema, dict) else ()
+    return math.prod(len(each) for each in found if isinstance(each, list) and each)
+
+
+def _walk(value: Any, root: dict[str, Any] | None = None) -> Iterator[Any]:
+    """A JSON value and all below it, and with `root` what local references in it lead to, as often
+    as they are made: of those that go round there is no end.
+    """
+    waiting = [value]
+    while waiting:
+        yield (each := waiting.pop())
+        waiting.extend(_children(each))
+        reference = each.get("$ref") if isinstance(each, dict) and root is not None else None
+        if isinstance(reference, str) and reference.startswith("#"):
+            found: Any = root
+            for name in reference[1:].strip("/").split("/") if reference != "#" else ():
+                found = found.get(name) if isinstance(found, dict) else None
+            waiting.append(found)
 
 
 def _children(value: Any) -> Iterator[Any]:
