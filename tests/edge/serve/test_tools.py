@@ -87,6 +87,18 @@ class TestServed:
         assert not any(chunk["delta"].get("content") for chunk in chunks)
         assert chunks[-1]["finish_reason"] == "tool_calls" and chunks[-1]["delta"] == {}
 
+    def test_the_status_shows_how_calls_are_written(self, caller: Served) -> None:
+        found = caller.client.get("/edge/v1/status").json()["tools"]
+        assert (found["syntax"], found["start"], found["proof"]) == (
+            "json", "<tool_call>\n", "template",
+        )  # fmt: skip
+
+    def test_a_form_of_the_answer_leaves_no_room_for_calls(self, caller: Served) -> None:
+        form = {"type": "json_schema", "json_schema": {"schema": {"enum": [1]}}}
+        found = caller.ask(tools=TOOLS, response_format=form).json()
+        assert found["choices"][0]["message"]["content"] == "1"
+        assert "no tool can be called" in found["edge"]["notes"][0]
+
     def test_a_call_that_is_cut_is_length(self, caller: Served) -> None:
         found = caller.ask(tools=TOOLS, max_tokens=1).json()["choices"][0]
         assert found["finish_reason"] == "length"
