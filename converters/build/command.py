@@ -106,7 +106,7 @@ RECIPES = tuple(recipe.id for recipe in list_recipes())
 )  # fmt: skip
 @click.option(
     "--warm", multiple=True, type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Text of a system prompt; its state is computed now and put into the bundle. Repeatable.",
+    help="Text of a system prompt, or a .json request with tools; its state goes into the bundle.",
 )  # fmt: skip
 @click.option(
     "--check-tools", is_flag=True,
