@@ -186,24 +186,30 @@ class ConstrainedSampler:
         return n_left <= self._shortest + _MARGIN
 
     def _sample_free(self, source: Any, index: int) -> int:
-        """A token before the constraint begins; the first one that is no thought may begin it."""
-        token = self.forced.pop(0) if self.forced else self._inner.sample(source, 0.0, index)
-        text = self._text + self._written(token)
-        rest = self._bound_part(text)
-        if rest is None:
-            self._text = text
-            return token
-        self._is_free = False
-        tokens = self._grammars.tokenizer.tokenize_bytes(rest) if rest else []
-        if self._after or self._text:  # what stands before it is written already
-            if self._matcher.try_consume_tokens(tokens) != len(tokens):
-                self._is_free = True  # not what was meant: the marker may come again
-                self._text = b""
+        """A token before the constraint begins. One that ends a marker and goes on with what the
+        constraint does not allow is not taken.
+        """
+        import numpy as np
+
+        others = np.ones(self._grammars.tokenizer.vocab_size, bool)
+        while True:
+            token = self.forced.pop(0) if self.forced else self._inner.sample(source, 0.0, index)
+            rest = self._bound_part(self._text + self._written(token))
+            if rest is None:
+                self._text += self._written(token)
                 return token
-            self.forced = list(self._matcher.compute_ff_tokens())
-            return token
-        self.forced, self._room = list(self._matcher.compute_ff_tokens()), self._room + 1
-        return self.sample(source, 0.0, index)
+            if not (self._after or self._text):  # no thoughts: the answer itself begins here
+                self._is_free, self._room = False, self._room + 1
+                self.forced = list(self._matcher.compute_ff_tokens())
+                return self.sample(source, 0.0, index)
+            tokens = self._grammars.tokenizer.tokenize_bytes(rest) if rest else []
+            if self._matcher.try_consume_tokens(tokens) == len(tokens):
+                self._is_free = False
+                self.forced = list(self._matcher.compute_ff_tokens())
+                return token
+            self._matcher.reset()
+            others[token] = False
+            source = self._mask(source, index, others)
 
     def _bound_part(self, text: bytes) -> bytes | None:
         """What of a text written so far the constraint is for; None while it has not begun."""

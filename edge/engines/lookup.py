@@ -118,7 +118,7 @@ class Guesser:
     """
 
     def __init__(
-        self, prompt: Sequence[int], gain: Gain | None, bound: ConstrainedSampler | None
+        self, prompt: Sequence[int], gain: Gain | None, bound: ConstrainedSampler | None = None
     ) -> None:
         self.index = -1
         self._gain, self._bound = gain, bound
