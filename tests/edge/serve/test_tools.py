@@ -34,7 +34,10 @@ TEMPLATE = (
 FUNCTION = {
     "name": "get_time",
     "description": "Tells the time",
-    "parameters": {"type": "object", "properties": {"zone": {"type": "string"}}},
+    "parameters": {
+        "type": "object",
+        "properties": {"zone": {"type": "string"}, "exact": {"type": "boolean"}},
+    },
 }
 TOOLS: list[Any] = [{"type": "function", "function": FUNCTION}]
 ROOMS = ["hall", "café", 'the "old" one']
@@ -206,7 +209,7 @@ class TestHeld:
             assert values["room"] in ROOMS and set(values) <= {"room", "on"}
             assert type(values.get("on", True)) is bool
         else:
-            assert name == "get_time" and set(values) <= {"zone"}
+            assert name == "get_time" and set(values) <= {"zone", "exact"}
 
     def test_three_tokens_are_answered_too(self, marker: Served) -> None:
         """Home Assistant tries a model so, with tools on offer."""
