@@ -11,16 +11,13 @@ import math
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from boardfit.edge.engines.vocabulary import EngineVocabulary
 from boardfit.edge.errors import EngineMissingError, UsageError
 from boardfit.edge.requirements import install_line
 from boardfit.edge.types import Constraint, GenerationConfig
 from boardfit.edge.units import printable
-
-if TYPE_CHECKING:
-    from boardfit.edge.engines.generation import TokenSampler
 
 #: Anonymous bytes that llguidance takes per token of a vocabulary (measured at 49,000 and 152,000).
 BYTES_PER_TOKEN = 450
@@ -36,6 +33,12 @@ _SEARCH_EVERY = 8
 _MOST_PRODUCTS, _OPTIONS = 512, ("anyOf", "oneOf", "type", "enum")
 _DIGIT = re.compile(r"(?<!\\)((?:\\\\)*)\\d")
 _SPECIAL = re.compile(r"[\\.+*?()|\[\]{}^$#&~-]")
+
+
+class TokenSampler(Protocol):
+    """Chooses a token under a pressure. `source` is what `TokenGeneration._logits` returns."""
+
+    def sample(self, source: Any, pressure: float, index: int, /) -> int: ...
 
 
 class Grammars:
@@ -327,8 +330,8 @@ def _read_json(text: str, kind: str) -> Any:
 
 
 def _check_products(schema: dict[str, Any]) -> None:
-    """Raise UsageError for an `allOf` over so many alternatives that writing out their products,
-    as llguidance does before it counts, would take seconds.
+    """Raise UsageError for an `allOf` over alternatives whose products, which llguidance writes out
+    before it counts them, would take seconds.
     """
     for part in _walk(schema):
         if isinstance(part, dict) and "allOf" in part:

@@ -1,25 +1,21 @@
 """Tokens in, tokens out: the prefill in steps, and a token at a time, or with guesses behind it."""
 
-from __future__ import annotations
-
 import codecs
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from boardfit.edge.engines.abort import StopWatcher
+from boardfit.edge.engines.constraint import ConstrainedSampler, Grammars, TokenSampler
 from boardfit.edge.engines.lease import Lease
 from boardfit.edge.engines.lookup import Guesser
 from boardfit.edge.engines.prefix_cache import PrefixCache
 from boardfit.edge.engines.vocabulary import EngineVocabulary
 from boardfit.edge.template.thinking import count_begun
 from boardfit.edge.types import FinishReason, GenerationConfig, StreamStart, TokenEvent
-
-if TYPE_CHECKING:
-    from boardfit.edge.engines.constraint import ConstrainedSampler, Grammars
 
 C = TypeVar("C", bound=PrefixCache)
 
@@ -64,12 +60,6 @@ class TextStream:
         keep = count_begun(text, self._stop)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
-
-
-class TokenSampler(Protocol):
-    """Chooses a token under a pressure. `source` is what `TokenGeneration._logits` returns."""
-
-    def sample(self, source: Any, pressure: float, index: int, /) -> int: ...
 
 
 class TokenGeneration(ABC, Generic[C]):
@@ -203,8 +193,6 @@ class TokenGeneration(ABC, Generic[C]):
         """`sampler`, held to the constraint if there is one."""
         if config.constraint is None:
             return None
-        from boardfit.edge.engines.constraint import ConstrainedSampler
-
         room = min(room, config.max_tokens) if config.max_tokens > 0 else room
         words, mask = self._vocabulary, self._mask
         return ConstrainedSampler(self.grammars, words, config, sampler, mask, room)
@@ -212,8 +200,6 @@ class TokenGeneration(ABC, Generic[C]):
     @cached_property
     def grammars(self) -> Grammars:
         """Compiles constraints for this vocabulary."""
-        from boardfit.edge.engines.constraint import Grammars
-
         return Grammars(self._vocabulary)
 
     def _resume(self) -> None:

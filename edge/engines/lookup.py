@@ -6,13 +6,9 @@ would have chosen are kept. It pays where a step of several tokens costs little 
 one and guesses are often right: both are measured, and guessing stops while it does not pay.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from boardfit.edge.engines.constraint import ConstrainedSampler
+from boardfit.edge.engines.constraint import ConstrainedSampler
 
 #: Tokens that must be the same for what followed them to be guessed.
 N_GRAM = 3

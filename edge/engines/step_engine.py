@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from boardfit.edge.engines.abort import StopWatcher
 from boardfit.edge.engines.base import EngineBase, LogitRows
-from boardfit.edge.engines.generation import TokenSampler, raise_stop_error
+from boardfit.edge.engines.constraint import TokenSampler
+from boardfit.edge.engines.generation import raise_stop_error
 from boardfit.edge.engines.hf_tokenizer import HfTokenizer
 from boardfit.edge.engines.lease import Lease
 from boardfit.edge.engines.lookup import Guesser
