@@ -6,6 +6,7 @@ import json
 import random
 from typing import Any
 
+import llguidance
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,8 +16,6 @@ from boardfit.edge.template.tool_format import CallReader, ToolFormat
 from boardfit.edge.template.tool_grammar import write_grammar
 from boardfit.edge.types import ToolCall
 from tests.edge.template.test_tool_format import FORMS
-
-llguidance = pytest.importorskip("llguidance", reason="pip install 'boardfit[constrain]'")
 
 ROOMS = ["hall", "café", 'the "old" one', "a, b"]
 TOOLS: dict[str, dict[str, Any]] = {
