@@ -33,6 +33,7 @@ from boardfit.edge.states.store import (
 )
 from boardfit.edge.types import (
     AnswerFilter,
+    Constraint,
     Engine,
     FinishReason,
     GenerationConfig,
@@ -193,6 +194,8 @@ class Session:
         asked_ns = time.monotonic_ns()
         received_ns = asked_ns if received_ns is None else received_ns
         asked = [*self.messages, *as_messages(text)]
+        if config.constraint is not None:
+            config, budget = self._bind(config, config.constraint, budget, asked)
         try:
             turn = self._begin(asked, config, budget, received_ns, asked_ns)
         except DeadlineError as refusal:
@@ -214,6 +217,28 @@ class Session:
             self._finish(asked, turn)
             raise
         self._finish(asked, turn)
+
+    def _bind(
+        self,
+        config: GenerationConfig,
+        constraint: Constraint,
+        budget: Budget | None,
+        asked: Sequence[Message],
+    ) -> tuple[GenerationConfig, Budget | None]:
+        """Let thoughts come before what a constraint is for, and its shortest text fit a budget."""
+        thoughts = constraint.thoughts or self.filter_answer(asked).thoughts
+        config = dataclasses.replace(
+            config, constraint=dataclasses.replace(constraint, thoughts=thoughts)
+        )
+        n_least = self.engine.count_shortest(constraint)
+        if config.max_tokens >= 0 and n_least > config.max_tokens:
+            raise UsageError(
+                f"the shortest answer of this form has about {n_least} tokens; "
+                f"{config.max_tokens} are allowed"
+            )
+        if budget is not None:
+            budget = dataclasses.replace(budget, n_min=n_least, tell=False)
+        return config, budget
 
     def check_template(self) -> None:
         """Render a trial conversation. Raises for a template that is missing or unfit."""

@@ -5,9 +5,11 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Generic, Protocol, TypeVar
+from functools import cached_property
+from typing import Any, Generic, TypeVar
 
 from boardfit.edge.engines.abort import StopWatcher
+from boardfit.edge.engines.constraint import ConstrainedSampler, Grammars, TokenSampler
 from boardfit.edge.engines.lease import Lease
 from boardfit.edge.engines.lookup import Guesser
 from boardfit.edge.engines.prefix_cache import PrefixCache
@@ -60,12 +62,6 @@ class TextStream:
         return text[: len(text) - keep]
 
 
-class TokenSampler(Protocol):
-    """Chooses a token under a pressure. `source` is what `TokenGeneration._logits` returns."""
-
-    def sample(self, source: Any, pressure: float, index: int, /) -> int: ...
-
-
 class TokenGeneration(ABC, Generic[C]):
     """The generation loop of every engine. `n_ctx` tokens were asked for; a library may round up.
     `stop_texts` end an answer beside the tokens that do.
@@ -115,12 +111,14 @@ class TokenGeneration(ABC, Generic[C]):
                 return
             t_ns = t_prefill_ns = time.monotonic_ns()
             self.last_start = StreamStart(len(prompt), n_reused, t_start_ns, t_prefill_ns)
-            guesser = self._make_guesser(config, prompt)
+            bound = self._bind(sampler, config, self.n_ctx - len(prompt))
+            guesser = self._make_guesser(config, prompt, bound)
             while True:
                 with lease.lock:
                     held = lease.get_for(stream_id)
                     pressure = config.pressure() if config.pressure else 0.0
                     chosen_by = closer if pressure > 0 and closer is not None else sampler
+                    chosen_by = bound or chosen_by
                     index = guesser.index if guesser else -1
                     token = chosen_by.sample(self._logits(held), pressure, index)
                     t_before_ns, t_ns = t_ns, time.monotonic_ns()
@@ -141,6 +139,8 @@ class TokenGeneration(ABC, Generic[C]):
                 known.append(token)
                 shown = text.push(piece)
                 finish = self._finish(text, n_out, n_cached, config)
+                if finish is None and bound is not None and bound.is_done:
+                    finish = "stop"
                 if finish is not None:
                     yield TokenEvent(token, shown + text.flush(), t_ns, finish)
                     return
@@ -160,7 +160,7 @@ class TokenGeneration(ABC, Generic[C]):
                 tokens = [token]
                 if guesser is not None:
                     # What may still come behind this token: guesses beyond it would be thrown away.
-                    room = self.n_ctx - n_cached - 2 if pressure == 0 else 0
+                    room = self.n_ctx - n_cached - 2 if pressure == 0 or bound else 0
                     if config.max_tokens > 0:
                         room = min(room, config.max_tokens - n_out - 1)
                     tokens += guesser.guess(room)
@@ -186,6 +186,21 @@ class TokenGeneration(ABC, Generic[C]):
                 self._lease.get_for(stream_id).keep_prefix(known)
             self._resume()
         return stream_id
+
+    def _bind(
+        self, sampler: TokenSampler, config: GenerationConfig, room: int
+    ) -> ConstrainedSampler | None:
+        """`sampler`, held to the constraint if there is one."""
+        if config.constraint is None:
+            return None
+        room = min(room, config.max_tokens) if config.max_tokens > 0 else room
+        words, mask = self._vocabulary, self._mask
+        return ConstrainedSampler(self.grammars, words, config, sampler, mask, room)
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """Compiles constraints for this vocabulary."""
+        return Grammars(self._vocabulary)
 
     def _resume(self) -> None:
         """Called when others have passed, and a stream goes on."""
@@ -213,6 +228,10 @@ class TokenGeneration(ABC, Generic[C]):
         """Where a sampler finds the logits of the latest step."""
 
     @abstractmethod
+    def _mask(self, source: Any, index: int, allowed: Any) -> Any:
+        """`source` with the logits of tokens that are not `allowed` (bool [n_vocab]) at -inf."""
+
+    @abstractmethod
     def _prefill(self, stream_id: int, prompt: list[int], watcher: StopWatcher) -> bool:
         """Evaluate what of `prompt` is not cached yet, in steps. False if stopped on the way."""
 
@@ -222,7 +241,9 @@ class TokenGeneration(ABC, Generic[C]):
     ) -> bool:
         """Evaluate one generated token, and the guesses behind it. False if stopped meanwhile."""
 
-    def _make_guesser(self, config: GenerationConfig, prompt: list[int]) -> Guesser | None:
+    def _make_guesser(
+        self, config: GenerationConfig, prompt: list[int], bound: ConstrainedSampler | None
+    ) -> Guesser | None:
         """What guesses the next tokens of a stream; None where nothing does."""
         return None
 

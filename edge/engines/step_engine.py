@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from boardfit.edge.engines.abort import StopWatcher
 from boardfit.edge.engines.base import EngineBase, LogitRows
-from boardfit.edge.engines.generation import TokenSampler, raise_stop_error
+from boardfit.edge.engines.constraint import TokenSampler
+from boardfit.edge.engines.generation import raise_stop_error
 from boardfit.edge.engines.hf_tokenizer import HfTokenizer
 from boardfit.edge.engines.lease import Lease
 from boardfit.edge.engines.lookup import Guesser
@@ -137,6 +138,11 @@ class StepEngine(EngineBase[D]):
     def _logits(self, held: D) -> Any:
         # A vocabulary padded for speed has logits that stand for nothing.
         return held.logits[: self._vocabulary.n_tokens]
+
+    def _mask(self, source: Any, index: int, allowed: Any) -> Any:
+        import numpy as np
+
+        return np.where(allowed, source, np.float32(-np.inf))
 
     def _prefill(self, stream_id: int, prompt: list[int], watcher: StopWatcher) -> bool:
         budget_s = _STEP_BUDGET_S if watcher.active else None

@@ -193,6 +193,10 @@ class ToolFilter(AnswerFilter):
         )
         return dataclasses.replace(event, text=text, calls=tuple(calls))
 
+    @property
+    def thoughts(self) -> tuple[str, str] | None:  # type: ignore[override]
+        return self._inner.thoughts
+
     def find_closing(self) -> tuple[str, Sequence[int]] | None:
         return self._inner.find_closing()
 

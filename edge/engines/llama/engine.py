@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.engines.abort import TILE, UNFUSED_TILE, ChunkSizer, StopWatcher
@@ -29,6 +29,9 @@ from boardfit.edge.files.gguf import GgufHeader, read_header
 from boardfit.edge.files.gguf.purpose import require_language_model, require_text_only
 from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.types import EngineInfo, GenerationConfig
+
+if TYPE_CHECKING:
+    from boardfit.edge.engines.constraint import ConstrainedSampler
 
 
 class LlamaCppEngine(EngineBase[LlamaContext]):
@@ -128,12 +131,24 @@ class LlamaCppEngine(EngineBase[LlamaContext]):
     def _logits(self, held: LlamaContext) -> Any:
         return held.handle
 
-    def _make_guesser(self, config: GenerationConfig, prompt: list[int]) -> Guesser | None:
+    def _mask(self, source: Any, index: int, allowed: Any) -> Any:
+        import numpy as np
+
+        logits = np.ctypeslib.as_array(
+            self._lib.llama_get_logits_ith(source, index), (self._vocab.n_tokens,)
+        )
+        logits[~allowed] = -np.inf
+        return source
+
+    def _make_guesser(
+        self, config: GenerationConfig, prompt: list[int], bound: ConstrainedSampler | None
+    ) -> Guesser | None:
         """Only greedy answers are guessed: there a guess is right or wrong, and right ones change
         nothing.
         """
         is_greedy = config.temperature == 0 and config.repeat_penalty == 1
-        return Guesser(prompt, self._gain) if self._gain is not None and is_greedy else None
+        gain = self._gain if is_greedy else None
+        return Guesser(prompt, gain, bound) if gain is not None or bound is not None else None
 
     def _get_look(self) -> Callable[[], None]:
         return self._lease.get().give_up_if_stuck
@@ -178,7 +193,8 @@ class LlamaCppEngine(EngineBase[LlamaContext]):
                 if len(tokens) == 1:
                     code = context.evaluate_one(tokens[0])
                 else:
-                    code = context.evaluate(tokens, guesses=True)
+                    is_guess = guesser is not None and not guesser.is_forced
+                    code = context.evaluate(tokens, guesses=is_guess)
             if code != ABORTED or not self._is_to_repeat(context, watcher):
                 break
         if code != OK:
