@@ -127,10 +127,11 @@ class PacedTurn:
         hold = self._hold = SentenceHold()
         self._stopped_ns, began_ns = 0, time.monotonic_ns()
         timing.freezes.begin()
-        is_bound = self._config.constraint is not None  # the engine itself leads it to its end
+        bound = self._config.constraint  # where it begins, the engine itself leads it to its end
+        is_bound = bound is not None and not bound.after
         pressure = self._pressure if timing.can_close and not is_bound else None
         config = dataclasses.replace(
-            self._config, pressure=pressure, tokens_left=self._count_left if is_bound else None
+            self._config, pressure=pressure, tokens_left=self._count_left if bound else None
         )
         sort = self._filter_answer(self.messages)
         for event in self._stream_answering(config, lambda: self._must_stop(end_ns), sort):

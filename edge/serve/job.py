@@ -94,7 +94,7 @@ class Job:
         """What was done otherwise than asked, its pauses among it."""
         n, s = self.n_passed, self.paused_ns / 1e9
         paused = (f"paused for {s:.1f} s while {n} more urgent were answered",) if n else ()
-        return (*self.notes, *paused)
+        return (*self.notes, *self.session.notes, *paused)
 
     def latest_end_ns(self, start_ns: int) -> int:
         """When it is over at the latest, if it starts at `start_ns`."""
