@@ -201,7 +201,8 @@ class ConstrainedSampler:
             if rest is None:
                 self._text += self._written(token)
                 return token
-            if not (self._after or self._text):  # no thoughts: the answer itself begins here
+            is_first = not (self._after or self._text)
+            if is_first and rest == self._written(token):  # no thoughts: the answer begins here
                 self._is_free, self._room = False, self._room + 1
                 self.forced = list(self._matcher.compute_ff_tokens())
                 return self.sample(source, 0.0, index)
