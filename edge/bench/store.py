@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,11 @@ def data_directory() -> Path:
     """Where results are kept: the user's data folder (XDG_DATA_HOME), boardfit/results."""
     base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share"
     return Path(base) / "boardfit/results"
+
+
+def find_month_file() -> Path:
+    """Where the results of this month are kept."""
+    return data_directory() / f"{datetime.now(timezone.utc):%Y-%m}.jsonl"
 
 
 def append_results(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
