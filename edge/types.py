@@ -104,16 +104,6 @@ class ToolShaper(Protocol):
         """
 
 
-class Passing(Protocol):
-    """Lets more urgent streams of the same engine pass one, between two of its steps."""
-
-    def is_wanted(self) -> bool:
-        """Whether another one waits. From any thread."""
-
-    def let_pass(self) -> None:
-        """Run them, to their ends."""
-
-
 @dataclass(frozen=True)
 class GenerationConfig:
     """How tokens are chosen and when to stop. `temperature` 0 is greedy; -1 for `max_tokens` means
@@ -124,8 +114,8 @@ class GenerationConfig:
     Engines that cannot do this (`describe().details["can_close"]`) ignore it.
 
     `marks` are lengths of beginnings that later prompts are likely to share: a memory that cannot
-    be cut back is kept there, where it can be. `passing` is asked between steps whether more urgent
-    streams are to be run first.
+    be cut back is kept there, where it can be. With `ticks` a stream yields an event without a
+    token after each step that chose none for it, so that others can be asked on meanwhile.
     """
 
     max_tokens: int = -1
@@ -139,7 +129,7 @@ class GenerationConfig:
     ignore_eos: bool = False
     pressure: Callable[[], float] | None = field(default=None, compare=False)
     marks: tuple[int, ...] = field(default=(), compare=False)
-    passing: Passing | None = field(default=None, compare=False)
+    ticks: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.max_tokens == 0 or self.max_tokens < -1:
@@ -170,6 +160,12 @@ class TokenEvent:
     t_ns: int
     finish_reason: FinishReason | None = None
     thought: str = ""
+
+    @property
+    def is_tick(self) -> bool:
+        """Whether it only says that a step was made (GenerationConfig.ticks)."""
+        return self.token_id is None and self.finish_reason is None
+
     calls: tuple[ToolCall, ...] = ()
 
 
@@ -428,8 +424,10 @@ class Engine(Protocol):
         stop: Callable[[], bool] | None = None,
     ) -> Iterator[TokenEvent]:
         """Generate after `tokens`. The KV cache of the longest common prefix with the previous call
-        is reused, or with an earlier one if the engine has shelves. `stop` is honoured within
-        50 ms, during prefill too. Raises InputError if `tokens` is empty or fills the context.
+        is reused, or with an earlier one if the engine has shelves. Streams may be asked on in
+        turns: where there are slots for them, a step serves all that wait. `stop` is honoured
+        within 50 ms, during prefill too. Raises InputError if `tokens` is empty or fills the
+        context.
         """
 
     @property
@@ -454,6 +452,16 @@ class Engine(Protocol):
     @property
     def threads_now(self) -> int:
         """Threads that compute the next step; fewer while other processes hold the cores."""
+
+    @property
+    def n_shared(self) -> int:
+        """Steps so far that served several streams."""
+
+    def slowdown(self, n: int) -> float:
+        """How many times longer a step for `n` streams takes than one for a single stream."""
+
+    def sharing_pays(self, n: int) -> bool:
+        """Whether `n` streams are done sooner together than one after another, as measured."""
 
     def reusable(self, tokens: Sequence[int]) -> int:
         """How many leading `tokens` a stream of them would find in the KV cache."""

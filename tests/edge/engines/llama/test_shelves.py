@@ -19,7 +19,6 @@ from boardfit.edge.chat.session import Session
 from boardfit.edge.engines import EngineSettings, open_engine
 from boardfit.edge.engines.llama.engine import LlamaCppEngine
 from boardfit.edge.engines.llama.estimate import cache_bytes_per_token, shelf_bytes, state_bytes
-from boardfit.edge.engines.llama.shelves import RUNNING
 from boardfit.edge.engines.settings import CHAT_MARKS
 from boardfit.edge.files.gguf import read_header
 from boardfit.edge.states import StateStore
@@ -197,9 +196,10 @@ def test_a_state_of_somebody_else_is_not_stored(plain: Path, tmp_path: Path) -> 
 
 def check_memory(engine: LlamaCppEngine) -> None:
     """What Python takes to be cached is what the library holds, for every sequence."""
-    context = engine._lease.get()
-    lib, memory = context._lib, context._memory
-    kept = {RUNNING: context.cached, **context._shelves._kept}
+    context = engine._lease.get().context
+    lib, memory = context.lib, context.memory
+    running = {each.seq: each.cached for each in context.sequences}
+    kept = {**running, **context.shelves._kept}
     for seq in range(int(lib.llama_n_seq_max(context.handle))):
         last = lib.llama_memory_seq_pos_max(memory, seq)
         assert last == len(kept.get(seq, [])) - 1, f"sequence {seq}"
