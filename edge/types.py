@@ -105,6 +105,22 @@ class ToolShaper(Protocol):
 
 
 @dataclass(frozen=True)
+class Constraint:
+    """What an answer must be: JSON by a schema (`text` is its JSON), a text that a regular
+    expression matches, one of some texts (a JSON list), or what a Lark grammar of ours writes.
+
+    Everything up to `after` is free, and so are thoughts, from the first to the second of
+    `thoughts`, when the answer begins with them. Engines raise UsageError for a text that they
+    cannot enforce.
+    """
+
+    kind: Literal["json_schema", "regex", "choice", "lark"]
+    text: str
+    after: str = ""
+    thoughts: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
 class GenerationConfig:
     """How tokens are chosen and when to stop. `temperature` 0 is greedy; -1 for `max_tokens` means
     up to the end of the context. `ignore_eos` serves benchmarks.
@@ -115,7 +131,9 @@ class GenerationConfig:
 
     `marks` are lengths of beginnings that later prompts are likely to share: a memory that cannot
     be cut back is kept there, where it can be. With `ticks` a stream yields an event without a
-    token after each step that chose none for it, so that others can be asked on meanwhile.
+    token after each step that chose none for it, so that others can be asked on meanwhile. Under a
+    `constraint`, `tokens_left` is asked for how many tokens there is time: the answer is closed
+    while they suffice.
     """
 
     max_tokens: int = -1
@@ -130,6 +148,8 @@ class GenerationConfig:
     pressure: Callable[[], float] | None = field(default=None, compare=False)
     marks: tuple[int, ...] = field(default=(), compare=False)
     ticks: bool = field(default=False, compare=False)
+    constraint: Constraint | None = None
+    tokens_left: Callable[[], float] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.max_tokens == 0 or self.max_tokens < -1:
@@ -176,6 +196,9 @@ class AnswerFilter:
 
     def __call__(self, event: TokenEvent) -> TokenEvent:
         return event
+
+    #: What opens and ends the thoughts that the answer may begin with; None: it has none.
+    thoughts: tuple[str, str] | None = None
 
     def find_closing(self) -> tuple[str, Sequence[int]] | None:
         """The text, and its token ids, that ends the thoughts that are open now; None outside."""
@@ -416,6 +439,11 @@ class Engine(Protocol):
         self, messages: Sequence[Message], choice: TemplateChoice | None = None
     ) -> AnswerFilter:
         """The filter for the stream that answers `messages`."""
+
+    def count_shortest(self, constraint: Constraint) -> int:
+        """About how many tokens the shortest answer under a constraint has. Raises UsageError for
+        what cannot be enforced, EngineMissingError without the package that does it.
+        """
 
     def stream(
         self,

@@ -128,8 +128,12 @@ class PacedTurn:
         hold = self._hold = SentenceHold()
         self._stopped_ns, began_ns = 0, time.monotonic_ns()
         timing.freezes.begin()
-        pressure = self._pressure if timing.can_close else None
-        config = dataclasses.replace(self._config, pressure=pressure)
+        bound = self._config.constraint  # where it begins, the engine itself leads it to its end
+        is_bound = bound is not None and not bound.after
+        pressure = self._pressure if timing.can_close and not is_bound else None
+        config = dataclasses.replace(
+            self._config, pressure=pressure, tokens_left=self._count_left if bound else None
+        )
         sort = self._filter_answer(self.messages)
         for event in self._stream_answering(config, lambda: self._must_stop(end_ns), sort):
             if event.is_tick:
@@ -140,7 +144,7 @@ class PacedTurn:
                 request.latest_ns.append(event.t_ns)
             shown = hold.push(event.text)
             if event.finish_reason is None:
-                ends = self._must_end(shown)
+                ends = not is_bound and self._must_end(shown)
             else:
                 ends = self._was_stopped_for_time(event)
             if ends:
@@ -185,6 +189,9 @@ class PacedTurn:
         request.adjustments += (Adjustment("thoughts ended", cost, 0.0),)
         if config.max_tokens >= 0:
             config = dataclasses.replace(config, max_tokens=config.max_tokens - request.n_out)
+        if config.constraint is not None:
+            bound = dataclasses.replace(config.constraint, thoughts=None)
+            config = dataclasses.replace(config, constraint=bound)
         yield from self._open_stream([*tokens, *ids], config, stop, sort)
 
     def _must_answer(self, config: GenerationConfig, n_closing: int) -> bool:

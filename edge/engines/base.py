@@ -22,6 +22,7 @@ from boardfit.edge.errors import InputError, UnsupportedModelError
 from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.types import (
     AnswerFilter,
+    Constraint,
     EngineInfo,
     GenerationConfig,
     Message,
@@ -308,6 +309,12 @@ class EngineBase(SequenceEngine[C]):
                 f"token ids from {min(tokens)} to {max(tokens)}; "
                 f"the vocabulary has 0 to {n_vocab - 1}"
             )
+
+    def count_shortest(self, constraint: Constraint) -> int:
+        """As the protocol says."""
+        with self._text_lock:
+            self._lease.get()
+            return self.grammars.shortest(self.grammars.compile(constraint))
 
     # ---- state --------------------------------------------------------------------------------
 

@@ -11,9 +11,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from functools import cached_property
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from boardfit.edge.engines.abort import StopWatcher
+from boardfit.edge.engines.constraint import ConstrainedSampler, Grammars, TokenSampler
 from boardfit.edge.engines.lease import Lease
 from boardfit.edge.engines.lookup import Guesser, Sharing
 from boardfit.edge.engines.prefix_cache import PrefixCache
@@ -66,12 +68,6 @@ class TextStream:
         return text[: len(text) - keep]
 
 
-class TokenSampler(Protocol):
-    """Chooses a token under a pressure. `source` is what `SequenceEngine._logits` returns."""
-
-    def sample(self, source: Any, pressure: float, index: int, /) -> int: ...
-
-
 @dataclass(eq=False)
 class AnswerStream:
     """One answer on its way. `known` are its tokens, prompt and answer; a step evaluates those that
@@ -84,6 +80,7 @@ class AnswerStream:
     watcher: StopWatcher
     sampler: TokenSampler | None = None  # None: nothing is chosen
     closer: TokenSampler | None = None
+    bound: ConstrainedSampler | None = None
     guesser: Guesser | None = None
     id: int = 0
     guesses: list[int] = field(default_factory=list)
@@ -100,12 +97,15 @@ class AnswerStream:
 
 
 class ChosenToken(NamedTuple):
-    """A token, when it was chosen, how many were cached before it, and whether it ends the turn."""
+    """A token, when it was chosen, how many were cached before it, whether it ends the turn, and
+    whether nothing may follow it.
+    """
 
     id: int
     t_ns: int
     n_cached: int
     is_end: bool
+    is_last: bool
 
 
 class SequenceEngine(ABC, Generic[C]):
@@ -146,8 +146,9 @@ class SequenceEngine(ABC, Generic[C]):
             self._samplers(config, prompt) as (sampler, closer),
             StopWatcher(stop, self._lease.interrupt, self._get_look()) as watcher,
         ):
-            guesser = self._make_guesser(config, prompt)
-            stream = AnswerStream(list(prompt), config, watcher, sampler, closer, guesser)
+            bound = self._bind(sampler, config, self.n_ctx - len(prompt))
+            guesser = self._make_guesser(config, prompt, bound)
+            stream = AnswerStream(list(prompt), config, watcher, sampler, closer, bound, guesser)
             stream.t_start_ns, stream.n_prompt = t_start_ns, len(prompt)
             self.last_start = None
             with self._joined(stream):
@@ -197,6 +198,8 @@ class SequenceEngine(ABC, Generic[C]):
             n_out += 1
             shown = text.push(self._vocabulary.piece(chosen.id))
             finish = self._finish(text, n_out, chosen.n_cached, config)
+            if finish is None and chosen.is_last:
+                finish = "stop"
             if finish is not None:
                 yield TokenEvent(chosen.id, shown + text.flush(), chosen.t_ns, finish)
                 return
@@ -251,6 +254,7 @@ class SequenceEngine(ABC, Generic[C]):
         config, guesser, vocabulary = stream.config, stream.guesser, self._vocabulary
         pressure = config.pressure() if config.pressure else 0.0
         sampler = stream.closer if pressure > 0 and stream.closer is not None else stream.sampler
+        sampler = stream.bound or sampler
         assert sampler is not None
         index = stream.index + max(0, guesser.index) if guesser else stream.index
         token = sampler.sample(self._logits(slot), pressure, index)
@@ -262,16 +266,32 @@ class SequenceEngine(ABC, Generic[C]):
             if n_wrong:
                 slot.truncate(n_cached)
         is_end = not config.ignore_eos and vocabulary.is_eog(token)
-        stream.chosen.append(ChosenToken(token, t_ns, n_cached, is_end))
+        is_last = is_end or (stream.bound is not None and stream.bound.is_done)
+        stream.chosen.append(ChosenToken(token, t_ns, n_cached, is_end, is_last))
         if not is_end:
             stream.known.append(token)
-        if not is_end and not is_guessed and guesser is not None:
+        if not is_last and not is_guessed and guesser is not None:
             # What may still come behind this token: guesses beyond it would be thrown away.
-            room = self.n_ctx - n_cached - 2 if pressure == 0 else 0
+            room = self.n_ctx - n_cached - 2 if pressure == 0 or stream.bound else 0
             if config.max_tokens > 0:
                 room = min(room, config.max_tokens - len(stream.known) + stream.n_prompt - 1)
             stream.guesses = guesser.guess(room)
-        return is_guessed and not is_end
+        return is_guessed and not is_last
+
+    def _bind(
+        self, sampler: TokenSampler, config: GenerationConfig, room: int
+    ) -> ConstrainedSampler | None:
+        """`sampler`, held to the constraint if there is one."""
+        if config.constraint is None:
+            return None
+        room = min(room, config.max_tokens) if config.max_tokens > 0 else room
+        words, mask = self._vocabulary, self._mask
+        return ConstrainedSampler(self.grammars, words, config, sampler, mask, room)
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """Compiles constraints for this vocabulary."""
+        return Grammars(self._vocabulary)
 
     def _finish(
         self, text: TextStream, n_out: int, n_cached: int, config: GenerationConfig
@@ -296,12 +316,18 @@ class SequenceEngine(ABC, Generic[C]):
         """Where a sampler finds the logits of the latest step."""
 
     @abstractmethod
+    def _mask(self, source: Any, index: int, allowed: Any) -> Any:
+        """`source` with the logits of tokens that are not `allowed` (bool [n_vocab]) at -inf."""
+
+    @abstractmethod
     def _step(self, streams: list[AnswerStream]) -> bool:
         """Evaluate a next part of what these streams know and their slots do not hold, and choose
         tokens behind what is complete. Holding the lease's lock. False if it was interrupted.
         """
 
-    def _make_guesser(self, config: GenerationConfig, prompt: list[int]) -> Guesser | None:
+    def _make_guesser(
+        self, config: GenerationConfig, prompt: list[int], bound: ConstrainedSampler | None
+    ) -> Guesser | None:
         """What guesses the next tokens of a stream; None where nothing does."""
         return None
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from boardfit.edge.engines.base import EngineBase, LogitRows
-from boardfit.edge.engines.generation import AnswerStream, TokenSampler
+from boardfit.edge.engines.constraint import TokenSampler
+from boardfit.edge.engines.generation import AnswerStream
 from boardfit.edge.engines.hf_tokenizer import HfTokenizer
 from boardfit.edge.engines.lease import Lease
 from boardfit.edge.engines.numpy_sampler import NumpyCloser, NumpySampler
@@ -135,6 +136,11 @@ class StepEngine(EngineBase[D]):
     def _logits(self, held: D) -> Any:
         # A vocabulary padded for speed has logits that stand for nothing.
         return held.logits[: self._vocabulary.n_tokens]
+
+    def _mask(self, source: Any, index: int, allowed: Any) -> Any:
+        import numpy as np
+
+        return np.where(allowed, source, np.float32(-np.inf))
 
     def _step(self, streams: list[AnswerStream]) -> bool:
         """A decoder takes one token a step, so there are no guesses."""

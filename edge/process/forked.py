@@ -4,10 +4,11 @@ Python looks at its clock, and at Ctrl-C, between two operations only; one in C 
 fork costs milliseconds. The function must be pure Python: the child has no other threads.
 """
 
+from __future__ import annotations
+
 import contextlib
 import gc
 import os
-import select
 import signal
 import struct
 import sys
@@ -16,15 +17,16 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import TYPE_CHECKING
 
-_LENGTH = struct.Struct("<Q")
-_REQUEST = struct.Struct("<Qd")  # bytes that follow, and seconds allowed
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+_SECONDS = struct.Struct("<d")  # begins a request: how long its answer may take
 #: What the parent waits beyond the child's own limit, before it kills the child itself.
 _GRACE_S = 0.2
 #: How long an answer may take after a Ctrl-C that is only noted, and how often that is looked at.
 _PATIENCE_S, _LOOK_S = 0.3, 0.1
-#: Answers are read in pieces of at most this many bytes.
-_CHUNK = 1 << 20
 
 
 class ForkedDeathError(Exception):
@@ -63,7 +65,7 @@ class ForkedWorker:
     def __init__(self, function: Callable[[bytes], bytes]) -> None:
         self._function = function
         self._lock = threading.Lock()
-        self._child: tuple[int, int, int] | None = None  # its id, and our ends of two pipes
+        self._child: tuple[int, Connection] | None = None  # its id, and our end of the pipe
 
     def start(self) -> None:
         """Fork the child now. Raises OSError when no process can be started."""
@@ -80,7 +82,7 @@ class ForkedWorker:
             is_old = self._child is not None
             try:
                 return self._ask(data, seconds)
-            except (BrokenPipeError, ForkedDeathError):
+            except (ConnectionError, ForkedDeathError):
                 if not is_old:
                     raise
                 return self._ask(data, seconds)  # it may have been killed before it was asked
@@ -92,13 +94,13 @@ class ForkedWorker:
                 self._end()
 
     def _ask(self, data: bytes, seconds: float) -> bytes:
-        writer, reader = self._open()
+        pipe = self._open()
         answer: bytes | None = None
         deadline = time.monotonic() + seconds + _GRACE_S
         try:
             with _noticed_interrupt() as is_interrupted:
-                _write(writer, _REQUEST.pack(len(data), seconds) + data)
-                answer = _read_answer(reader, deadline, is_interrupted)
+                pipe.send_bytes(_SECONDS.pack(seconds) + data)
+                answer = _receive(pipe, deadline, is_interrupted)
         finally:
             status = self._end() if answer is None else None
         if answer is not None:
@@ -108,33 +110,32 @@ class ForkedWorker:
             raise TimeoutError(f"it takes more than {seconds:g} s")
         raise death
 
-    def _open(self) -> tuple[int, int]:
-        """Our ends of the child's pipes, for requests and for answers."""
+    def _open(self) -> Connection:
+        """Our end of the child's pipe."""
         if self._child is None:
-            requests, answers = os.pipe(), os.pipe()
+            from multiprocessing.connection import Pipe  # slow to import, and rarely needed
+
+            ours, theirs = Pipe()
             # Blocked, so that no handler of ours runs in the child before it has its own.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
             try:
                 child = _fork()
                 if not child:
-                    _serve(self._function, requests[0], answers[1], before)  # never returns
-                self._child = child, requests[1], answers[0]
+                    _serve(self._function, theirs, before)  # never returns
+                self._child = child, ours
             except OSError:
-                os.close(requests[1])
-                os.close(answers[0])
+                ours.close()
                 raise
             finally:
-                os.close(requests[0])
-                os.close(answers[1])
+                theirs.close()
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        return self._child[1:]
+        return self._child[1]
 
     def _end(self) -> int | None:
         """Kill and reap the child; its wait status. None where the system reaps by itself."""
         assert self._child is not None
-        (child, *ends), self._child = self._child, None
-        for end in ends:
-            os.close(end)
+        (child, pipe), self._child = self._child, None
+        pipe.close()
         with contextlib.suppress(ChildProcessError, ProcessLookupError):
             pid, status = os.waitpid(child, os.WNOHANG)
             if pid:
@@ -152,7 +153,7 @@ def _fork() -> int:
 
 
 def _serve(
-    function: Callable[[bytes], bytes], reader: int, writer: int, mask: set[int | signal.Signals]
+    function: Callable[[bytes], bytes], pipe: Connection, mask: set[int | signal.Signals]
 ) -> None:
     """In the child: answer until the parent's end is closed, and leave without any clean-up that is
     the parent's.
@@ -167,32 +168,18 @@ def _serve(
         # A copy of a pipe, socket or lock of the parent's would outlive it.
         for file in map(int, os.listdir("/proc/self/fd")):
             with contextlib.suppress(OSError):
-                if file not in (reader, writer):
+                if file != pipe.fileno():
                     os.close(file)
-        while head := _read(reader, _REQUEST.size):
-            n_bytes, seconds = _REQUEST.unpack(head)
-            data = _read(reader, n_bytes)
-            signal.setitimer(signal.ITIMER_REAL, seconds)
-            answer = function(data)
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            _write(writer, _LENGTH.pack(len(answer)) + answer)
+        with contextlib.suppress(EOFError):
+            while True:
+                request = pipe.recv_bytes()
+                signal.setitimer(signal.ITIMER_REAL, *_SECONDS.unpack_from(request))
+                answer = function(request[_SECONDS.size :])
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                pipe.send_bytes(answer)
         code = 0
     finally:
         os._exit(code)
-
-
-def _read(reader: int, n_bytes: int) -> bytes:
-    """The next bytes; fewer at the end."""
-    taken = bytearray()
-    while len(taken) < n_bytes and (chunk := os.read(reader, min(_CHUNK, n_bytes - len(taken)))):
-        taken += chunk
-    return bytes(taken)
-
-
-def _write(writer: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(writer, rest) :]
 
 
 @contextlib.contextmanager
@@ -215,23 +202,18 @@ def _noticed_interrupt() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, previous)
 
 
-def _read_answer(reader: int, deadline: float, is_interrupted: Callable[[], bool]) -> bytes | None:
-    """The whole answer; None when the child or the time ends before. Raises KeyboardInterrupt
-    when Ctrl-C was noticed and the answer does not follow soon.
+def _receive(pipe: Connection, deadline: float, is_interrupted: Callable[[], bool]) -> bytes | None:
+    """The answer; None when the child or the time ends before. Raises KeyboardInterrupt when Ctrl-C
+    was noticed and the answer does not follow soon.
     """
     patience = time.monotonic() + _PATIENCE_S
-    taken, waiting = bytearray(), select.poll()
-    waiting.register(reader, select.POLLIN)
-    while len(taken) < _LENGTH.size or len(taken) < _LENGTH.size + _LENGTH.unpack_from(taken)[0]:
+    while not pipe.poll(_LOOK_S):
         now = time.monotonic()
         if now >= deadline:
             return None
         if is_interrupted() and now >= patience:
             raise KeyboardInterrupt
-        if not waiting.poll(1000 * min(deadline - now, _LOOK_S)):
-            continue
-        chunk = os.read(reader, _CHUNK)
-        if not chunk:
-            return None
-        taken += chunk
-    return bytes(taken[_LENGTH.size :])
+    try:
+        return pipe.recv_bytes()
+    except (EOFError, OSError):
+        return None

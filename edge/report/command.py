@@ -126,14 +126,12 @@ def render_report(found: Results, kind: Format, within_s: float | None = None) -
 
 def picture(records: Sequence[Record], within_s: float | None) -> bytes:
     """The newest run's charts on one sheet."""
-    from boardfit.edge.report.chart import Chart
-    from boardfit.edge.report.draw import draw_png
+    from boardfit.edge.report.draw import Chart, draw_png
 
     run = group_runs(records)[-1]
     figures = " · ".join(f"{name} {text}" for name, text in key_figures(run))
-    lines = [printable(verdict(run), 200), figures]
     charts = [chart for chart in run_charts(run, within_s) if isinstance(chart, Chart)]
-    return draw_png(charts, printable(page_title([run])), lines)
+    return draw_png(charts, [page_title([run]), verdict(run), figures])
 
 
 def check(records: Sequence[Record], *, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from boardfit.edge.bench.importers import read_all
 from boardfit.edge.errors import InputError, UsageError
 from boardfit.edge.report.compare import Ratio, Side, check_alike, compare, differences, parse_gate
 from boardfit.edge.report.figures import Run, group_runs, run_labels
-from boardfit.edge.report.fleet_charts import fleet_rows, heat_shares, list_columns
+from boardfit.edge.report.fleet import fleet_rows, heat_shares, list_columns
 from boardfit.edge.report.kinds import group_alike, name_kind
 from boardfit.edge.report.rows import align_columns
 from boardfit.edge.terminal.output import echo

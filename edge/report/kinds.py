@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from boardfit.edge.report import charts
 from boardfit.edge.report import deadline_rows as workload
 from boardfit.edge.report import language_rows as language
 from boardfit.edge.report import network_rows as network
-from boardfit.edge.report import run_charts as charts
-from boardfit.edge.report.chart import Chart, Missing
+from boardfit.edge.report.draw import Chart, Missing
 from boardfit.edge.report.figures import Figure, Run, Table, median
-from boardfit.edge.report.rows import flag_lines
+from boardfit.edge.report.rows import align_columns, flag_lines
 from boardfit.edge.units import MIB, format_bytes, format_seconds, printable
 
 
@@ -49,14 +49,13 @@ LOAD = Column(
 
 @dataclass(frozen=True)
 class Kind:
-    """What a report prints of runs of one kind. `lines` are for a terminal."""
+    """What a report prints of runs of one kind."""
 
     name: str
     columns: tuple[Column, ...]
     verdict: Callable[[Run], str]
     figures: Callable[[Run], list[Figure]]
     tables: Callable[[Run], list[Table]]
-    lines: Callable[[Run], list[str]]
     charts: Callable[[Run, float | None], list[Chart | Missing]]
     notes: Callable[[Run], list[str]] = lambda run: []
 
@@ -82,7 +81,6 @@ LANGUAGE = Kind(
     language.language_verdict,
     language.language_figures,
     lambda run: [(language.SPEED_HEADER, language.speed_rows(run))],
-    language.language_lines,
     charts.language_charts,
 )  # fmt: skip
 #: By the kind that all tests of a run share. Any other run is a language model's.
@@ -100,8 +98,7 @@ KINDS = {
         network.network_verdict,
         network.network_figures,
         network.network_tables,
-        network.network_lines,
-        lambda run, within_s: [charts.latencies(run, within_s), charts.memory_over_time(run)],
+        charts.network_charts,
     ),
     "deadline": Kind(
         "workload",
@@ -117,7 +114,6 @@ KINDS = {
         workload.deadline_verdict,
         workload.deadline_figures,
         workload.deadline_tables,
-        workload.deadline_lines,
         charts.deadline_charts,
         workload.deadline_notes,
     ),
@@ -165,10 +161,14 @@ def key_figures(run: Run) -> list[tuple[str, str]]:
 
 
 def run_lines(run: Run) -> list[str]:
-    """Print a run in about twelve lines: verdict, one line per test, figures, flags."""
-    flags = [f"flagged: {printable(flag, 300)}" for flag in flag_lines(run)]
-    lines = [*find_kind(run).lines(run), *(["", *flags] if flags else [])]
-    return [printable(line, 1000) for line in lines]
+    """Print a run for a terminal: verdict, one line per test, figures, notes, flags."""
+    kind = find_kind(run)
+    lines = [kind.verdict(run)]
+    for header, rows in (*kind.tables(run), (("figure", "value"), key_figures(run))):
+        lines += ["", *align_columns([header, *rows])]
+    doubts = [f"note: {printable(note, 300)}" for note in kind.notes(run)]
+    doubts += [f"flagged: {printable(flag, 300)}" for flag in flag_lines(run)]
+    return [printable(line, 1000) for line in [*lines, *([""] if doubts else []), *doubts]]
 
 
 def run_charts(run: Run, within_s: float | None = None) -> list[Chart | Missing]:

@@ -11,9 +11,8 @@ from importlib import resources
 from typing import Any, NamedTuple
 
 from boardfit.edge.errors import EngineMissingError
-from boardfit.edge.report import fleet_charts, rows
-from boardfit.edge.report.chart import Chart, Missing
-from boardfit.edge.report.draw import EXTRA, draw_svg
+from boardfit.edge.report import fleet, rows
+from boardfit.edge.report.draw import EXTRA, Chart, Missing, draw_svg
 from boardfit.edge.report.figures import (
     Record,
     Run,
@@ -25,7 +24,7 @@ from boardfit.edge.report.figures import (
 from boardfit.edge.report.kinds import find_kind, group_alike, name_kind
 from boardfit.edge.report.verify import verify_run
 from boardfit.edge.requirements import install_line
-from boardfit.edge.units import format_bytes, printable
+from boardfit.edge.units import printable
 
 # A page is for reading: the newest runs in full, more as rows, all of them in --format json.
 MAX_DETAILED, MAX_DETAILED_OF_MANY, MANY_RUNS = 6, 2, 50
@@ -57,7 +56,7 @@ def render_page(
     n_detailed = MAX_DETAILED if len(runs) <= MANY_RUNS else MAX_DETAILED_OF_MANY
     detailed = list(zip(runs, labels, strict=True))[-n_detailed:][::-1]
     fleets = [make_fleet(group, n) for n, group in enumerate(groups, 1) if len(group) > 1]
-    drawn, missing = pictures([fleet_charts.quality_against_size(runs)], "all")
+    drawn, missing = pictures([fleet.quality_against_size(runs)], "all")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -71,7 +70,7 @@ def render_page(
     return template.render(
         css=_file("page.css"),
         title=page_title(runs),
-        kinds_note=fleet_charts.fleet_verdict(runs) if len(groups) > 1 else None,
+        kinds_note=fleet.fleet_verdict(runs) if len(groups) > 1 else None,
         fleets=fleets,
         sections=sections,
         overview=drawn,
@@ -94,14 +93,14 @@ def label_sections(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> list
 
 def make_fleet(runs: Sequence[Run], number: int) -> dict[str, Any]:
     """Everything the template shows of several runs of one kind."""
-    pairs = zip(fleet_charts.fleet_rows(runs), fleet_charts.heat_shares(runs), strict=True)
+    pairs = zip(fleet.fleet_rows(runs), fleet.heat_shares(runs), strict=True)
     shown = list(pairs)[-MAX_ROWS:][::-1]
-    drawn, missing = pictures([fleet_charts.side_by_side(runs)], f"fleet{number}")
+    drawn, missing = pictures([fleet.side_by_side(runs)], f"fleet{number}")
     return {
         "id": f"fleet{number}",
         "kind": name_kind(runs[0]),
-        "verdict": fleet_charts.fleet_verdict(runs),
-        "columns": [column.heading for column in fleet_charts.list_columns(runs)],
+        "verdict": fleet.fleet_verdict(runs),
+        "columns": [column.heading for column in fleet.list_columns(runs)],
         "rows": [
             (cells[0], list(zip(cells[1:], map(find_step, shares), strict=True)))
             for cells, shares in shown
@@ -149,54 +148,6 @@ def section(
         "run": run,
         "pictures": drawn,
         "missing": missing,
-        "facts": provenance(run),
+        "facts": rows.provenance(run),
         "check": verify_run(run, partial=partial),
     }
-
-
-def provenance(run: Run) -> list[tuple[str, str]]:
-    """What a reader needs to repeat or to doubt the run."""
-    head = run.head
-    artifact, engine, machine, kit = (head[k] for k in ("artifact", "engine", "machine", "kit"))
-    cores = machine.get("n_cores")
-    commit = str(kit.get("commit") or "")[:12]
-    changed = "changed since the commit" if kit.get("changed") else ""
-    facts = [
-        ("artifact", f"{artifact['name']}, {format_bytes(artifact.get('n_bytes'))}"),
-        ("artifact SHA-256", artifact.get("sha256")),
-        ("bundle", artifact.get("bundle_id")),
-        ("quantization", engine.get("quant")),
-        ("engine", _join_known(engine.get("name"), engine.get("version"), engine.get("build"))),
-        ("settings", run.settings_text),
-        ("machine", _join_known(run.machine_name, machine.get("cpu"), machine.get("arch"))),
-        ("cores, memory", f"{cores or '–'}, {format_bytes(machine.get('ram_bytes'))}"),
-        ("system", _join_known(machine.get("os"), machine.get("kernel"))),
-        ("governor", machine.get("governor")),
-        *((f"state {when}", state_text(head, when)) for when in ("before", "after")),
-        ("planned for", head.get("board")),
-        ("boardfit", _join_known(kit.get("version"), commit, changed)),
-        ("measured", head["time"]),
-        ("run", run.run_id),
-    ]
-    return [(name, str(value)) for name, value in facts if value not in (None, "")]
-
-
-def state_text(head: Record, when: str) -> str:
-    """Temperature, clock, throttle bits and load before or after, as far as they were readable."""
-    state = (head.get("states") or {}).get(when) or {}
-    forms = (
-        ("temp_c", "{:.0f} °C"),
-        ("clock_hz", "{:.3g} Hz"),
-        ("throttled", "throttle bits {:#x}"),
-        ("load_1min", "load {:.2f}"),
-    )
-    known = [(form, state.get(key)) for key, form in forms]
-    return ", ".join(
-        form.format(int(value) if "#x" in form else value)
-        for form, value in known
-        if value is not None
-    )
-
-
-def _join_known(*parts: Any) -> str:
-    return ", ".join(str(part) for part in dict.fromkeys(parts) if part)

@@ -3,15 +3,15 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 from boardfit.edge.deadline.budget import Budget, OnMiss
-from boardfit.edge.errors import UsageError
+from boardfit.edge.errors import EngineMissingError, UsageError
 from boardfit.edge.serve.body import RequestFields
 from boardfit.edge.serve.refused import RequestRefused, bad_field, unsupported
 from boardfit.edge.template.tools import Tool
-from boardfit.edge.types import GenerationConfig, Message, TemplateChoice, ToolCall
+from boardfit.edge.types import Constraint, GenerationConfig, Message, TemplateChoice, ToolCall
 
 Rank = Literal["interactive", "normal", "background"]
 MAX_MESSAGES, MAX_STOPS, MAX_STOP_CHARS = 1000, 16, 256
@@ -148,7 +148,13 @@ def read_config(
 
 
 def read_ask(
-    body: RequestFields, carried: Carried, defaults: Defaults, *, max_tokens: int, **rest: Any
+    body: RequestFields,
+    carried: Carried,
+    defaults: Defaults,
+    *,
+    max_tokens: int,
+    form: Constraint | None = None,
+    **rest: Any,
 ) -> Ask:
     """What OpenAI's wires have alike: sampling, streaming, time, rank; `rest` is a wire's own."""
     is_scored = rest.get("logprobs") is not None
@@ -156,12 +162,39 @@ def read_ask(
     if is_scored and budget is not None:
         raise unsupported("logprobs", "they are computed after the answer; ask without a time")
     return Ask(
-        read_config(body, defaults.config, max_tokens=max_tokens),
+        replace(read_config(body, defaults.config, max_tokens=max_tokens), constraint=form),
         body.flag("stream", False),
         budget=budget,
         rank=read_rank(body, carried),
         **rest,
     )
+
+
+def read_form(form: RequestFields, *, schema: RequestFields | None = None) -> Constraint | None:
+    """What an answer must be: OpenAI's `response_format`, or the Responses' `text.format`, in which
+    the `schema` stands elsewhere. Raises RequestRefused for what cannot be enforced.
+    """
+    kind = form.choice("type", ("text", "json_object", "json_schema"), "text")
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return make_form({"type": "object"}, form.name("type"))
+    table = form.table("json_schema") if schema is None else schema
+    return make_form(dict(table.table("schema").fields), table.name("schema"))
+
+
+def make_form(schema: Any, param: str) -> Constraint:
+    """A JSON schema as a constraint. Raises RequestRefused for one that cannot be enforced."""
+    from boardfit.edge.engines.constraint import check_constraint
+
+    constraint = Constraint("json_schema", json.dumps(schema))
+    try:
+        check_constraint(constraint)
+    except EngineMissingError as error:
+        raise RequestRefused(501, f"{param}: {error}; {error.next_step}", param=param) from None
+    except UsageError as error:
+        raise RequestRefused(400, f"{param}: {error}", param=param) from None
+    return constraint
 
 
 def read_max_tokens(body: RequestFields, *keys: str, default: int) -> int:

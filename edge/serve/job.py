@@ -98,7 +98,7 @@ class Job:
         """What was done otherwise than asked, its pauses among it."""
         n, s = self.n_passed, self.paused_ns / 1e9
         paused = (f"paused for {s:.1f} s while {n} more urgent were answered",) if n else ()
-        return (*self.notes, *paused)
+        return (*self.notes, *self.session.notes, *paused)
 
     def work(self, now_ns: int) -> Work:
         """What is left of it, by upper bounds."""

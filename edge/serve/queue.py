@@ -27,7 +27,7 @@ from boardfit.edge.serve.ask import Ask
 from boardfit.edge.serve.counters import Counters
 from boardfit.edge.serve.job import Begun, Ended, Job, JobCost
 from boardfit.edge.serve.notify import Heartbeat
-from boardfit.edge.serve.refused import RequestRefused, busy, infeasible, not_ready, unsupported
+from boardfit.edge.serve.refused import RequestRefused, busy, infeasible, not_ready
 from boardfit.edge.serve.schedule import JoinGate, simulate
 from boardfit.edge.serve.scoring import Score, TokenSession, check_scoring, score_answer
 from boardfit.edge.serve.spoilers import PrefixLost, PromptHistory, steady
@@ -211,10 +211,7 @@ class AnswerQueue:
     def _offer_tools(self, session: Session, ask: Ask) -> tuple[str, ...]:
         """Show a session the tools of its request. Returns notes on how that is done."""
         form = self.use().tool_format
-        use = ToolUse(form, ask.tools, ask.tool_choice, ask.parallel)
-        if use.must_call:
-            raise unsupported("tool_choice", "no call can be demanded yet; auto and none are taken")
-        session.offer(use)
+        session.offer(ToolUse(form, ask.tools, ask.tool_choice, ask.parallel))
         is_told = ask.tools and ask.tool_choice != "none" and not form.variable
         return ("the template lists no tools: the system prompt does",) if is_told else ()
 

@@ -15,7 +15,8 @@ from typing import Any
 from boardfit.edge.errors import UsageError
 from boardfit.edge.template.thinking import find_controls
 from boardfit.edge.template.tool_format import CallReader, ToolFormat, to_json
-from boardfit.edge.types import AnswerFilter, Message, TokenEvent, ToolCall
+from boardfit.edge.template.tool_grammar import write_grammar
+from boardfit.edge.types import AnswerFilter, Constraint, Message, TokenEvent, ToolCall
 
 _EXAMPLE = ToolCall("NAME", '{"ARGUMENT": "VALUE"}')
 
@@ -156,6 +157,23 @@ class ToolUse:
 
     # ---- the answer ---------------------------------------------------------------------------
 
+    def constrain(self, control: Callable[[str], int | None]) -> Constraint | None:
+        """What holds calls to the tools: from the first token where one must come, else from where
+        one begins. None where nothing shows that one begins. `control` gives the id of a marker
+        that is a token without a text. Raises UsageError for a schema that cannot be enforced.
+        """
+        form, wanted = self.form, self.offered
+        if self.must_call and self.choice != "required":
+            wanted = tuple(tool for tool in wanted if tool.name == self.choice)
+        after = "" if self.must_call else form.trigger
+        if form.is_bare and not self.must_call:
+            after = f'{{"{form.name_key}":' if form.syntax == "json" and form.name_key else ""
+        if not wanted or not (after or self.must_call):
+            return None
+        schemas = {tool.name: tool.parameters for tool in wanted}
+        text = write_grammar(form, schemas, after=after, parallel=self.parallel, control=control)
+        return Constraint("lark", text, after)
+
     def filter(
         self,
         inner: AnswerFilter,
@@ -192,6 +210,10 @@ class ToolFilter(AnswerFilter):
             event.text + marker, ends=reason is not None, cut=reason not in (None, "stop")
         )
         return dataclasses.replace(event, text=text, calls=tuple(calls))
+
+    @property
+    def thoughts(self) -> tuple[str, str] | None:  # type: ignore[override]
+        return self._inner.thoughts
 
     def find_closing(self) -> tuple[str, Sequence[int]] | None:
         return self._inner.find_closing()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.engines.abort import TILE, UNFUSED_TILE, ChunkSizer
@@ -36,6 +36,9 @@ from boardfit.edge.files.gguf import GgufHeader, read_header
 from boardfit.edge.files.gguf.purpose import require_language_model, require_text_only
 from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.types import EngineInfo, GenerationConfig
+
+if TYPE_CHECKING:
+    from boardfit.edge.engines.constraint import ConstrainedSampler
 
 
 class LlamaCppEngine(EngineBase[LlamaSequence]):
@@ -142,12 +145,24 @@ class LlamaCppEngine(EngineBase[LlamaSequence]):
     def _logits(self, held: LlamaSequence) -> Any:
         return held.context.handle
 
-    def _make_guesser(self, config: GenerationConfig, prompt: list[int]) -> Guesser | None:
+    def _mask(self, source: Any, index: int, allowed: Any) -> Any:
+        import numpy as np
+
+        logits = np.ctypeslib.as_array(
+            self._lib.llama_get_logits_ith(source, index), (self._vocab.n_tokens,)
+        )
+        logits[~allowed] = -np.inf
+        return source
+
+    def _make_guesser(
+        self, config: GenerationConfig, prompt: list[int], bound: ConstrainedSampler | None
+    ) -> Guesser | None:
         """Only greedy answers are guessed: there a guess is right or wrong, and right ones change
         nothing.
         """
         is_greedy = config.temperature == 0 and config.repeat_penalty == 1
-        return Guesser(prompt, self._gain) if self._gain is not None and is_greedy else None
+        gain = self._gain if is_greedy else None
+        return Guesser(prompt, gain, bound) if gain is not None or bound is not None else None
 
     def _get_look(self) -> Callable[[], None]:
         return self._lease.get().context.give_up_if_stuck
@@ -202,8 +217,10 @@ class LlamaCppEngine(EngineBase[LlamaSequence]):
         if reader is not None:
             taken.append((reader[0], self._slice(*reader, len(taken))))
         elif len(taken) == 1 and streams[0].guesses:
-            tokens = [streams[0].known[-1], *streams[0].guesses]
-            taken[0] = streams[0], (taken[0][1][0], tokens, len(tokens))
+            stream, guesser = streams[0], streams[0].guesser
+            tokens = [stream.known[-1], *stream.guesses]
+            n_wanted = 1 if guesser is not None and guesser.is_forced else len(tokens)
+            taken[0] = stream, (taken[0][1][0], tokens, n_wanted)
         return taken
 
     def _slice(self, stream: AnswerStream, sequence: LlamaSequence, n_beside: int) -> Part:
@@ -216,11 +233,11 @@ class LlamaCppEngine(EngineBase[LlamaSequence]):
 
     def _learn(self, taken: list[tuple[AnswerStream, Part]], seconds: float) -> None:
         n, (stream, (_, tokens, n_wanted)) = len(taken), taken[-1]
-        is_decode = n_wanted == len(tokens)
+        is_decode = n_wanted > 0 and (len(tokens) == 1 or tokens[1:] == stream.guesses)
         self.n_shared += n > 1
         if not is_decode:
             self._chunks.measured(len(tokens) + n - 1, seconds)
-        elif n_wanted == 1:
+        elif len(tokens) == 1:
             self._sharing.observe(n, seconds)
         if is_decode and n == 1 and stream.guesser is not None:
             stream.guesser.stepped(stream.guesses, seconds)

@@ -15,8 +15,8 @@ from boardfit.edge.bench.metrics import measure, sustained_ratio
 from boardfit.edge.bench.runner import TokenTimes
 from boardfit.edge.bench.store import read_results
 from boardfit.edge.bench.trace_rows import compact_trace
+from boardfit.edge.report.charts import sustained_share
 from boardfit.edge.report.figures import group_runs
-from boardfit.edge.report.speed_chart import medians, sustained_share
 from boardfit.edge.report.verify import verify_run
 from boardfit.edge.types import TokenEvent, Trace
 from tests.edge.engines import tiny_gguf
@@ -79,10 +79,3 @@ def test_what_is_kept_of_a_token_is_its_time() -> None:
     whole = Trace(0, 1, 0, 0, tuple(ended), 10_000)
     kept = replace(whole, events=times)
     assert measure(kept) == measure(whole) and compact_trace(kept) == compact_trace(whole)
-
-
-def test_many_windows_are_drawn_as_medians() -> None:
-    cloud = [(i / 10, 10.0 if i % 3 else 90.0) for i in range(6000)]
-    drawn = medians(cloud)
-    assert len(drawn) == 120 and {value for _, value in drawn} == {10.0}
-    assert drawn[0][0] < 5 and drawn[-1][0] > 595

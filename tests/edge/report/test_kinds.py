@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from boardfit.edge.report.chart import Chart, Missing, Panel
+from boardfit.edge.report.charts import deadline_charts
 from boardfit.edge.report.compare_command import compare_command
+from boardfit.edge.report.draw import Chart, Missing, draw_svg
 from boardfit.edge.report.figures import group_runs, page_title
-from boardfit.edge.report.fleet_charts import fleet_verdict
+from boardfit.edge.report.fleet import fleet_verdict
 from boardfit.edge.report.kinds import group_alike, verdict
 from boardfit.edge.report.page import render_page
-from boardfit.edge.report.run_charts import deadline_charts
 from tests.edge.report.deadline_stored import row, workload_records
 from tests.edge.report.stored import records, stored
 
@@ -99,10 +99,8 @@ def whole_answers(found: list[dict[str, Any]]) -> Chart:
 
 def test_latencies_stand_against_the_budget() -> None:
     chart = whole_answers(WORKLOAD)
-    panel = chart.panels[0]
-    assert isinstance(panel, Panel) and panel.limit is not None
-    assert panel.limit.value == 4.0 and panel.limit.axis == "x"
-    assert "3 kept the budget" in chart.summary
+    assert "budget of 4.00 s</text>" in draw_svg(chart)
+    assert "3 of 4 met the budget of 4.00 s" in chart.summary
     assert chart.rows[-1] == ("slowest", "5.00 s")
     assert "cold: 3 of 3 gave no answer" in (chart.note or "")
     assert "cold 0 of 3" in verdict(group_runs(WORKLOAD)[0])
@@ -111,10 +109,9 @@ def test_latencies_stand_against_the_budget() -> None:
 def test_different_budgets_are_drawn_as_shares() -> None:
     rows = [row(1.0, 2.0), row(3.0, 4.0), row(9.0, 6.0)]
     chart = whole_answers(workload_records(rows, within_s=None))
-    panel = chart.panels[0]
-    assert isinstance(panel, Panel) and panel.limit is not None and panel.limit.value == 100.0
-    assert panel.series[0].x[-1] == pytest.approx(150.0)
-    assert "2 kept the budget" in chart.summary
+    assert "own budget</text>" in draw_svg(chart)
+    assert chart.rows[-1] == ("slowest", "150 %")
+    assert "2 of 3 met the own budget" in chart.summary
 
 
 @pytest.mark.parametrize(

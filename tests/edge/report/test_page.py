@@ -16,13 +16,13 @@ from boardfit.edge.bench import store
 from boardfit.edge.bench.store import MAX_LINES, find_newest, line_spans, read_results
 from boardfit.edge.bench.workloads import Test as BenchTest
 from boardfit.edge.errors import EngineMissingError, InputError
-from boardfit.edge.report.chart import Chart, Missing, thin
+from boardfit.edge.report.charts import memory_over_time, rate_chart
 from boardfit.edge.report.command import choose_results, report
+from boardfit.edge.report.draw import Chart, Missing
 from boardfit.edge.report.figures import group_runs, run_labels
 from boardfit.edge.report.kinds import run_charts
 from boardfit.edge.report.page import render_page
 from boardfit.edge.report.rows import flag_lines
-from boardfit.edge.report.run_charts import decode_against_depth, memory_over_time
 from boardfit.edge.report.verify import verify_run
 from tests.edge.report.stored import PI5, plan, records, request, run_of, some_runs, stored
 
@@ -89,10 +89,8 @@ def test_hostile_escapes_and_surrogates_can_be_written(tmp_path: Path) -> None:
 def test_one_repetition_shows_no_interval(tmp_path: Path) -> None:
     path = stored(tmp_path, records(some_runs(repeats=1)))
     run = group_runs(read_results([path]).records)[0]
-    chart = decode_against_depth(run)
+    chart = rate_chart(run, "decode")
     assert isinstance(chart, Chart)
-    series = chart.panels[0].series[0]  # type: ignore[union-attr]
-    assert series.low == (None, None) and series.high == (None, None)
     assert chart.note == "One repetition: there is no interval to show."
     assert "<small>" not in page_of(path)
 
@@ -134,7 +132,7 @@ def test_quality_cards_and_engines_stand_side_by_side(tmp_path: Path) -> None:
 
 def test_the_budget_is_drawn_and_counted(tmp_path: Path) -> None:
     page = page_of(stored(tmp_path), within_s=2.3)
-    assert re.search(r"\d of 5 met the budget of 2.30 s", page)
+    assert re.search(r"\d of 5 met the budget of 2.30 s\.", page)
 
 
 def test_a_limit_near_the_data_is_drawn_in_scale(tmp_path: Path) -> None:
@@ -258,13 +256,6 @@ def test_flags_that_differ_in_a_percentage_share_a_line() -> None:
         "shared CPU: others used 1.20 cores (prefill 512)",
         "drift: the second half ran -9% (decode 32 at depth 0), +7% (decode 32 at depth 512)",
     ]
-
-
-def test_thinning_keeps_peaks() -> None:
-    y = [0.0] * 10_000
-    y[7777], y[3333] = 9.0, -4.0
-    _, kept = thin(range(10_000), y)
-    assert len(kept) <= 400 and max(kept) == 9 and min(kept) == -4
 
 
 def test_memory_without_samples_is_not_measured(tmp_path: Path) -> None:

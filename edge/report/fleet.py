@@ -1,8 +1,17 @@
-"""Charts across runs: engines, recipes and boards side by side, a heat map, quality and size."""
+"""Several runs: engines, recipes and boards side by side, quality against size."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from boardfit.edge.report.chart import Bars, Chart, Missing, Panel, Series, sentence
+from boardfit.edge.report.charts import NAN, sentence
+from boardfit.edge.report.draw import (
+    FIRST_IN,
+    SERIES,
+    Chart,
+    Missing,
+    make_bars,
+    shorten_label,
+)
 from boardfit.edge.report.figures import Run, run_labels
 from boardfit.edge.report.kinds import Column, find_kind, group_alike, name_kind
 from boardfit.edge.units import MIB, format_bytes
@@ -12,19 +21,16 @@ MAX_BARS = 8
 
 
 def side_by_side(runs: Sequence[Run]) -> Chart | Missing:
-    title = "Side by side"
-    if len(runs) < 2:
-        return Missing(title, "one run has nothing to stand beside; name more result files")
-    labels = run_labels(runs)
-    shown = list(zip(labels, runs, strict=True))[-MAX_BARS:]
+    """Bars for each figure of runs of one kind."""
+    title, columns = "Side by side", list_columns(runs)
+    shown = list(zip(run_labels(runs), runs, strict=True))[-MAX_BARS:]
     panels, notes = [], []
-    columns = list_columns(runs)
     for column in columns:
         known = [(label, v) for label, run in shown if (v := column.find(run)) is not None]
         if not known or (scale := column.scale) is None:
             continue
-        bars = tuple((label, value / scale, column.text(value)) for label, value in known)
-        panels.append(Bars(column.heading + (", MiB" if scale == MIB else ""), bars))
+        bars = [(label, value / scale, column.text(value)) for label, value in known]
+        panels.append(make_bars(column.heading + (", MiB" if scale == MIB else ""), bars))
         label, _, text = max(bars, key=lambda bar: bar[1])
         notes.append(f"most {column.heading.split(',')[0]}: {label} with {text}")
     if not panels:
@@ -33,7 +39,7 @@ def side_by_side(runs: Sequence[Run]) -> Chart | Missing:
     note = f"The newest {MAX_BARS} runs; {left_out} older ones are in the table."
     header = ("run", *(column.heading for column in columns))
     return Chart(
-        "side-by-side", title, sentence(notes), "", tuple(panels), header, fleet_rows(runs),
+        "side-by-side", title, sentence(notes), "", panels, header, fleet_rows(runs),
         note if left_out else None,
     )  # fmt: skip
 
@@ -89,44 +95,45 @@ def heat_shares(runs: Sequence[Run]) -> list[tuple[float | None, ...]]:
     return list(zip(*columns, strict=True))
 
 
-def divergence(run: Run) -> tuple[float, float | None] | None:
-    """(mean KL divergence from the source, its standard error) of the quality card's first text."""
+def divergence(run: Run) -> tuple[float, float] | None:
+    """(mean KL divergence from the source, its standard error) of the quality card's first text. An
+    error that is not known is NaN, which draws no whisker.
+    """
     texts = (run.head.get("quality") or {}).get("texts")
     for row in texts if isinstance(texts, list) else []:
         value = row.get("kld_mean") if isinstance(row, dict) else None
         if value is not None and value >= 0:
             error = row.get("kld_mean_stderr")
-            return float(value), None if error is None else float(error)
+            return float(value), NAN if error is None else abs(float(error))
     return None
 
 
 def quality_against_size(runs: Sequence[Run]) -> Chart | Missing:
     title = "Quality against size"
-    points: dict[tuple[str, int], tuple[str, float, float | None]] = {}
+    points: dict[tuple[str, int], tuple[int, str, float, float]] = {}
     for run in runs:
         size, found = run.head["artifact"].get("n_bytes"), divergence(run)
         if found is not None and isinstance(size, int):
             name = str(run.head["settings"].get("recipe") or run.head["engine"].get("quant"))
-            points[(str(run.head["artifact"].get("sha256")), size)] = (name, *found)
+            points[(str(run.head["artifact"].get("sha256")), size)] = (size, name, *found)
     if not points:
         return Missing(title, "no bundle here carries a quality card (edge build --quality)")
-    found_points = sorted((size, *rest) for (_, size), rest in points.items())
-    sizes = tuple(size / MIB for size, *_ in found_points)
-    values = tuple(value for _, _, value, _ in found_points)
-    errors = [(value, error) for *_, value, error in found_points]
-    low = tuple(None if e is None else max(0.0, v - 2 * e) for v, e in errors)
-    high = tuple(None if e is None else v + 2 * e for v, e in errors)
-    names = tuple(name for _, name, _, _ in found_points)
-    series = Series("recipes", sizes, values, "points", low, high, names)
+    found_points = sorted(points.values())
     size, name, value, _ = min(found_points, key=lambda point: point[2])
+
+    def draw(axes: Any) -> None:
+        for size, name, value, error in found_points:
+            axes.errorbar(size / MIB, value, 2 * error, fmt="o", color=SERIES[0])
+            place = {"xytext": (5, 5), "textcoords": "offset points", "fontsize": 8.5}
+            axes.annotate(shorten_label(name), (size / MIB, value), **place)
+        axes.set(ylabel="KL divergence, nats", ylim=(0, axes.get_ylim()[1]))
+
     return Chart(
-        "quality-size",
-        title,
+        "quality-size", title,
         f"Nearest to its source is {name} ({format_bytes(size)}): a mean divergence of "
         f"{value:.3g} nats per token.",
-        "file, MiB",
-        (Panel("KL divergence, nats", (series,)),),
+        "file, MiB", [(FIRST_IN, draw)],
         ("recipe", "file", "mean divergence, nats"),
-        tuple((name, format_bytes(size), f"{value:.3g}") for size, name, value, _ in found_points),
+        [(name, format_bytes(size), f"{value:.3g}") for size, name, value, _ in found_points],
         "Lower is nearer to the unquantized model. Whiskers: two standard errors.",
-    )
+    )  # fmt: skip
