@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from boardfit.edge.bench.record import MeasuredArtifact, make_records
-from boardfit.edge.bench.store import append_results, data_directory
+from boardfit.edge.bench.store import append_results, find_month_file
 from boardfit.edge.bench.workloads import Test
 from boardfit.edge.bundle.bundle import Bundle, open_bundle
 from boardfit.edge.errors import UsageError
@@ -97,8 +97,7 @@ def hold_race(
         )
     longest = max(test.n_prompt for test in tests)
     found = find_leads([measure_pace(course) for course in courses], longest)
-    stamp = datetime.now(timezone.utc).strftime("%Y-%m")
-    path = output or data_directory() / f"{stamp}.jsonl"
+    path = output or find_month_file()
     append_results(path, make_race_records(courses, found))
     if as_json:
         echo(json.dumps(as_record(courses, found, agreements)))

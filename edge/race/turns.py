@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import boardfit.edge.errors
-from boardfit.edge.bench.metrics import drift, measure, measure_load, numbers
+from boardfit.edge.bench.conditions import find_drift
+from boardfit.edge.bench.metrics import measure, measure_load, numbers
 from boardfit.edge.bench.runner import TestRun
 from boardfit.edge.bench.trace_rows import expand_load, expand_trace
 from boardfit.edge.bench.workloads import Test
@@ -26,7 +27,6 @@ from boardfit.edge.process.last_words import explain_death
 from boardfit.edge.terminal.progress import PartProgress
 from boardfit.edge.units import printable
 
-MAX_DRIFT = 0.05
 _TAIL_LINES = 8
 
 
@@ -126,9 +126,7 @@ def run_race(
         progress(total, total, "")
     for course in courses:
         for run in course.runs:
-            change = drift(run.rates())
-            if change is not None and abs(change) > MAX_DRIFT:
-                run.flags.append(f"drift: the second half ran {change:+.0%}")
+            run.flags += find_drift(run.rates())
     return courses
 
 

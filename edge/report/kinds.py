@@ -147,11 +147,6 @@ def name_kind(run: Run) -> str:
     return workload[0].removesuffix(", warm") if workload else find_kind(run).name
 
 
-def verdict(run: Run) -> str:
-    """One sentence: how quick the run was, and what limits it."""
-    return find_kind(run).verdict(run)
-
-
 def key_figures(run: Run) -> list[tuple[str, str]]:
     """The figures that matter, each with its text."""
     return [
@@ -169,8 +164,3 @@ def run_lines(run: Run) -> list[str]:
     doubts = [f"note: {printable(note, 300)}" for note in kind.notes(run)]
     doubts += [f"flagged: {printable(flag, 300)}" for flag in flag_lines(run)]
     return [printable(line, 1000) for line in [*lines, *([""] if doubts else []), *doubts]]
-
-
-def run_charts(run: Run, within_s: float | None = None) -> list[Chart | Missing]:
-    """All charts of a run in the order of the page. Raises InputError on a broken trace."""
-    return find_kind(run).charts(run, within_s)

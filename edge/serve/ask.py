@@ -15,7 +15,7 @@ from boardfit.edge.types import Constraint, GenerationConfig, Message, TemplateC
 
 Rank = Literal["interactive", "normal", "background"]
 MAX_MESSAGES, MAX_STOPS, MAX_STOP_CHARS = 1000, 16, 256
-MAX_TOOLS, MAX_SCHEMA_DEPTH = 128, 32
+MAX_TOOLS, MAX_SCHEMA_DEPTH, MAX_SCHEMA_VALUES = 128, 32, 4096
 _TOOL_NAME = re.compile(r"[\w.:/-]{1,128}")
 _MAX_TOKENS = 1 << 24
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*(\d{1,6})")
@@ -235,8 +235,10 @@ def read_tools(body: RequestFields) -> dict[str, Any]:
         if not _TOOL_NAME.fullmatch(name) or name in [tool.name for tool in tools]:
             expected = "a name of its own, of letters, digits, _ . : / and -, 128 at most"
             raise bad_field(function.name("name"), expected, name)
-        if not is_shallow(parameters.fields, MAX_SCHEMA_DEPTH):
-            problem = f"nested more than {MAX_SCHEMA_DEPTH} deep"
+        if not is_bounded(parameters.fields):
+            problem = (
+                f"nested more than {MAX_SCHEMA_DEPTH} deep, or more than {MAX_SCHEMA_VALUES} values"
+            )
             raise RequestRefused(400, f"{function.name('parameters')}: {problem}", param="tools")
         tools.append(Tool(name, function.text("description"), dict(parameters.fields)))
     choice = _read_tool_choice(body, [tool.name for tool in tools])
@@ -259,19 +261,20 @@ def _read_tool_choice(body: RequestFields, names: Sequence[str]) -> str:
     return value
 
 
-def is_shallow(value: Any, most: int) -> bool:
-    """Whether JSON data nests no more than `most` deep."""
-    level = [value]
-    for _ in range(most + 1):
+def is_bounded(value: Any) -> bool:
+    """Whether JSON data nests no deeper, and holds no more values, than is read here."""
+    level, n_values = [value], 0
+    for _ in range(MAX_SCHEMA_DEPTH + 1):
         level = [
             inner
             for each in level
             if isinstance(each, (dict, list))
             for inner in (each.values() if isinstance(each, dict) else each)
         ]
-        if not level:
-            return True
-    return False
+        n_values += len(level)
+        if not level or n_values > MAX_SCHEMA_VALUES:
+            break
+    return not level
 
 
 def read_messages(bodies: list[RequestFields]) -> tuple[tuple[Message, ...], tuple[str, ...]]:
@@ -329,7 +332,7 @@ def _read_call(body: RequestFields) -> ToolCall:
         values = json.loads(arguments or "{}") if isinstance(arguments, str) else arguments or {}
     except (ValueError, RecursionError):
         values = None
-    if not isinstance(values, dict) or not is_shallow(values, MAX_SCHEMA_DEPTH):
+    if not isinstance(values, dict) or not is_bounded(values):
         raise bad_field(function.name("arguments"), "a JSON object", arguments)
     return ToolCall(name, json.dumps(values, ensure_ascii=False), body.text("id"))
 

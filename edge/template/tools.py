@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -220,13 +220,30 @@ class ToolFilter(AnswerFilter):
 
 
 def _cut_all(value: Any, cut: Callable[[str], str]) -> Any:
-    """JSON data with `cut` over all its texts, keys too."""
+    """JSON data with `cut` over all its texts, keys too; nearly always there is nothing to cut."""
+    joined = "\n".join(_texts(value))
+    return value if cut(joined) == joined else _cut_each(value, cut)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield str(key)
+            yield from _texts(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _texts(item)
+
+
+def _cut_each(value: Any, cut: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return cut(value)
     if isinstance(value, Mapping):
-        return {cut(str(key)): _cut_all(item, cut) for key, item in value.items()}
+        return {cut(str(key)): _cut_each(item, cut) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_cut_all(item, cut) for item in value]
+        return [_cut_each(item, cut) for item in value]
     return value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 from boardfit.edge.chat.model import Model, open_chat
 from boardfit.edge.chat.session import Session
 from boardfit.edge.engines.target import open_model
-from boardfit.edge.errors import UsageError
+from boardfit.edge.errors import EngineMissingError, UsageError
+from boardfit.edge.serve.refused import refusal_of
 from boardfit.edge.template.tools import Tool, ToolUse
 from boardfit.edge.types import GenerationConfig, Message, TemplateChoice
 from tests.edge.engines import tiny_gguf
@@ -85,6 +87,19 @@ def test_every_engine_holds_calls(engine_models: Models) -> None:
         [call] = session.last_answer.calls
         assert call.name == "set_lamp" and call.values["room"] in ROOMS
         assert not session.last_answer.text and session.last_answer.finish_reason == "stop"
+
+
+def test_without_llguidance_calls_are_free_or_refused(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    assert model.chat("what time is it", tools=TOOLS).calls
+    [note] = model._session.notes
+    assert note.startswith("calls are not held to their schemas") and "llguidance" in note
+    with pytest.raises(EngineMissingError, match="llguidance") as missing:
+        list(model.chat("what time is it", tools=TOOLS, tool_choice="required"))
+    refused = refusal_of(missing.value)
+    assert refused.status == 501 and "pip install" in refused.message
 
 
 def test_an_odd_tool_is_a_usage_error(model: Model) -> None:

@@ -308,12 +308,14 @@ def test_odd_tools_are_refused(function: dict[str, Any], request: pytest.Fixture
         read(tools=[{"function": function}])
 
 
-def test_a_schema_that_nests_deeply_is_refused() -> None:
+def test_a_schema_that_nests_deeply_or_is_long_is_refused() -> None:
     deep: dict[str, Any] = {}
     for _ in range(100):
         deep = {"properties": deep}
-    with pytest.raises(RequestRefused, match="nested more than 32 deep"):
-        read(tools=[{"function": {"name": "f", "parameters": deep}}])
+    wide = {"enum": list(range(20_000))}
+    for schema in (deep, wide):
+        with pytest.raises(RequestRefused, match="nested more than 32 deep, or more than 4096"):
+            read(tools=[{"function": {"name": "f", "parameters": schema}}])
 
 
 def test_items_of_responses_become_messages() -> None:
