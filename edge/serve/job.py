@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from boardfit.edge.chat.session import Answer, Session
 from boardfit.edge.deadline.outcome import Outcome
 from boardfit.edge.serve.ask import Ask, Rank
-from boardfit.edge.serve.schedule import Work
+from boardfit.edge.serve.schedule import WorkLeft
 from boardfit.edge.serve.scoring import Score
 from boardfit.edge.serve.spoilers import PrefixLost
 from boardfit.edge.types import TokenEvent
@@ -100,15 +100,15 @@ class Job:
         paused = (f"paused for {s:.1f} s while {n} more urgent were answered",) if n else ()
         return (*self.notes, *self.session.notes, *paused)
 
-    def work(self, now_ns: int) -> Work:
+    def work(self, now_ns: int) -> WorkLeft:
         """What is left of it, by upper bounds."""
         assert self.cost is not None
         cost, done_s = self.cost, self.worked_s
         left = max(0.0, cost.needs_s - done_s), max(0.0, cost.most_s - done_s)
         budget, prefill_s = self.ask.budget, 0.0 if done_s else cost.prefill_s
         if budget is None or budget.within_s is None:
-            return Work(*left, prefill_s)
-        return Work(*left, prefill_s, (self.received_ns - now_ns) / 1e9 + budget.within_s)
+            return WorkLeft(*left, prefill_s)
+        return WorkLeft(*left, prefill_s, (self.received_ns - now_ns) / 1e9 + budget.within_s)
 
     # ---- for the engine's thread --------------------------------------------------------------
 

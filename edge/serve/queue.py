@@ -297,7 +297,7 @@ class AnswerQueue:
             promised_ns = job.promised_ns
             if promised_ns is not None and now_ns + work.reached_s * 1e9 > promised_ns:
                 if job in self._running and now_ns + work.alone_s * 1e9 > promised_ns:
-                    continue  # late without anybody's doing
+                    continue  # late without the others
                 return job, work.begun_s
         return None, 0.0
 
@@ -305,7 +305,7 @@ class AnswerQueue:
         return self.use().engine.slowdown(n) if n > 1 else 1.0
 
     def _pays(self, n: int) -> bool:
-        """Whether `n` answers are sooner done together; whoever fixed the number does not ask."""
+        """Whether `n` answers are sooner done together. True for a fixed number."""
         return not self._is_gated or self.use().engine.sharing_pays(n)
 
     def _refuse(self, job: Job, harmed: Job, queue_s: float) -> None:

@@ -9,7 +9,7 @@ _ALMOST_S = 1e-9
 
 
 @dataclass(eq=False)
-class Work:
+class WorkLeft:
     """What is left of an answer: seconds of the engine alone, for what was promised and at most. It
     is ended at `end_s`. `begun_s` and `reached_s` are found by `simulate`.
     """
@@ -38,8 +38,8 @@ class Work:
 
 
 def simulate(
-    running: Sequence[Work],
-    waiting: Sequence[Work],
+    running: Sequence[WorkLeft],
+    waiting: Sequence[WorkLeft],
     n_slots: int,
     slowdown: Callable[[int], float],
     now_s: float = 0.0,

@@ -7,15 +7,15 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boardfit.edge.serve.schedule import JoinGate, Work, simulate
+from boardfit.edge.serve.schedule import JoinGate, WorkLeft, simulate
 
 _WORKS = st.lists(
     st.tuples(st.floats(0.01, 3), st.floats(0, 3), st.floats(0, 1)), min_size=1, max_size=6
 )
 
 
-def made(rows: list[tuple[float, float, float]]) -> list[Work]:
-    return [Work(needs, needs + more, needs * share) for needs, more, share in rows]
+def made(rows: list[tuple[float, float, float]]) -> list[WorkLeft]:
+    return [WorkLeft(needs, needs + more, needs * share) for needs, more, share in rows]
 
 
 @given(_WORKS)
@@ -38,7 +38,7 @@ def test_sharing_that_gains_ends_no_later(
 
 
 def test_what_is_ended_before_its_promise_misses_it() -> None:
-    work = Work(2.0, 5.0, end_s=1.0)
+    work = WorkLeft(2.0, 5.0, end_s=1.0)
     assert simulate([work], [], 1, float) == 1.0 and work.reached_s == float("inf")
 
 
