@@ -408,8 +408,8 @@ class Engine(Protocol):
         """How the chat template is rendered where no other choice is given."""
 
     @property
-    def template(self) -> tuple[str, str, str]:
-        """The chat template, and the texts of the tokens that begin and end a text."""
+    def template(self) -> str:
+        """The chat template; "" for none."""
 
     def prompt(self, text: str) -> list[int]:
         """Token ids of a plain text to be continued, with the beginning-of-text token if asked

@@ -124,9 +124,8 @@ class EngineBase(SequenceEngine[C]):
         return self._choice
 
     @property
-    def template(self) -> tuple[str, str, str]:
-        vocabulary = self._vocabulary
-        return vocabulary.template or "", vocabulary.bos_text, vocabulary.eos_text
+    def template(self) -> str:
+        return self._vocabulary.template or ""
 
     def count(self, text: str) -> int:
         return len(self.tokenize(text))
