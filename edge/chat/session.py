@@ -252,7 +252,8 @@ class Session:
         config = dataclasses.replace(config, marks=self._marks(turn))
         try:
             for event in turn.stream(config, stop):
-                turn.events.append(event)
+                if not event.is_tick:
+                    turn.events.append(event)
                 yield event
         except GeneratorExit:  # the caller stopped reading: keep the answer so far
             self._finish(asked, turn)

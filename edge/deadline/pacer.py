@@ -47,6 +47,7 @@ class PacedTurn:
         self._stop: Callable[[], bool] | None = None
         self._hold = SentenceHold()
         self._stopped_ns = 0  # when a running step was first stopped for time; 0: not yet
+        self._n_shared = timing.engine.n_shared
         self._start: StreamStart | None = None  # of the thoughts, when an answer followed
 
     @property
@@ -135,6 +136,9 @@ class PacedTurn:
         )
         sort = self._filter_answer(self.messages)
         for event in self._stream_answering(config, lambda: self._must_stop(end_ns), sort):
+            if event.is_tick:
+                yield event
+                continue
             if event.token_id is not None:
                 self._count_token(event.t_ns, began_ns)
                 request.latest_ns.append(event.t_ns)
@@ -271,14 +275,23 @@ class PacedTurn:
     def _learn_prefill(self, began_ns: int) -> None:
         timing = self._timing
         start = timing.engine.last_start
-        if start is not None:
+        if start is not None and self._was_alone():
             seconds = (start.t_prefill_end_ns - began_ns) / 1e9
             n_new = start.n_prompt - start.n_reused
             times = timing.follow_threads()
             times.observe_prefill(n_new, start.n_reused, seconds, cold=timing.cold)
             timing.cold = False
 
+    def _was_alone(self) -> bool:
+        """Whether no step since this was last asked served others too: such steps teach nothing of
+        what an answer takes.
+        """
+        before, self._n_shared = self._n_shared, self._timing.engine.n_shared
+        return before == self._n_shared
+
     def _learn_cut(self, began_ns: int) -> None:
+        if not self._was_alone():
+            return
         seconds, version = (time.monotonic_ns() - began_ns) / 1e9, self._request.version
         self._timing.times.observe_cut_prefill(
             version.n_new, version.n_reused, seconds, cold=self._timing.cold
@@ -287,7 +300,7 @@ class PacedTurn:
     def _learn_decode(self) -> None:
         request = self._request
         n, ns = request.n_out - request.learned_at, request.last_ns - request.learned_ns
-        if n > 0 and ns > 0:
+        if n > 0 and ns > 0 and self._was_alone():
             depth = len(self.tokens) + request.learned_at
             self._timing.times.observe_decode(n, depth, ns / 1e9)
         request.learned_at, request.learned_ns = request.n_out, request.last_ns

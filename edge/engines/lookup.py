@@ -6,6 +6,7 @@ would have chosen are kept. It pays where a step of several tokens costs little 
 one and guesses are often right: both are measured, and guessing stops while it does not pay.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 from boardfit.edge.engines.constraint import ConstrainedSampler
@@ -105,6 +106,33 @@ class Gain:
                 self.length = min(4, self._most)
             else:
                 self._next_pause = _PAUSE_FIRST
+
+
+class Sharing:
+    """How long a step takes that gives several streams a token each, beside a step for one."""
+
+    def __init__(self) -> None:
+        self._step_s: dict[int, float] = {}
+        self._n_steps: Counter[int] = Counter()
+
+    def observe(self, n: int, seconds: float) -> None:
+        """A step gave `n` streams a token in `seconds`."""
+        before = self._step_s.get(n, seconds)
+        self._n_steps[n] += 1
+        self._step_s[n] = 0.9 * before + 0.1 * min(seconds, 3 * before)
+
+    def slowdown(self, n: int) -> float:
+        """How many times longer a step for `n` takes than a step for one, at the most `n` times."""
+        one, several = self._step_s.get(1), self._step_s.get(n)
+        if n < 2 or one is None or several is None:
+            return float(n)
+        return min(float(n), max(1.0, several / one))
+
+    def pays(self, n: int) -> bool:
+        """Whether `n` streams are answered sooner together than one after another."""
+        if self._n_steps[n] < _TRIAL_STEPS or not self._n_steps[1]:
+            return True
+        return n >= _WORTH * self._step_s[n] / self._step_s[1]
 
 
 class Guesser:

@@ -141,7 +141,8 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def endless(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Counts and never ends."""
     assert models.endless is not None
-    with serving(models.endless, tmp_path_factory.mktemp("home"), ["--ctx", "16384"]) as served:
+    options = ["--ctx", "16384", "--slots", "1"]  # one answers, others wait
+    with serving(models.endless, tmp_path_factory.mktemp("home"), options) as served:
         yield served
 
 
