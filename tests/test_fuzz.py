@@ -45,7 +45,6 @@ from boardfit.edge.flash.board import DirectoryBoard
 from boardfit.edge.flash.checks import parse_facts
 from boardfit.edge.flash.flash import FlashOptions, flash
 from boardfit.edge.flash.fleet import read_inventory
-from boardfit.edge.flash.gate import read_report
 from boardfit.edge.flash.session import Done
 from boardfit.edge.flash.target import parse_flash_target
 from boardfit.edge.probe import machine
@@ -53,7 +52,7 @@ from boardfit.edge.probe.system import parse_dump
 from boardfit.edge.report.figures import group_runs
 from boardfit.edge.report.kinds import run_lines
 from boardfit.edge.report.verify import verify_run
-from boardfit.edge.slots.health import Health
+from boardfit.edge.slots.health import Health, parse_health
 from boardfit.edge.slots.layout import SlotState, parse_pointer, parse_state
 from boardfit.edge.tasks.task import parse_task
 from boardfit.edge.template.render import kept_worker
@@ -244,7 +243,7 @@ IN_MEMORY: dict[str, tuple[Callable[[bytes], object], Seeds, tuple[Any, ...]]] =
     ),
     "board rules": (lambda data: parse_rules(data, "there"), [RULES], mutate.JSON),
     "slots state": (parse_state, [STATE], mutate.JSON),
-    "health": (lambda data: read_report(Done(0, data, "")), [HEALTH], mutate.JSON),
+    "health": (lambda data: parse_health(Done(0, data, "").last_record()), [HEALTH], mutate.JSON),
     "pointer": (as_text(parse_pointer), [f"releases/{SHA}".encode()], mutate.TEXT),
     "listing": (as_text(lambda t: parse_entries(t, "/r", "there")), [LISTING], mutate.TEXT),
     "free space": (as_text(lambda t: parse_free_bytes(t, "b")), [b"10 4096\n"], mutate.TEXT),

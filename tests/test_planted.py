@@ -71,14 +71,14 @@ def card(tmp_path: Path, bundles: list[Path]) -> Path:
     third = open_bundle(bundles[2])
     files = LocalFiles(area / "boardfit")
     for folder in (
-        layout.INCOMING, layout.PARTS, layout.incoming_folder(third.id),
+        layout.INCOMING, layout.incoming_folder(third.id),
         layout.incoming_folder("e" * 64), f"{layout.TRASH}{'f' * 64}",
     ):  # fmt: skip
         files.claim(folder)
     files.make_folder(f"{layout.incoming_folder(third.id)}/bundle")
-    part = layout.part_file(third.model_file.sha256)
-    (area / "boardfit" / part).write_bytes(b"C" * 100)
-    (area / "boardfit" / layout.PARTS / ("9" * 64)).write_bytes(b"of another bundle")
+    bundle = area / "boardfit" / layout.incoming_folder(third.id) / "bundle"
+    (bundle / third.model_file.name).write_bytes(b"C" * 100)
+    (bundle / "stranger").write_bytes(b"of another bundle")
     return area
 
 
@@ -109,8 +109,8 @@ def test_a_card_leads_nowhere(
         "pin": [f"{tmp_path / 'me'}.pub", "--force"],
     }  # fmt: skip
     must: dict[str, tuple[str, ...]] = {
-        "first": (layout.PARTS, layout.STATE, layout.CURRENT, f"releases/{old}", layout.LOCK),
-        "second": (f"{layout.TRASH}{'f' * 64}", f"{layout.PARTS}/{'9' * 64}", layout.CURRENT),
+        "first": (layout.INCOMING, layout.STATE, layout.CURRENT, f"releases/{old}", layout.LOCK),
+        "second": (f"{layout.TRASH}{'f' * 64}", layout.incoming_folder("e" * 64), layout.CURRENT),
         "again": (f"releases/{new}/bundle",),
         "rollback": (layout.CURRENT, f"releases/{old}/bundle/model.gguf"),
         "remove": (f"{layout.TRASH}{old}",),
@@ -186,7 +186,7 @@ def refused_in_one_line(err: str, place: Path) -> bool:
 
 
 @pytest.mark.parametrize("name", [
-    "incoming", "incoming/parts", "incoming/{new}", "incoming/{other}", "releases/{new}",
+    "incoming", "incoming/{new}", "incoming/{other}", "releases/{new}",
     ".trash-{other}", ".lock.d", "releases/{new}/bundle", ".state.json.new", ".current.new",
 ])  # fmt: skip
 def test_photos_on_a_card_stay(name: str, bundles: list[Path], tmp_path: Path) -> None:
@@ -259,14 +259,14 @@ def test_force_replaces_nothing_but_bundles(what: str, bundles: list[Path], tmp_
 
 
 def test_a_card_does_not_empty_the_home(bundles: list[Path], tmp_path: Path) -> None:
-    """`ln -s ~ /media/card/boardfit/incoming/parts; edge flash kit dir:/media/card/boardfit`"""
+    """`ln -s ~ /media/card/boardfit/incoming; edge flash kit dir:/media/card/boardfit`"""
     home, card = make_home(tmp_path / "home"), tmp_path / "card/boardfit"
     before = contents(home)
-    model = open_bundle(bundles[0]).model_file.sha256
     release = open_bundle(bundles[0]).id
     plants = {
-        "incoming/parts": home, ".state.json.new": home / "photo", f"incoming/parts/{model}": home
-        / "photo", f"releases/{release}/bundle": home, ".trusted_keys.new": home / "photo",
+        f"incoming/{release}": home, ".state.json.new": home / "photo",
+        f"incoming/{release}/bundle/model.gguf": home / "photo",
+        f"releases/{release}/bundle": home, ".trusted_keys.new": home / "photo",
         ".lock.d": home, ".lock": home / "photo", "current": home, "releases": home,
         "incoming": home, ".": home,
     }  # fmt: skip

@@ -24,14 +24,14 @@ from boardfit.converters.build.jobs import (
     is_output,
     make_jobs,
 )
-from boardfit.converters.build.seal import AnyArtifact, imatrix_identity, make_manifest, seal
+from boardfit.converters.build.seal import imatrix_identity, make_manifest, seal
 from boardfit.converters.build.warm import check_warm, make_warm, read_prompts
-from boardfit.converters.formats.base import GGUF, Conversion, FormatArtifact
+from boardfit.converters.formats.base import GGUF, Conversion, FormatArtifact, find_kept, keep
 from boardfit.converters.formats.converted import ConvertedFormat
 from boardfit.converters.formats.gguf.assign import assign_types
 from boardfit.converters.formats.gguf.imatrix import Imatrix
 from boardfit.converters.formats.gguf.recipe import AS_IS, GgufRecipe, load_recipe, make_as_is
-from boardfit.converters.formats.gguf.write import GgufArtifact, write_as_is, write_many
+from boardfit.converters.formats.gguf.write import write_as_is, write_many
 from boardfit.converters.imatrix.files import read_imatrix
 from boardfit.converters.plan.learned import read_learned
 from boardfit.converters.plan.options import PlanOptions
@@ -41,11 +41,12 @@ from boardfit.converters.quality.card import Card
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge import __version__
-from boardfit.edge.bundle.bundle import Bundle, open_bundle, sha256_file
-from boardfit.edge.disk.atomic import fsync_directory, write_atomic
+from boardfit.edge.bundle.bundle import Bundle, open_bundle
+from boardfit.edge.disk.atomic import fsync_directory
 from boardfit.edge.disk.rooted import work_beside
 from boardfit.edge.engines.model_file import built_file
 from boardfit.edge.files.kind import open_regular
+from boardfit.edge.template.tool_format import ToolFormat
 from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.types import Plan, Thinking
 
@@ -86,7 +87,7 @@ class Built:
     """One finished bundle."""
 
     bundle: Bundle
-    artifact: AnyArtifact
+    artifact: FormatArtifact
 
 
 def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
@@ -147,7 +148,8 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
                 request.spec, plan, artifact, checked, used, loss=losses.get(plan.recipe)
             )
             model = built_file(artifact.path).replace(sha256=artifact.sha256)
-            warm = make_warm(prompts, job, plan, model, folder / f"warm-{job.name}")
+            form = ToolFormat.from_dict(tools["tools"]) if prompts else None
+            warm = make_warm(prompts, job, plan, model, folder / f"warm-{job.name}", form)
             seal(
                 request.spec,
                 plan,
@@ -175,7 +177,7 @@ def add_tokenizer(request: BuildRequest, card: Card, vocabulary: Mapping[str, An
 
 
 def check_artifacts(
-    spec: ModelSpec, jobs: Sequence[BuildJob], artifacts: Mapping[str, AnyArtifact]
+    spec: ModelSpec, jobs: Sequence[BuildJob], artifacts: Mapping[str, FormatArtifact]
 ) -> dict[Path, dict[str, Any]]:
     """Check every artifact once, by its path: boards with equal plans share one."""
     checks: dict[Path, dict[str, Any]] = {}
@@ -196,7 +198,7 @@ def make_all_artifacts(
     imatrix: Imatrix | None,
     folder: Path,
     reporter: Reporter,
-) -> dict[str, AnyArtifact]:
+) -> dict[str, FormatArtifact]:
     """The artifact of every job by its name: all GGUFs in one pass over the source."""
     recipes = {
         name: make_as_is(find_main_type(request.spec)) if name == AS_IS else load_recipe(name)
@@ -204,7 +206,7 @@ def make_all_artifacts(
     }
     made = make_artifacts(request, recipes, imatrix, folder, reporter)
     converted: dict[str, FormatArtifact] = {}
-    found: dict[str, AnyArtifact] = {}
+    found: dict[str, FormatArtifact] = {}
     for job in jobs:
         if not job.is_converted:
             found[job.name] = made[job.plan.recipe]
@@ -242,7 +244,7 @@ def obtain_imatrix(request: BuildRequest, folder: Path, reporter: Reporter) -> I
     full, result = folder / "imatrix-source.gguf", folder / "imatrix.gguf"
     reporter.stage("writing the F16 model that activations are measured on")
     write_many(
-        request.spec, [(load_recipe("f16"), full)], threads=request.threads, overwrite=True,
+        request.spec, [(load_recipe("f16"), full)], threads=request.threads,
         progress=reporter.progress,
     )  # fmt: skip
     reporter.stage("weighing activations")
@@ -268,13 +270,14 @@ def make_artifacts(
     imatrix: Imatrix | None,
     folder: Path,
     reporter: Reporter,
-) -> dict[str, GgufArtifact]:
+) -> dict[str, FormatArtifact]:
     """One GGUF per recipe, written in one pass; whole ones of an interrupted build are kept."""
     folder.mkdir(exist_ok=True)
     identity = json.dumps(
         [request.spec.source.fingerprint, imatrix_identity(imatrix), __version__], sort_keys=True
     )
-    found = {recipe: finished(folder / f"{recipe}.gguf", identity) for recipe in recipes}
+    records = {recipe: folder / f"{recipe}.json" for recipe in recipes}
+    found = {recipe: find_kept(record, folder, identity) for recipe, record in records.items()}
     missing = [recipes[recipe] for recipe, artifact in found.items() if artifact is None]
     if AS_IS in [recipe.id for recipe in missing]:
         reporter.stage("taking the file as it stands")
@@ -282,7 +285,7 @@ def make_artifacts(
             request.spec, recipes[AS_IS], folder / f"{AS_IS}.gguf", threads=request.threads,
             progress=reporter.progress,
         )  # fmt: skip
-        found[AS_IS] = keep(artifact, identity)
+        found[AS_IS] = keep(artifact, records[AS_IS], identity)
     jobs = [(r, folder / f"{r.id}.gguf") for r in missing if r.id != AS_IS]
     if jobs:
         reporter.stage(describe_stage(request.spec, [recipe for recipe, _ in jobs]))
@@ -292,9 +295,8 @@ def make_artifacts(
             imatrix=imatrix,
             threads=request.threads,
             progress=reporter.progress,
-            overwrite=True,
         ):
-            found[artifact.recipe] = keep(artifact, identity)
+            found[artifact.recipe] = keep(artifact, records[artifact.recipe], identity)
     return {recipe: artifact for recipe, artifact in found.items() if artifact is not None}
 
 
@@ -304,27 +306,6 @@ def describe_stage(spec: ModelSpec, recipes: Sequence[GgufRecipe]) -> str:
     if any(e.type != e.tensor.source_type for r in recipes for e in assign_types(spec, r)):
         return f"quantizing to {names}"
     return f"copying: the file is {names} already, all {len(spec.tensors)} tensors stay as they are"
-
-
-def keep(artifact: GgufArtifact, identity: str) -> GgufArtifact:
-    """Note beside an artifact that it is whole, so that the same build need not make it again."""
-    record = {**vars(artifact), "path": artifact.path.name, "types": dict(artifact.types)}
-    write_atomic(
-        artifact.path.with_suffix(".json"),
-        json.dumps({"identity": identity, "artifact": record}).encode(),
-    )
-    return artifact
-
-
-def finished(path: Path, identity: str) -> GgufArtifact | None:
-    """An artifact that an earlier run of the same build completed, verified by its hash."""
-    try:
-        stored = json.loads(path.with_suffix(".json").read_bytes())
-        if stored["identity"] != identity or sha256_file(path) != stored["artifact"]["sha256"]:
-            return None
-        return GgufArtifact(**{**stored["artifact"], "path": path})
-    except Exception:  # a damaged file is made again
-        return None
 
 
 def adding_engine(

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from boardfit.converters.documents import companions, copy_document
 from boardfit.converters.formats.base import FormatArtifact
 from boardfit.converters.formats.gguf.imatrix import Imatrix
-from boardfit.converters.formats.gguf.write import GgufArtifact
 from boardfit.converters.spec import ModelSpec
 from boardfit.edge.bundle.bundle import MANIFEST, seal_bundle
 from boardfit.edge.disk.atomic import link_or_copy
@@ -21,13 +20,12 @@ if TYPE_CHECKING:
     from boardfit.edge.trust.signing import SigningKey
 
 MODEL_FILE = "model.gguf"
-AnyArtifact = GgufArtifact | FormatArtifact
 
 
 def make_manifest(
     spec: ModelSpec,
     plan: Plan,
-    artifact: AnyArtifact,
+    artifact: FormatArtifact,
     checks: Mapping[str, Any],
     imatrix: Imatrix | None,
     *,
@@ -75,7 +73,7 @@ def imatrix_identity(imatrix: Imatrix | None) -> str | None:
 def seal(
     spec: ModelSpec,
     plan: Plan,
-    artifact: AnyArtifact,
+    artifact: FormatArtifact,
     manifest: Mapping[str, Any],
     directory: Path,
     *,
@@ -85,14 +83,12 @@ def seal(
 ) -> None:
     """Assemble one bundle directory, and sign its manifest with `key`."""
     directory.mkdir(parents=True)
-    if isinstance(artifact, FormatArtifact):
-        sources = {name: artifact.folder / name for name in artifact.files}
-        roles, hashes = dict(artifact.files), dict(artifact.hashes)
-    else:
-        sources, roles = {MODEL_FILE: artifact.path}, {MODEL_FILE: "model"}
-        hashes = {MODEL_FILE: artifact.sha256}
-    for name, path in sources.items():
-        link_or_copy(path, directory / name)  # boards with the same recipe share the bytes on disk
+    # The model has the name of its format, of its recipe in the folder of a build.
+    names = {n: MODEL_FILE if n.endswith(".gguf") else n for n in artifact.files}
+    roles = {name: artifact.files[made] for made, name in names.items()}
+    hashes = {name: artifact.hashes[made] for made, name in names.items()}
+    for made, name in names.items():  # boards with the same recipe share the bytes on disk
+        link_or_copy(artifact.folder / made, directory / name)
     if spec.chat_template and "chat_template.jinja" not in roles:
         (directory / "chat_template.jinja").write_text(spec.chat_template, encoding="utf-8")
         roles["chat_template.jinja"] = "template"

@@ -12,10 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from boardfit.converters.families import settings
-from boardfit.converters.families.decoder import DecoderFamily, Dimensions, copies, head_values
 from boardfit.converters.families.layout import (
-    Checkpoint,
     SourceTensor,
     TensorRule,
     copy,
@@ -23,82 +20,79 @@ from boardfit.converters.families.layout import (
     target_tensor,
     to_f32,
 )
-from boardfit.converters.families.mamba2 import Mamba2
+from boardfit.converters.families.mamba2 import Mamba2, MambaFamily
 from boardfit.converters.families.rope import rope_metadata, rope_parameters
-from boardfit.converters.families.settings import Config
+from boardfit.converters.families.settings import Config, quote
 from boardfit.converters.spec import TargetTensor
-from boardfit.device_profiles.shape import LayerShape
+from boardfit.edge.errors import UnsupportedModelError
 
 # A factor for all rows, or one for each.
 Factor = float | np.ndarray
 
 
-class FalconH1(DecoderFamily):
+class FalconH1(MambaFamily):
     """`FalconH1ForCausalLM`."""
 
     arch = "falcon-h1"
+    parts = ("attention", "falcon_h1")
 
-    def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        config = super().config(checkpoint)
-        mixer = self.mixer(config)
-        mixer.check(config)
-        if settings.optional_bool(config, "mamba_rms_norm", False):
-            settings.require_value(config, "mamba_norm_before_gate", False)
-        for key in ("attention_bias", "mlp_bias"):
-            settings.require_value(config, key, False)
-        mixer.check_head_size(config, "mamba_d_ssm")
-        return config
+    def adjust(self) -> None:
+        super().adjust()
+        self._has_norm = self.config.flag("mamba_rms_norm")
+        if self._has_norm and self.config["mamba_norm_before_gate"] is not False:
+            given = quote(self.config["mamba_norm_before_gate"])
+            raise UnsupportedModelError(
+                f"config.json: mamba_norm_before_gate is {given}; the engine computes as if it "
+                "were False"
+            )
+        self.mixer.check_head_size(self.config, "mamba_d_ssm")
 
-    def mixer(self, config: Config) -> Mamba2:
-        n_embd = settings.require_int(config, "hidden_size")
-        inner = settings.optional_int(config, "mamba_d_ssm")
+    def find_mixer(self) -> Mamba2:
+        inner = self.config.whole_or("mamba_d_ssm", None)
         if inner is None:
-            inner = settings.require_int(config, "mamba_expand") * n_embd
-        return Mamba2.from_config(config, inner)
+            inner = self.config.whole("mamba_expand") * self.config.whole("hidden_size")
+        return Mamba2.from_config(self.config, inner)
 
-    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
-        has_norm = settings.optional_bool(config, "mamba_rms_norm", False)
-        return {
-            **self.mixer(config).rules("mamba.", has_norm=has_norm),
-            **self._scaled_rules(config, dims),
-            **copies(dims, "falcon_h1"),
+    def layer_rules(self, layer: int) -> Mapping[str, TensorRule]:
+        """Multipliers are folded into matrices, in upstream's order of multiplication."""
+        mixer = self.mixer
+        rules = {
+            **self.mixer_rules("mamba2", *(["mamba2_norm"] if self._has_norm else [])),
+            **super().layer_rules(layer),
         }
-
-    def _scaled_rules(self, config: Config, dims: Dimensions) -> dict[str, TensorRule]:
-        """Matrices that multipliers are folded into, in upstream's order of multiplication."""
-        n_embd, mixer = dims.n_embd, self.mixer(config)
-        gate, down = _multipliers(config, "mlp_multipliers", 2)
-        inward = _multiplier(config, "attention_in_multiplier")
-        key = (_multiplier(config, "key_multiplier"), inward)
-        outward = _multiplier(config, "attention_out_multiplier")
+        gate, down = self._multipliers("mlp_multipliers", 2)
+        inward = self._multiplier("attention_in_multiplier")
         parts = (mixer.inner, mixer.inner, *[mixer.n_group * mixer.d_state] * 2, mixer.n_head)
-        by_row = np.repeat(np.array(_multipliers(config, "ssm_multipliers", 5)), parts)
-        mamba = (_multiplier(config, "ssm_in_multiplier"), by_row)
-        mamba_out = (_multiplier(config, "ssm_out_multiplier"),)
-        q, kv, n_ff = dims.q_rows, dims.kv_rows, dims.n_ff
-        return {
-            "self_attn.q_proj.weight": scaled("attn_q.weight", q, n_embd, by=(inward,)),
-            "self_attn.k_proj.weight": scaled("attn_k.weight", kv, n_embd, by=key),
-            "self_attn.v_proj.weight": scaled("attn_v.weight", kv, n_embd, by=(inward,)),
-            "self_attn.o_proj.weight": scaled("attn_output.weight", n_embd, q, by=(outward,)),
-            "mamba.in_proj.weight": scaled("ssm_in.weight", mixer.in_rows, n_embd, by=mamba),
-            "mamba.out_proj.weight": scaled("ssm_out.weight", n_embd, mixer.inner, by=mamba_out),
-            "feed_forward.gate_proj.weight": scaled("ffn_gate.weight", n_ff, n_embd, by=(gate,)),
-            "feed_forward.down_proj.weight": scaled("ffn_down.weight", n_embd, n_ff, by=(down,)),
+        by_row = np.repeat(np.array(self._multipliers("ssm_multipliers", 5)), parts)
+        factors: dict[str, tuple[Factor, ...]] = {
+            "self_attn.q_proj": (inward,),
+            "self_attn.k_proj": (self._multiplier("key_multiplier"), inward),
+            "self_attn.v_proj": (inward,),
+            "self_attn.o_proj": (self._multiplier("attention_out_multiplier"),),
+            "mamba.in_proj": (self._multiplier("ssm_in_multiplier"), by_row),
+            "mamba.out_proj": (self._multiplier("ssm_out_multiplier"),),
+            "feed_forward.gate_proj": (gate,),
+            "feed_forward.down_proj": (down,),
         }
+        scaled_rules = {
+            f"{name}.weight": scaled(rule.target, *rule.shape, by=by)
+            for name, by in factors.items()
+            for rule in [rules[f"{name}.weight"]]
+        }
+        return {**rules, **scaled_rules}
 
-    def outer_rules(self, config: Config, dims: Dimensions) -> dict[str, TensorRule]:
-        shape = (dims.n_vocab, dims.n_embd)
-        factors = [_multiplier(config, f"{part}_multiplier") for part in ("embedding", "lm_head")]
+    def outer_rules(self) -> dict[str, TensorRule]:
+        shape = (self.dims.n_vocab, self.dims.n_embd)
+        factors = [self._multiplier(f"{part}_multiplier") for part in ("embedding", "lm_head")]
         embedding, head = (
             scaled(name, *shape, by=(factor,))
             for name, factor in zip(("token_embd.weight", "output.weight"), factors, strict=True)
         )
         rules = {
             "model.embed_tokens.weight": embedding,
-            "model.final_layernorm.weight": copy("output_norm.weight", dims.n_embd),
+            "model.final_layernorm.weight": copy("output_norm.weight", self.dims.n_embd),
         }
-        if not self.is_tied(config):
+        if not self.is_tied:
             return {**rules, "lm_head.weight": head}
         if factors[0] != factors[1]:
             rules["model.embed_tokens.weight"] = TensorRule(
@@ -111,27 +105,30 @@ class FalconH1(DecoderFamily):
             )
         return rules
 
-    def layer_shape(self, config: Config, dims: Dimensions, layer: int) -> LayerShape:
-        state = self.mixer(config).state_values
-        return LayerShape(dims.n_head_kv, dims.head_dim, dims.head_dim, state_values=state)
-
-    def values(self, config: Config, dims: Dimensions) -> dict[str, Any]:
+    def values(self) -> dict[str, Any]:
         """All entries, in upstream's order, which is that of its `Mamba2Model`."""
         order = ("conv_kernel", "inner_size", "state_size", "time_step_rank", "group_count")
-        epsilon = settings.require_float(config, "rms_norm_eps")
+        dims = self.dims
         return {
             "context_length": dims.n_ctx,
             "embedding_length": dims.n_embd,
             "feed_forward_length": dims.n_ff,
             "attention.head_count": dims.n_head,
             "block_count": dims.n_layer,
-            **self.mixer(config).values(order),
-            "attention.layer_norm_rms_epsilon": epsilon,
+            **self.mixer.values(order),
+            "attention.layer_norm_rms_epsilon": self.config.number("rms_norm_eps"),
             "vocab_size": dims.n_vocab,
             "attention.head_count_kv": dims.n_head_kv,
-            **head_values(dims),
-            **rope_metadata(rope_parameters(config)),
+            **self.head_values(),
+            **rope_metadata(rope_parameters(self.config)),
         }
+
+    def _multiplier(self, key: str) -> float:
+        return self.config.number_or(key, 1.0)
+
+    def _multipliers(self, key: str, length: int) -> list[float]:
+        values = self.config.entries(key, length) or [1.0] * length
+        return [Config({key: value}).number(key) for value in values]
 
 
 def scaled(target: str, *shape: int, by: Sequence[Factor]) -> TensorRule:
@@ -153,12 +150,3 @@ def scaled(target: str, *shape: int, by: Sequence[Factor]) -> TensorRule:
         return [target_tensor(name, shape, "F32", read, source.name)]
 
     return TensorRule(target, shape, build)
-
-
-def _multiplier(config: Config, key: str) -> float:
-    return 1.0 if config.get(key) is None else settings.require_float(config, key)
-
-
-def _multipliers(config: Config, key: str, length: int) -> list[float]:
-    values = settings.optional_list(config, key, length) or [1.0] * length
-    return [settings.require_float({key: value}, key) for value in values]

@@ -8,33 +8,21 @@ values of their own. The engine has most sizes of the two published models built
 neither the entries for them nor the cap on logits, so that other models are refused.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from boardfit.converters.families import settings
-from boardfit.converters.families.decoder import MOST_LAYERS, Dimensions, copies
-from boardfit.converters.families.gemma import Gemma3, sliding_layers
-from boardfit.converters.families.gemma4 import (
-    check_shared_layers,
-    is_shared,
-    refuse_unknown_parts,
-    shared_attention,
-)
+from boardfit.converters.families.gemma4 import SharedLayers
 from boardfit.converters.families.layout import (
-    Checkpoint,
     ExpertStack,
     SourceTensor,
     TensorRule,
-    copy,
     matrix,
     target_tensor,
 )
-from boardfit.converters.families.settings import Config, quote
 from boardfit.converters.spec import TargetTensor
-from boardfit.device_profiles.shape import LayerShape
 from boardfit.edge.errors import UnsupportedModelError
 
 # Sparsity → how many standard deviations above the mean a value must lie: the inverse of the normal
@@ -42,50 +30,34 @@ from boardfit.edge.errors import UnsupportedModelError
 _DEVIATIONS = {0.95: 1.6448535919189453, 0.0: -np.inf}
 _N_ALTUP = 4
 # Built into the engine (src/llama-hparams.h, src/models/models.h, src/models/gemma3n.cpp).
-_ENGINE_SIZES = {
-    "altup_num_inputs": _N_ALTUP,
-    "altup_active_idx": 0,
-    "laurel_rank": 64,
-    "hidden_size_per_layer_input": 256,
-    "final_logit_softcapping": 30.0,
-}
 _ENGINE_LAYERS_WITH_KV = 20
 _ENGINE_SPARSE_LAYERS = 10
 
 
-class Gemma3n(Gemma3):
+class Gemma3n(SharedLayers):
     """`Gemma3nForCausalLM`, and the language model of `Gemma3nForConditionalGeneration`."""
 
     arch = "gemma3n"
+    outer_parts = ("outer", "gemma_per_layer_outer")
     engine_period = 5
 
-    def sliding(self, config: Config) -> Sequence[bool]:
-        return sliding_layers(config, period=self.engine_period)
+    @property
+    def sliding(self) -> Sequence[bool]:
+        return self.find_sliding(self.engine_period)
 
-    def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
+    def adjust(self) -> None:
         """With one feed-forward size, and a sparsity for each layer."""
-        config = super().config(checkpoint)
-        refuse_unknown_parts(config)
-        for key, expected in _ENGINE_SIZES.items():
-            if config[key] != expected:
-                raise UnsupportedModelError(
-                    f"config.json: {key} is {quote(config[key])}, but the engine computes Gemma 3n "
-                    f"with {expected}"
-                )
-        n_layer = settings.require_int(config, "num_hidden_layers", most=MOST_LAYERS)
+        super().adjust()
+        config, n_layer = self.config, self.n_layers()
         if isinstance(config["intermediate_size"], list):
-            sizes = settings.optional_list(config, "intermediate_size", n_layer) or [None]
+            sizes = config.entries("intermediate_size", n_layer) or [None]
             if any(size != sizes[0] for size in sizes):
                 raise UnsupportedModelError(
                     "config.json: intermediate_size differs between layers, but the engine's "
                     "Gemma 3n has one"
                 )
             config["intermediate_size"] = sizes[0]
-        self._check_layers(config, n_layer)
-        return config
-
-    def _check_layers(self, config: Config, n_layer: int) -> None:
-        check_shared_layers(config, self.sliding(config))
+        self.check_shared_layers()
         own = n_layer - config["num_kv_shared_layers"]
         if own != min(n_layer, _ENGINE_LAYERS_WITH_KV):
             raise UnsupportedModelError(
@@ -93,84 +65,77 @@ class Gemma3n(Gemma3):
                 "(num_kv_shared_layers), but the engine computes Gemma 3n with "
                 f"{_ENGINE_LAYERS_WITH_KV}"
             )
-        if _sparsity(config, n_layer) != [
-            0.95 if layer < _ENGINE_SPARSE_LAYERS else 0.0 for layer in range(n_layer)
-        ]:
+        if self._sparsity != [0.95 * (layer < _ENGINE_SPARSE_LAYERS) for layer in range(n_layer)]:
             raise UnsupportedModelError(
                 "config.json: activation_sparsity_pattern is not 0.95 for the first "
                 f"{_ENGINE_SPARSE_LAYERS} layers and 0 for the others, as the engine computes it"
             )
 
-    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
-        sizes = {"rank": config["laurel_rank"], "n_altup": _N_ALTUP}
-        width = config["hidden_size_per_layer_input"]
+    @functools.cached_property
+    def _sparsity(self) -> list[Any]:
+        n_layer = self.n_layers()
+        given = self.config.entries("activation_sparsity_pattern", n_layer)
+        if given is not None:
+            return given
+        # As transformers fills it in.
+        n_sparse = _ENGINE_SPARSE_LAYERS if n_layer > _ENGINE_SPARSE_LAYERS else 0
+        return [0.95] * n_sparse + [0.0] * (n_layer - n_sparse)
+
+    def layer_rules(self, layer: int) -> Mapping[str, TensorRule]:
         return {
-            **shared_attention(dims, is_shared=is_shared(config, dims, layer)),
-            **copies(dims, "mlp", "norms_around", "gemma3n", **sizes),
-            **copies(dims, "gemma_per_layer", width=width),
+            **self.shared_attention(layer),
+            **self.rules("mlp", "norms_around", "gemma3n", "gemma_per_layer"),
         }
 
-    def outer_rules(self, config: Config, dims: Dimensions) -> dict[str, TensorRule]:
-        width = config["hidden_size_per_layer_input"]
-        rows = settings.require_int(config, "vocab_size_per_layer_input", most=dims.n_vocab)
-        table = zero_rows(
-            "per_layer_token_embd.weight", rows, dims.n_layer * width, n_rows=dims.n_vocab
-        )
-        return {
-            **super().outer_rules(config, dims),
-            "model.norm.weight": copy("output_norm.weight", dims.n_embd),
-            "model.embed_tokens_per_layer.weight": table,
-            **copies(dims, "gemma_per_layer_outer", width=width),
-        }
+    def outer_rules(self) -> dict[str, TensorRule]:
+        dims = self.dims
+        rows = self.config.whole("vocab_size_per_layer_input", most=dims.n_vocab)
+        width = dims.n_layer * self.config.whole("hidden_size_per_layer_input")
+        table = zero_rows("per_layer_token_embd.weight", rows, width, n_rows=dims.n_vocab)
+        return {**super().outer_rules(), "model.embed_tokens_per_layer.weight": table}
 
-    def outer_stacks(self, config: Config, dims: Dimensions) -> list[tuple[ExpertStack, int]]:
-        shape = (dims.n_embd, dims.n_embd)
-        inward = ExpertStack("model.altup_projections.{}.weight", "altup_proj.weight", shape)
-        outward = ExpertStack(
-            "model.altup_unembed_projections.{}.weight", "altup_unembd_proj.weight", shape
-        )
-        return [(inward, _N_ALTUP - 1), (outward, _N_ALTUP - 1)]
+    def outer_stacks(self) -> list[tuple[ExpertStack, int]]:
+        names = {"projections": "proj", "unembed_projections": "unembd_proj"}
+        shape = (self.dims.n_embd, self.dims.n_embd)
+        return [
+            (ExpertStack(f"model.altup_{n}.{{}}.weight", f"altup_{t}.weight", shape), _N_ALTUP - 1)
+            for n, t in names.items()
+        ]
 
-    def tensors(self, checkpoint: Checkpoint) -> list[TargetTensor]:
+    def make_tensors(self) -> list[TargetTensor]:
         """With zeros for keys and values of shared layers where a checkpoint, saved by a newer
         transformers, has none: the engine loads them but does not compute with them.
         """
-        made = super().tensors(checkpoint)
-        config = self.config(checkpoint)
-        dims, names = self.dimensions(config), {tensor.name for tensor in made}
+        made, dims = super().make_tensors(), self.dims
+        names = {tensor.name for tensor in made}
         kind = next(t.source_type for t in made if t.name == "blk.0.attn_k.weight")
-        for layer in range(dims.n_layer):
-            if not is_shared(config, dims, layer):
-                continue
-            for part, shape in (
-                ("attn_k", (dims.kv_rows, dims.n_embd)),
-                ("attn_k_norm", (dims.head_dim,)),
-                ("attn_v", (dims.kv_rows, dims.n_embd)),
-            ):
-                if (name := f"blk.{layer}.{part}.weight") not in names:
-                    made.append(_zeros(name, shape, kind))
-        return made
+        shapes = {
+            "attn_k": (dims.kv_rows, dims.n_embd),
+            "attn_k_norm": (dims.head_dim,),
+            "attn_v": (dims.kv_rows, dims.n_embd),
+        }
+        absent = (
+            (f"blk.{layer}.{part}.weight", shape)
+            for layer in filter(self.is_shared, range(dims.n_layer))
+            for part, shape in shapes.items()
+        )
+        return made + [_zeros(name, shape, kind) for name, shape in absent if name not in names]
 
-    def extra_metadata(self, config: Config, dims: Dimensions) -> dict[str, Any]:
-        deviations = [_DEVIATIONS[part] for part in _sparsity(config, dims.n_layer)]
-        window = settings.require_int(config, "sliding_window")
+    def extra_metadata(self) -> dict[str, Any]:
+        config = self.config
         return {
-            "final_logit_softcapping": _ENGINE_SIZES["final_logit_softcapping"],
-            "attention.sliding_window": window,
-            "altup.active_idx": _ENGINE_SIZES["altup_active_idx"],
+            "final_logit_softcapping": config.number("final_logit_softcapping"),
+            "attention.sliding_window": config.whole("sliding_window"),
+            "altup.active_idx": config["altup_active_idx"],
             "altup.num_inputs": _N_ALTUP,
-            "embedding_length_per_layer_input": _ENGINE_SIZES["hidden_size_per_layer_input"],
+            "embedding_length_per_layer_input": config["hidden_size_per_layer_input"],
             "attention.shared_kv_layers": config["num_kv_shared_layers"],
-            "activation_sparsity_scale": deviations,
-            "attention.sliding_window_pattern": list(self.sliding(config)),
+            "activation_sparsity_scale": [_DEVIATIONS[part] for part in self._sparsity],
+            "attention.sliding_window_pattern": list(self.sliding),
         }
 
-    def per_layer(self, config: Config, dims: Dimensions) -> dict[str, Any]:
-        return {"feed_forward_length": [dims.n_ff] * dims.n_layer}
-
-    def layer_shape(self, config: Config, dims: Dimensions, layer: int) -> LayerShape:
-        shape = super().layer_shape(config, dims, layer)
-        return replace(shape, shares_kv=is_shared(config, dims, layer))
+    def per_layer(self) -> dict[str, Any]:
+        return {"feed_forward_length": [self.dims.n_ff] * self.dims.n_layer}
 
 
 def zero_rows(target: str, *shape: int, n_rows: int) -> TensorRule:
@@ -197,12 +162,3 @@ def _zeros(name: str, shape: tuple[int, ...], source_type: str) -> TargetTensor:
         return np.zeros((stop - start, shape[-1]), dtype=dtype)
 
     return target_tensor(name, shape, source_type, read, "zeros")
-
-
-def _sparsity(config: Config, n_layer: int) -> list[Any]:
-    given = settings.optional_list(config, "activation_sparsity_pattern", n_layer)
-    if given is not None:
-        return given
-    # As transformers fills it in.
-    n_sparse = _ENGINE_SPARSE_LAYERS if n_layer > _ENGINE_SPARSE_LAYERS else 0
-    return [0.95] * n_sparse + [0.0] * (n_layer - n_sparse)

@@ -12,13 +12,11 @@ which upstream writes even where nothing uses them. A dense layer's gate and up 
 name of a shared expert. Hybrids have no rotary embeddings.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
-from boardfit.converters.families import settings
-from boardfit.converters.families.decoder import DecoderFamily, Dimensions, copies
-from boardfit.converters.families.layout import Checkpoint, TensorRule, copy, split
-from boardfit.converters.families.llama import Llama, attention_biases, interleaved_attention
+from boardfit.converters.families.decoder import DecoderFamily, read_defaults
+from boardfit.converters.families.llama import Llama
 from boardfit.converters.families.mamba2 import HybridFamily, Mamba2
 from boardfit.converters.families.settings import Config, quote
 from boardfit.edge.errors import InputError, UnsupportedModelError
@@ -36,74 +34,77 @@ class Granite(Llama):
 
     arch = "granite"
 
-    def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        config = super().config(checkpoint)
-        n_embd = settings.require_int(config, "hidden_size")
-        computed = n_embd // settings.require_int(config, "num_attention_heads")
-        if config["head_dim"] != computed:
+    def head_dim(self) -> int:
+        computed, given = self.even_head_dim(), self.config.whole_or("head_dim", None)
+        if given not in (None, computed):
             raise UnsupportedModelError(
-                f"config.json: head_dim is {config['head_dim']}, but the engine computes Granite "
+                f"config.json: head_dim is {given}, but the engine computes Granite "
                 f"with {computed} (hidden size over heads)"
             )
-        return config
+        return computed
 
-    def has_head_dim(self, config: Config) -> bool:
+    def has_head_dim(self) -> bool:
         return False
 
-    def extra_metadata(self, config: Config, dims: Dimensions) -> dict[str, Any]:
-        given = {n: settings.require_float(config, key) for key, n in _MULTIPLIERS.items()}
+    def extra_metadata(self) -> dict[str, Any]:
+        given = {name: self.config.number(key) for key, name in _MULTIPLIERS.items()}
         used = {name: value for name, value in given.items() if value}
-        return {**super().extra_metadata(config, dims), **used}
+        return {**super().extra_metadata(), **used}
 
 
 class GraniteMoe(Granite):
     """`GraniteMoeForCausalLM` and `GraniteMoeSharedForCausalLM`."""
 
     arch = "granitemoe"
+    parts = ("paired_attention", "norms")
+    flagged: ClassVar[Mapping[str, str]] = {"attention_bias": "paired_attention_bias"}
 
-    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
-        return {
-            **interleaved_attention(dims),
-            **attention_biases(config, dims, interleave=True),
-            **expert_rules(config, dims),
-            **copies(dims, "norms"),
-        }
+    def layer_parts(self, layer: int) -> Sequence[str]:
+        return (*super().layer_parts(layer), *self.feed_forward_parts())
 
-    def extra_metadata(self, config: Config, dims: Dimensions) -> dict[str, Any]:
-        return {**super().extra_metadata(config, dims), **_shared_values(config)}
+    def feed_forward_parts(self) -> Sequence[str]:
+        """Router, stacked experts, and the shared expert where there is one."""
+        return ("granite_experts", *(["granite_shared"] if self._shared_values() else []))
+
+    def extra_metadata(self) -> dict[str, Any]:
+        return {**super().extra_metadata(), **self._shared_values()}
+
+    def _shared_values(self) -> dict[str, int]:
+        key = "shared_intermediate_size"
+        n_shared = 0 if self.config.get(key) is None else self.config.whole(key, least=0)
+        return {"expert_shared_feed_forward_length": n_shared} if n_shared else {}
 
 
-class Granite4(Granite):
+class Granite4(GraniteMoe):
     """`GraniteMoeHybridForCausalLM` without Mamba layers and without experts."""
 
+    arch = "granite"
     # Whether attention layers rotate queries and keys.
     rotates = True
 
     @classmethod
-    def from_config(cls, config: Config) -> DecoderFamily:
-        kinds = config.get("layer_types")
+    def choose(cls, config: Config) -> type[DecoderFamily]:
+        kinds, defaults = config.get("layer_types"), read_defaults(cls)
         if isinstance(kinds, list) and "mamba" in kinds:
-            return Granite4Hybrid()
-        dense = Granite4()
-        return Granite4Moe() if dense.n_expert({**dense.defaults, **config}) else dense
+            return Granite4Hybrid
+        return Granite4Moe if Config({**defaults, **config}).get("num_local_experts") else Granite4
 
-    def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        config = super().config(checkpoint)
-        self.kinds(config)
-        if (config.get("position_embedding_type") == "rope") is not self.rotates:
+    def adjust(self) -> None:
+        super().adjust()
+        self.mixer, kind = self.find_mixer(), self.config.get("position_embedding_type")
+        if self.kinds and (kind == "rope") is not self.rotates:
             raise UnsupportedModelError(
-                f"config.json: position_embedding_type is "
-                f"{quote(config.get('position_embedding_type'))}, but the engine rotates "
+                f"config.json: position_embedding_type is {quote(kind)}, but the engine rotates "
                 f"{'in every layer' if self.rotates else 'nowhere'} in this model"
             )
-        if not self.n_expert(config):
+        if not self.n_expert:
             # The engine aborts where experts are used and there are none.
-            config["num_experts_per_tok"] = 0
-        return config
+            self.config["num_experts_per_tok"] = 0
 
-    def kinds(self, config: Config) -> list[str]:
-        n_layer = settings.require_int(config, "num_hidden_layers")
-        kinds = settings.layer_kinds(config, ("attention", "mamba"), length=n_layer)
+    @property
+    def kinds(self) -> list[str]:
+        n_layer = self.config.whole("num_hidden_layers")
+        kinds = self.config.layer_kinds(("attention", "mamba"), length=n_layer)
         if kinds is None:
             raise InputError(
                 f"config.json: layer_types is missing; expected a list of {n_layer} entries",
@@ -111,35 +112,21 @@ class Granite4(Granite):
             )
         return kinds
 
-    def mixer(self, config: Config) -> Mamba2:
+    def find_mixer(self) -> Mamba2:
         """Sizes of the Mamba layers, `mamba_expand` times as wide as the model."""
-        expand = settings.require_int(config, "mamba_expand")
-        return Mamba2.from_config(config, expand * settings.require_int(config, "hidden_size"))
+        inner = self.config.whole("mamba_expand") * self.config.whole("hidden_size")
+        return Mamba2.from_config(self.config, inner)
 
-    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
-        return {
-            **interleaved_attention(dims),
-            **attention_biases(config, dims, interleave=True),
-            **self.feed_forward_rules(config, dims),
-            **copies(dims, "norms"),
-        }
-
-    def feed_forward_rules(self, config: Config, dims: Dimensions) -> dict[str, TensorRule]:
+    def feed_forward_parts(self) -> Sequence[str]:
         """Experts, or the one feed-forward part that goes by the name of a shared expert."""
-        if self.n_expert(config):
-            return expert_rules(config, dims)
-        return _shared_rules(dims, dims.n_ff, "")
+        return super().feed_forward_parts() if self.n_expert else ("granite_mlp",)
 
-    def per_layer(self, config: Config, dims: Dimensions) -> dict[str, Any]:
-        return {"attention.head_count_kv": [dims.n_head_kv] * dims.n_layer}
+    def per_layer(self) -> dict[str, Any]:
+        return {"attention.head_count_kv": [self.dims.n_head_kv] * self.dims.n_layer}
 
-    def extra_metadata(self, config: Config, dims: Dimensions) -> dict[str, Any]:
-        return {
-            **super().extra_metadata(config, dims),
-            **_shared_values(config),
-            **self.mixer(config).values(),
-            "rope.scaling.finetuned": self.rotates,
-        }
+    def extra_metadata(self) -> dict[str, Any]:
+        own = {"rope.scaling.finetuned": self.rotates}
+        return {**super().extra_metadata(), **self.mixer.values(), **own}
 
 
 class Granite4Moe(Granite4):
@@ -155,55 +142,15 @@ class Granite4Hybrid(HybridFamily, Granite4):
     mark = ("mamba", "mamba.A_log")
     rotates = False
 
-    def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        config = super().config(checkpoint)
+    def adjust(self) -> None:
         # transformers norms all groups as one, the engine each; at another factor it aborts.
-        settings.require_value(config, "mamba_n_groups", 1)
-        settings.require_value(config, "mamba_expand", 2)
-        self.mixer(config).check_head_size(config, "mamba_expand × hidden_size")
-        return config
+        super().adjust()
+        self.mixer.check_head_size(self.config, "mamba_expand × hidden_size")
 
-    def mixer(self, config: Config) -> Mamba2:
-        return Granite4.mixer(self, config)
+    def find_mixer(self) -> Mamba2:
+        return Granite4.find_mixer(self)
 
-    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
-        if self.kinds(config)[layer] == "attention":
-            return super().layer_rules(config, dims, layer)
-        return {
-            **self.mixer(config).rules("mamba."),
-            **self.feed_forward_rules(config, dims),
-            **copies(dims, "norms"),
-        }
-
-
-def expert_rules(config: Config, dims: Dimensions) -> dict[str, TensorRule]:
-    """Router, stacked experts, and the shared expert where there is one."""
-    n_expert = settings.require_int(config, "num_local_experts")
-    halves = (("ffn_gate_exps.weight", dims.n_ff), ("ffn_up_exps.weight", dims.n_ff))
-    moe, outward = "block_sparse_moe", (n_expert, dims.n_embd, dims.n_ff)
-    n_shared = _shared_ff(config)
-    return {
-        f"{moe}.router.layer.weight": copy("ffn_gate_inp.weight", n_expert, dims.n_embd),
-        f"{moe}.input_linear.weight": split(halves, n_expert, 2 * dims.n_ff, dims.n_embd),
-        f"{moe}.output_linear.weight": copy("ffn_down_exps.weight", *outward),
-        **(_shared_rules(dims, n_shared, "_shexp") if n_shared else {}),
-    }
-
-
-def _shared_ff(config: Config) -> int:
-    if config.get("shared_intermediate_size") is None:
-        return 0
-    return settings.require_int(config, "shared_intermediate_size", least=0)
-
-
-def _shared_values(config: Config) -> dict[str, Any]:
-    n_shared = _shared_ff(config)
-    return {"expert_shared_feed_forward_length": n_shared} if n_shared else {}
-
-
-def _shared_rules(dims: Dimensions, n_ff: int, suffix: str) -> dict[str, TensorRule]:
-    halves = ((f"ffn_gate{suffix}.weight", n_ff), (f"ffn_up{suffix}.weight", n_ff))
-    return {
-        "shared_mlp.input_linear.weight": split(halves, 2 * n_ff, dims.n_embd),
-        "shared_mlp.output_linear.weight": copy(f"ffn_down{suffix}.weight", dims.n_embd, n_ff),
-    }
+    def layer_parts(self, layer: int) -> Sequence[str]:
+        if self.kinds[layer] == "attention":
+            return super().layer_parts(layer)
+        return ("norms", *self.feed_forward_parts())

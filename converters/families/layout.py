@@ -5,7 +5,6 @@ A rule holds the GGUF name, the shape that the configuration implies, and how ro
 are read only when `TargetTensor.read` is called.
 """
 
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -101,6 +100,28 @@ def language_model_only(name: str) -> str | None:
 # -- rules ---------------------------------------------------------------------------------------
 
 
+def make_rule(row: str, find: Callable[[str], int]) -> TensorRule:
+    """The rule that a row of tensors.toml stands for; `find` gives sizes by name."""
+    how, _, what = row.rpartition(": ")
+    kind, *numbers = how.split() or [""]
+    target, *sizes = what.split()
+    shape, given = tuple(map(find, sizes)), tuple(map(find, numbers))
+    if kind == "split":
+        targets = target.split("+")
+        return split([(name, shape[-2] // len(targets)) for name in targets], *shape)
+    if kind == "interleave":
+        return interleave_rows(target, *shape, n_head=given[0])
+    if kind == "reshape":
+        return reshape(target, *shape, to=given)
+    if kind == "ignore":
+        return ignore(*shape)
+    if kind == "plus_one":
+        return plus_one(target, *shape)
+    if kind == "decay":
+        return decay(target, *shape)
+    return copy(target, *shape, optional=kind == "maybe")
+
+
 def copy(target: str, *shape: int, optional: bool = False) -> TensorRule:
     """The tensor as it is."""
 
@@ -150,8 +171,6 @@ def split(targets: Sequence[tuple[str, int]], *shape: int) -> TensorRule:
     """Consecutive row ranges of one tensor as tensors of their own. `targets` is (name, rows) along
     the second-to-last axis, for example gate and up of a fused `gate_up_proj`.
     """
-    if sum(count for _, count in targets) != shape[-2]:
-        raise ValueError(f"split of {shape} into {targets} does not add up")
 
     def build(name: str, source: SourceTensor) -> list[TargetTensor]:
         prefix = name.removesuffix(targets[0][0])
@@ -170,13 +189,48 @@ def split(targets: Sequence[tuple[str, int]], *shape: int) -> TensorRule:
 
 def reshape(target: str, *shape: int, to: Shape) -> TensorRule:
     """The same values in another shape (LFM2 drops the middle axis of its convolutions)."""
-    if math.prod(shape) != math.prod(to):
-        raise ValueError(f"cannot reshape {shape} to {to}")
 
     def build(name: str, source: SourceTensor) -> list[TargetTensor]:
         return [from_rows(name, to, source, source.data.reshape(-1, to[-1]))]
 
     return TensorRule(target, shape, build)
+
+
+def plus_one(target: str, *shape: int) -> TensorRule:
+    """A norm weight stored minus one, plus one.
+
+    Upstream adds in float16 when the source is float16, else in float32 (conversion/base.py,
+    `prepare_tensors`, widens everything but float16 before the family sees it): so do we.
+    """
+
+    def build(name: str, source: SourceTensor) -> list[TargetTensor]:
+        rows, half = matrix(source), source.dtype == "F16"
+
+        def read(start: int, stop: int) -> np.ndarray:
+            values = rows[start:stop] if half else to_f32(rows[start:stop], source.dtype)
+            shifted: np.ndarray = values + values.dtype.type(1)
+            return shifted
+
+        return [target_tensor(name, shape, "F16" if half else "F32", read, source.name)]
+
+    return TensorRule(target, shape, build)
+
+
+def decay(target: str, n_head: int) -> TensorRule:
+    """`-exp(A_log)`, one row per head. Computed in float64, so that the result is the nearest
+    float32 on every processor; torch's is one unit in the last place off now and then.
+    """
+
+    def build(name: str, source: SourceTensor) -> list[TargetTensor]:
+        values = to_f32(source.data, source.dtype).reshape(-1, 1).astype(np.float64)
+
+        def read(start: int, stop: int) -> np.ndarray:
+            made: np.ndarray = (-np.exp(values[start:stop])).astype(np.float32)
+            return made
+
+        return [target_tensor(name, (n_head, 1), "F32", read, source.name)]
+
+    return TensorRule(target, (n_head,), build)
 
 
 def ignore(*shape: int) -> TensorRule:

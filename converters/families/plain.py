@@ -4,15 +4,13 @@ Upstream: conversion/{exaone,ernie,hunyuan,olmo}.py; engine: src/models/exaone4.
 hunyuan-vl.cpp, olmo2.cpp.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from boardfit.converters.families import settings
-from boardfit.converters.families.decoder import DecoderFamily, Dimensions, window_values
-from boardfit.converters.families.gemma import sliding_layers
-from boardfit.converters.families.layout import Checkpoint, TensorRule
+from boardfit.converters.families.decoder import DecoderFamily, Dimensions
+from boardfit.converters.families.gemma import WindowedFamily
 from boardfit.converters.families.rope import llama3_rope_freqs, rope_parameters
-from boardfit.converters.families.settings import Config, quote
+from boardfit.converters.families.settings import quote
 from boardfit.converters.spec import TargetTensor
 from boardfit.edge.errors import UnsupportedModelError
 
@@ -23,7 +21,7 @@ _HUNYUAN_CONTEXT = 262144
 _HUNYUAN_STATED = (32768, _HUNYUAN_CONTEXT)
 
 
-class Exaone4(DecoderFamily):
+class Exaone4(WindowedFamily):
     """`Exaone4ForCausalLM`.
 
     Norms stand after attention and feed-forward part, none before, and over each query and key
@@ -34,8 +32,8 @@ class Exaone4(DecoderFamily):
     arch = "exaone4"
     parts = ("attention", "head_norms", "mlp", "norms_after")
 
-    def dimensions(self, config: Config) -> Dimensions:
-        dims = super().dimensions(config)
+    def dimensions(self) -> Dimensions:
+        dims = super().dimensions()
         if dims.q_rows != dims.n_embd:
             raise UnsupportedModelError(
                 f"config.json: head_dim {dims.head_dim} times {dims.n_head} heads is not "
@@ -43,15 +41,16 @@ class Exaone4(DecoderFamily):
             )
         return dims
 
-    def extra_tensors(self, config: Config, dims: Dimensions) -> list[TargetTensor]:
-        return llama3_rope_freqs(rope_parameters(config), dims.head_dim)
+    def extra_tensors(self) -> list[TargetTensor]:
+        return llama3_rope_freqs(rope_parameters(self.config), self.dims.head_dim)
 
-    def sliding(self, config: Config) -> Sequence[bool]:
+    @property
+    def sliding(self) -> Sequence[bool]:
         """`layer_types`, else a period or a pattern such as `LLLG`. Raises UnsupportedModelError
         where the engine, which goes by the number of layers, would compute something else.
         """
-        size = settings.optional_int(config, "sliding_window")
-        n_layer = settings.require_int(config, "num_hidden_layers")
+        config, n_layer = self.config, self.n_layers()
+        size = config.whole_or("sliding_window", None)
         if (size is not None) != (n_layer == _LAYERS_WITH_WINDOWS):
             raise UnsupportedModelError(
                 f"config.json: sliding_window is {size} with {n_layer} layers; the engine's "
@@ -67,14 +66,12 @@ class Exaone4(DecoderFamily):
                     "number, or letters L and G"
                 )
             return [pattern[i % len(pattern)] == "L" for i in range(n_layer)]
-        given = {} if isinstance(pattern, str) else config
-        period = settings.optional_int(given, "sliding_window_pattern", 4) or 4
-        return sliding_layers(config, period=period)
+        named = isinstance(pattern, str)
+        return self.find_sliding(4 if named else config.whole_or("sliding_window_pattern", 4))
 
-    def extra_metadata(self, config: Config, dims: Dimensions) -> dict[str, Any]:
-        sliding = self.sliding(config)
-        windows = window_values(config, sliding) if sliding else {}
-        return {"vocab_size": dims.n_vocab, **windows}
+    def extra_metadata(self) -> dict[str, Any]:
+        windows = self.window_values(self.sliding) if self.sliding else {}
+        return {"vocab_size": self.dims.n_vocab, **windows}
 
 
 class Olmo2(DecoderFamily):
@@ -86,19 +83,17 @@ class Olmo2(DecoderFamily):
 
     arch = "olmo2"
     parts = ("attention", "olmo_head_norms", "mlp", "norms_after")
-    name_with_head = "OLMo 2"
 
 
-class Olmo3(Olmo2):
+class Olmo3(Olmo2, WindowedFamily):
     """`Olmo3ForCausalLM`, which upstream stores as `olmo2` with a window in three layers of four,
     the pattern written out.
     """
 
-    def sliding(self, config: Config) -> Sequence[bool]:
-        return sliding_layers(config, period=4)
+    engine_period = 4
 
-    def extra_metadata(self, config: Config, dims: Dimensions) -> dict[str, Any]:
-        return window_values(config, self.sliding(config))
+    def extra_metadata(self) -> dict[str, Any]:
+        return self.window_values(self.sliding)
 
 
 class Ernie45(DecoderFamily):
@@ -108,10 +103,6 @@ class Ernie45(DecoderFamily):
 
     arch = "ernie4_5"
     parts = ("attention", "mlp", "norms")
-
-    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
-        settings.require_value(config, "use_bias", False)
-        return super().layer_rules(config, dims, layer)
 
     def rename(self, name: str) -> str | None:
         return name.replace("ernie.", "model.", 1) if name.startswith("ernie.") else name
@@ -127,30 +118,28 @@ class HunyuanDense(DecoderFamily):
     arch = "hunyuan-dense"
     parts = ("attention", "hunyuan_head_norms", "mlp", "norms")
 
-    def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
+    def adjust(self) -> None:
         """With the stretched base and context in their places."""
-        config = super().config(checkpoint)
-        settings.require_value(config, "attention_bias", False)
-        settings.require_value(config, "num_experts", 1)
+        config = self.config
         config.pop("num_experts", None)
         rope = rope_parameters(config)
-        if rope.get("rope_type") == "dynamic":
-            stated = config.get("max_position_embeddings")
-            if rope.get("alpha") is None or stated not in _HUNYUAN_STATED:
-                raise UnsupportedModelError(
-                    f"config.json: rope scaling is dynamic with alpha {rope.get('alpha')!r} and "
-                    f"max_position_embeddings {stated!r}; expected a number, and one of "
-                    f"{', '.join(map(str, _HUNYUAN_STATED))}"
-                )
-            size = self.head_dim(config)
-            alpha = settings.require_float(rope, "alpha")
-            base = settings.require_float(rope, "rope_theta") * alpha ** (size / (size - 2))
-            config["rope_parameters"] = {**rope, "rope_theta": base}
-            config["max_position_embeddings"] = _HUNYUAN_CONTEXT
-        return config
+        self._is_stretched = rope.get("rope_type") == "dynamic"
+        if not self._is_stretched:
+            return
+        stated = config.get("max_position_embeddings")
+        if rope.get("alpha") is None or stated not in _HUNYUAN_STATED:
+            raise UnsupportedModelError(
+                f"config.json: rope scaling is dynamic with alpha {rope.get('alpha')!r} and "
+                f"max_position_embeddings {stated!r}; expected a number, and one of "
+                f"{', '.join(map(str, _HUNYUAN_STATED))}"
+            )
+        size = self.head_dim()
+        base = rope.number("rope_theta") * rope.number("alpha") ** (size / (size - 2))
+        config["rope_parameters"] = {**rope, "rope_theta": base}
+        config["max_position_embeddings"] = _HUNYUAN_CONTEXT
 
-    def extra_metadata(self, config: Config, dims: Dimensions) -> dict[str, Any]:
-        if rope_parameters(config).get("rope_type") != "dynamic":
+    def extra_metadata(self) -> dict[str, Any]:
+        if not self._is_stretched:
             return {}
         return {
             "rope.scaling.type": "none",

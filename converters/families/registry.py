@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from boardfit.device_profiles.toml_parser import load_toml
@@ -12,6 +13,7 @@ from boardfit.edge.units import did_you_mean, printable
 
 if TYPE_CHECKING:
     from boardfit.converters.families.decoder import DecoderFamily
+    from boardfit.converters.families.layout import Checkpoint
 
 _TABLE = load_toml("boardfit.converters.families", "families.toml")
 # model_type of config.json → module:class, and the name that people know the family by.
@@ -37,8 +39,10 @@ def model_type(config: Mapping[str, Any]) -> str:
     return value
 
 
-def family_for(config: Mapping[str, Any], *, keep_mtp: bool = False) -> DecoderFamily:
-    """The family that converts this configuration, with its MTP head if `keep_mtp`.
+def family_for(
+    config: Mapping[str, Any], *, keep_mtp: bool = False
+) -> Callable[[Checkpoint], DecoderFamily]:
+    """The family that converts a checkpoint of this configuration, with its MTP head if `keep_mtp`.
 
     Raises UnsupportedModelError that names the unknown `model_type` and lists ours.
     """
@@ -57,12 +61,13 @@ def family_for(config: Mapping[str, Any], *, keep_mtp: bool = False) -> DecoderF
             "then give edge that model.gguf",
         )
     module, _, kind = FAMILIES[name][0].partition(":")
+    from boardfit.converters.families.settings import Config
+
     found = importlib.import_module(f"boardfit.converters.families.{module}")
-    family: DecoderFamily = getattr(found, kind).from_config(config)
+    family: type[DecoderFamily] = getattr(found, kind).choose(Config(config))
     if keep_mtp and not family.can_keep_mtp:
         raise UnsupportedModelError(
             f"--mtp keep is for Qwen3.5; of model_type {printable(name)!r} no MTP head is kept",
             next_step="leave out --mtp keep",
         )
-    family.keep_mtp = keep_mtp
-    return family
+    return functools.partial(family, keep_mtp=keep_mtp)

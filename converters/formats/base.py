@@ -5,15 +5,18 @@ outside the folder asks which format it deals with.
 from __future__ import annotations
 
 import importlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from boardfit.converters.spec import ModelSpec, TargetTensor
 from boardfit.device_profiles.cost.memory import StoredTensor
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.device_profiles.toml_parser import load_toml
+from boardfit.edge.bundle.bundle import sha256_file
+from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.errors import UsageError
 from boardfit.edge.types import Plan
 from boardfit.edge.units import did_you_mean
@@ -56,7 +59,8 @@ class FormatWeights:
 @dataclass(frozen=True)
 class FormatArtifact:
     """What was made in `folder`. `files` maps names to bundle roles, `hashes` to sha256 sums;
-    `types` counts weights by kind of storage; `nbytes` is of all files.
+    `types` counts weights (of a GGUF tensors) by kind of storage; `nbytes` is of all files; `bpw`
+    is bits per weight, scales included; `n_resumed` tensors were there from an interrupted run.
     """
 
     folder: Path
@@ -67,6 +71,7 @@ class FormatArtifact:
     types: Mapping[str, int]
     bpw: float
     seconds: float
+    n_resumed: int = 0
 
     @property
     def path(self) -> Path:
@@ -76,6 +81,24 @@ class FormatArtifact:
     @property
     def sha256(self) -> str:
         return self.hashes[self.path.name]
+
+
+def keep(artifact: FormatArtifact, record: Path, identity: str) -> FormatArtifact:
+    """Note in `record` that an artifact is whole, so that the same build need not make it again."""
+    stored = {**asdict(artifact), "folder": artifact.folder.name}
+    write_atomic(record, json.dumps({"identity": identity, "artifact": stored}).encode())
+    return artifact
+
+
+def find_kept(record: Path, folder: Path, identity: str) -> FormatArtifact | None:
+    """The artifact in `folder` that an earlier run with this `identity` noted, verified by hash."""
+    try:
+        stored = json.loads(record.read_bytes())
+        artifact = FormatArtifact(**{**stored["artifact"], "folder": folder})
+        whole = all(sha256_file(folder / n) == digest for n, digest in artifact.hashes.items())
+        return artifact if stored["identity"] == identity and whole else None
+    except Exception:  # a damaged file is made again
+        return None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import shutil
 import time
 from abc import abstractmethod
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +19,8 @@ from boardfit.converters.formats.base import (
     Format,
     FormatArtifact,
     FormatWeights,
+    find_kept,
+    keep,
     stored_tensor,
 )
 from boardfit.converters.spec import ModelSpec, TargetTensor
@@ -26,7 +28,6 @@ from boardfit.device_profiles.cost.engine_classes import EngineClass
 from boardfit.device_profiles.cost.memory import kv_bytes, margin_bytes
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.bundle.bundle import sha256_file
-from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.errors import EngineError, UnsupportedModelError
 from boardfit.edge.types import Plan
 from boardfit.edge.units import did_you_mean, printable
@@ -58,15 +59,11 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class Made:
-    """What a converter wrote: roles of files by name, weights by kind of storage, bits a weight.
-    Peaks are the worker's, None where the system has none.
-    """
+    """What a converter wrote: roles of files by name, weights by kind of storage, bits a weight."""
 
     files: dict[str, str]
     types: dict[str, int]
     bpw: float
-    peak_rss_bytes: int | None = None
-    peak_anon_bytes: int | None = None
 
 
 class ConvertedFormat(Format):
@@ -185,7 +182,7 @@ class ConvertedFormat(Format):
             [job.spec.source.fingerprint, plan.recipe, plan.n_ctx, sorted(job.device.isa)],
             sort_keys=True,
         )
-        if (kept := _finished(folder, record, identity)) is not None:
+        if (kept := find_kept(record, folder, identity)) is not None:
             return kept
         shutil.rmtree(folder, ignore_errors=True)
         started = time.monotonic()
@@ -201,9 +198,7 @@ class ConvertedFormat(Format):
             bpw=made.bpw,
             seconds=time.monotonic() - started,
         )
-        stored = {**asdict(artifact), "folder": folder.name}
-        write_atomic(record, json.dumps({"identity": identity, "artifact": stored}).encode())
-        return artifact
+        return keep(artifact, record, identity)
 
 
 def prefill_lengths(n_ctx: int) -> list[int]:
@@ -215,13 +210,3 @@ def _find_role(tensor: TargetTensor, is_tied: bool) -> Role:
     if tensor.name == "token_embd.weight":
         return "tied" if is_tied else "embedding"
     return "head" if tensor.name == "output.weight" else "layer"
-
-
-def _finished(folder: Path, record: Path, identity: str) -> FormatArtifact | None:
-    try:
-        stored = json.loads(record.read_bytes())
-        artifact = FormatArtifact(**{**stored["artifact"], "folder": folder})
-        whole = all(sha256_file(folder / n) == digest for n, digest in artifact.hashes.items())
-        return artifact if stored["identity"] == identity and whole else None
-    except Exception:  # a damaged file is made again
-        return None

@@ -2,10 +2,8 @@
 
 import functools
 from dataclasses import dataclass
-from pathlib import Path
 
-from boardfit.device_profiles.toml_parser import TOMLDecodeError, decode_toml
-from boardfit.edge.errors import InputError
+from boardfit.device_profiles.toml_parser import load_toml
 
 _YARDSTICK = "q4_0"
 
@@ -30,12 +28,9 @@ class MeasuredRecipe:
 
 @functools.cache
 def measured_rows() -> tuple[MeasuredRecipe, ...]:
-    """All rows. Raises InputError for a file that is not what it should be."""
-    text = (Path(__file__).parent / "measured.toml").read_text(encoding="utf-8")
-    try:
-        return tuple(MeasuredRecipe(**row) for row in decode_toml(text).get("rows", ()))
-    except (TOMLDecodeError, TypeError) as error:
-        raise InputError(f"measured.toml: {error}") from None
+    """All rows."""
+    rows = load_toml("boardfit.converters.formats", "measured.toml").get("rows", ())
+    return tuple(MeasuredRecipe(**row) for row in rows)
 
 
 def divergence_ratio(recipe: str, rows: tuple[MeasuredRecipe, ...] | None = None) -> float | None:

@@ -1,15 +1,16 @@
 """Recipes of a format as named data: the files `recipes/*.toml` in its folder, one per id. Standard
-library only; workers read them in their own environments.
+library only; workers read them in their own environments. Tests hold every value against those
+that the format knows.
 """
 
 import functools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from boardfit.device_profiles.toml_parser import TOMLDecodeError, decode_toml
-from boardfit.edge.errors import InputError, UsageError
+from boardfit.device_profiles.toml_parser import decode_toml
+from boardfit.edge.errors import UsageError
 from boardfit.edge.units import did_you_mean
 
 R = TypeVar("R")
@@ -32,7 +33,8 @@ class RecipeFolder(Generic[R]):
     @functools.cached_property
     def recipes(self) -> dict[str, R]:
         paths = Path(self.module).with_name("recipes").glob("*.toml")
-        found = [(p.stem, self.read(p.read_text(encoding="utf-8"), p.stem)) for p in paths]
+        texts = ((path.stem, path.read_text(encoding="utf-8")) for path in paths)
+        found = [(name, self.parse(decode_toml(text), name)) for name, text in texts]
         return dict(sorted(found, key=lambda pair: (self.order(pair[1]), pair[0])))
 
     def list(self) -> tuple[R, ...]:
@@ -50,31 +52,4 @@ class RecipeFolder(Generic[R]):
         raise UsageError(
             f"unknown {self.what} {recipe_id!r}; known: {', '.join(self.recipes)}{self.besides}."
             f"{did_you_mean(wanted, self.recipes)}"
-        )
-
-    def read(self, text: str, recipe_id: str) -> R:
-        """A recipe from the text of its file. Raises InputError naming the file and the key."""
-        try:
-            return self.parse(decode_toml(text), recipe_id)
-        except (InputError, TOMLDecodeError, KeyError, TypeError) as error:
-            raise InputError(f"{self.what} {recipe_id}.toml: {error}") from None
-
-
-def take_id(data: dict[str, Any], recipe_id: str) -> None:
-    """Take `id` out of a file's content. Raises InputError when it is not the file's name."""
-    if data.pop("id", None) != recipe_id:
-        raise InputError(f"id must be {recipe_id!r}, the file's name")
-
-
-def check_keys(values: Mapping[str, Any], known: Collection[str]) -> None:
-    for key in values:
-        if key not in known:
-            raise InputError(f"unknown key {key!r}.{did_you_mean(key, known)}")
-
-
-def check_value(key: str, value: str, known: Collection[str]) -> None:
-    if value not in known:
-        raise InputError(
-            f"{key}: unknown value {value!r}; known: {', '.join(known)}."
-            f"{did_you_mean(value, known)}"
         )

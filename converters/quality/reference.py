@@ -150,7 +150,7 @@ def full_model(
     work.mkdir(parents=True, exist_ok=True)
     path = work / "quality-source.gguf"
     reporter.stage("writing the F32 model that quality is measured against")
-    write_many(spec, [(FULL, path)], threads=threads, overwrite=True, progress=reporter.progress)
+    write_many(spec, [(FULL, path)], threads=threads, progress=reporter.progress)
     try:
         yield path
     finally:

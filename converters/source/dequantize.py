@@ -132,95 +132,74 @@ def mxfp4_blocks(packed: np.ndarray, exponents: np.ndarray) -> ComputeRows:
     return compute
 
 
-def packed_rows(
-    words: np.ndarray,
-    bits: int,
-    scales: np.ndarray,
-    zeros: np.ndarray | int,
-    groups: np.ndarray,
-    scale_type: str,
-) -> ComputeRows:
-    """compressed-tensors: words along a row; zeros packed along the column, as the words are.
-    `groups` is each column's group.
-    """
-
-    def compute(rows: np.ndarray) -> Any:
-        codes = unpack(words[rows], len(groups), bits).astype(np.int32)
-        if isinstance(zeros, int):
-            offset: np.ndarray | int = zeros
-        else:
-            offset = take_bits(zeros.view(np.uint32).T, rows, bits).T.astype(np.int32)[:, groups]
-        steps = decode(scales[rows], scale_type)[:, groups]
-        return (codes - offset).astype(np.float32) * steps
-
-    return compute
+# -- numbers, scales and zeros of some rows ------------------------------------------------------
 
 
-def gptq_rows(
-    qweight: np.ndarray,
-    qzeros: np.ndarray,
-    scales: SourceTensor,
-    groups: np.ndarray,
-    bits: int,
-    offset: int,
-) -> ComputeRows:
-    """GPTQ: words down a column of input; zeros are stored less `offset`."""
-
-    def compute(rows: np.ndarray) -> Any:
-        codes = unpack(qweight[:, rows].T, len(groups), bits).astype(np.int32)
-        zeros = take_bits(qzeros.view(np.uint32), rows, bits).T.astype(np.int32) + offset
-        steps = decode(scales.data[:, rows].T, scales.dtype)
-        return steps[:, groups] * (codes - zeros[:, groups]).astype(np.float32)
-
-    return compute
+def along_rows(words: np.ndarray, bits: int, width: int) -> ComputeRows:
+    """Numbers in words along a row (compressed-tensors, MLX)."""
+    return lambda rows: unpack(words[rows], width, bits)
 
 
-def awq_rows(
-    qweight: np.ndarray, qzeros: np.ndarray, scales: SourceTensor, size: int
-) -> ComputeRows:
+def down_columns(words: np.ndarray, bits: int, width: int) -> ComputeRows:
+    """Numbers in words down a column of input (GPTQ)."""
+    return lambda rows: unpack(words[:, rows].T, width, bits)
+
+
+def across_rows(words: np.ndarray, bits: int, offset: int = 0) -> ComputeRows:
+    """Numbers of several rows in a word: zeros of GPTQ, which are stored less `offset`."""
+    return lambda rows: take_bits(words.view(np.uint32), rows, bits).T.astype(np.int32) + offset
+
+
+def awq_numbers(words: np.ndarray) -> ComputeRows:
     """AWQ's `gemm` layout: eight outputs of one input in a word, in the order 0 2 4 6 1 3 5 7."""
 
-    def nibbles(words: np.ndarray, rows: np.ndarray) -> Any:
+    def read(rows: np.ndarray) -> Any:
         found = words.view(np.uint32)[:, rows // 8] >> _AWQ_PLACES[rows % 8] * np.uint32(4)
-        return (found & np.uint32(15)).T.astype(np.int32)
+        return (found & np.uint32(15)).T
+
+    return read
+
+
+def signed_nibbles(packed: np.ndarray) -> ComputeRows:
+    """torchao's `Int4Tensor`: signed numbers, the lower half of a byte first."""
+
+    def read(rows: np.ndarray) -> Any:
+        octets = packed[rows].view(np.uint8)
+        codes = np.stack([octets & 15, octets >> 4], axis=-1).reshape(len(rows), -1)
+        return (codes ^ 8).astype(np.float32) - 8
+
+    return read
+
+
+def by_row(groups: SourceTensor) -> ComputeRows:
+    """Floats that are stored as [rows, groups]."""
+    stored = matrix(groups)
+    return lambda rows: decode(stored[rows], groups.dtype)
+
+
+def by_group(groups: SourceTensor) -> ComputeRows:
+    """Floats that are stored as [groups, rows]."""
+    return lambda rows: decode(groups.data[:, rows].T, groups.dtype)
+
+
+def grouped_rows(
+    numbers: ComputeRows, scales: ComputeRows, zeros: ComputeRows | int, groups: np.ndarray
+) -> ComputeRows:
+    """Number less zero, times scale; `groups` is each column's group."""
 
     def compute(rows: np.ndarray) -> Any:
-        codes, width = nibbles(qweight, rows), len(qweight)
-        steps = decode(scales.data[:, rows].T, scales.dtype)
-        zeros = repeat_columns(nibbles(qzeros, rows), size, width)
-        return (codes - zeros).astype(np.float32) * repeat_columns(steps, size, width)
+        zero = zeros if isinstance(zeros, int) else zeros(rows).astype(np.int32)[:, groups]
+        steps = numbers(rows).astype(np.int32) - zero
+        return steps.astype(np.float32) * scales(rows)[:, groups]
 
     return compute
 
 
 def affine_rows(
-    words: np.ndarray, bits: int, scales: SourceTensor, biases: SourceTensor, size: int, width: int
+    numbers: ComputeRows, scales: ComputeRows, offsets: ComputeRows, groups: np.ndarray
 ) -> ComputeRows:
-    """MLX: scale times number plus bias, per group of `size` columns."""
-    steps, offsets = matrix(scales), matrix(biases)
-
-    def compute(rows: np.ndarray) -> Any:
-        codes = unpack(words[rows], width, bits)
-        step = repeat_columns(decode(steps[rows], scales.dtype), size, width)
-        return codes * step + repeat_columns(decode(offsets[rows], biases.dtype), size, width)
-
-    return compute
-
-
-def torchao_int4_rows(
-    packed: np.ndarray, scales: SourceTensor, zeros: SourceTensor, size: int
-) -> ComputeRows:
-    """torchao's `Int4Tensor`: signed nibbles, the lower half first; a zero is a float to add."""
-
-    def compute(rows: np.ndarray) -> Any:
-        octets = packed[rows].view(np.uint8)
-        codes = np.stack([octets & 15, octets >> 4], axis=-1).reshape(len(rows), -1)
-        signed, width = (codes ^ 8).astype(np.float32) - 8, codes.shape[1]
-        step = repeat_columns(decode(scales.data[:, rows].T, scales.dtype), size, width)
-        zero = repeat_columns(decode(zeros.data[:, rows].T, zeros.dtype), size, width)
-        return signed * step + zero
-
-    return compute
+    """Number times scale, plus a float for the group."""
+    return lambda rows: numbers(rows) * scales(rows)[:, groups] + offsets(rows)[:, groups]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ they are stored in, rows of quantized types as raw blocks.
 import hashlib
 import mmap
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,13 @@ from gguf import MODEL_ARCH_NAMES, GGUFValueType
 
 from boardfit.converters.families.layout import keep_type
 from boardfit.converters.families.registry import needed_engine
+from boardfit.converters.families.shape import KNOWN_ARCHITECTURES, find_shape
 from boardfit.converters.source.checkpoint import map_file, update_with_file
 from boardfit.converters.source.general import keep_name_inert, model_license
-from boardfit.converters.source.gguf_shape import shape_from_header
 from boardfit.converters.source.wrappers import describe_left_out
 from boardfit.converters.spec import KeyValue, ModelSpec, SourceIdentity, TargetTensor
-from boardfit.converters.tokenizers.engine_vocab import open_vocab
-from boardfit.converters.tokenizers.vocabulary import write_vocab_entries
 from boardfit.edge.disk.input_folder import is_file_below
-from boardfit.edge.errors import EngineError, EngineMissingError, InputError, UnsupportedModelError
+from boardfit.edge.errors import InputError, UnsupportedModelError
 from boardfit.edge.files.ggml_types import row_bytes
 from boardfit.edge.files.gguf import GgufHeader, GgufTensor, read_header
 from boardfit.edge.files.gguf.purpose import OTHER_MODALITIES, require_model
@@ -35,7 +32,6 @@ from boardfit.edge.units import printable
 _NOT_COPIED = ("general.file_type", "general.quantization_version", "split.", "quantize.imatrix.")
 # Keys of a vision or audio part inside the file of a language model, as Ollama writes them.
 _OF_OTHER_MODALITY = re.compile(r"[\w-]+\.(vision|audio|mm|projector)\.")
-_PLAIN_NAME = re.compile(r"[\w.-]{1,64}")
 _SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 # File names that programs give to any model.
 _NAMELESS = re.compile(
@@ -82,7 +78,7 @@ def open_gguf(path: Path) -> ModelSpec:
     return ModelSpec(
         name=_name(first, path),
         family=first.arch,
-        shape=shape_from_header(first, tuple(tensors.values())),
+        shape=find_shape(first.arch, first.kv, tuple(tensors.values())),
         metadata=metadata,
         tensors=tuple(tensors.values()),
         source=SourceIdentity(
@@ -102,8 +98,8 @@ def open_gguf(path: Path) -> ModelSpec:
 
 
 def require_known_architecture(arch: str, path: Path) -> None:
-    """Raises UnsupportedModelError for an architecture that neither `gguf` nor the engine knows."""
-    if arch in MODEL_ARCH_NAMES.values() or (_PLAIN_NAME.fullmatch(arch) and _engine_knows(arch)):
+    """Raises UnsupportedModelError for an architecture that the engine does not know."""
+    if arch in MODEL_ARCH_NAMES.values() or arch in KNOWN_ARCHITECTURES:
         return
     raise UnsupportedModelError(
         f"{path}: its architecture is {printable(arch, 60)!r}, which this llama.cpp does not know"
@@ -111,20 +107,6 @@ def require_known_architecture(arch: str, path: Path) -> None:
         next_step="a newer boardfit may bring an engine that knows it. "
         "Ollama has names of its own for some models: use a GGUF that was made for llama.cpp",
     )
-
-
-def _engine_knows(arch: str) -> bool:
-    """Ask the engine with a file that holds nothing but the name. False without an engine."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "architecture.gguf"
-        write_vocab_entries([KeyValue("general.architecture", arch, GGUFValueType.STRING)], path)
-        try:
-            with open_vocab(path):
-                return True
-        except EngineMissingError:
-            return False
-        except EngineError as error:
-            return "unknown model architecture" not in str(error)
 
 
 def _folder(part: Path, named: Path) -> Path | None:

@@ -98,21 +98,20 @@ def open_directory(
     if is_embedder(directory, config):
         raise NoFamilyError(UnsupportedModelError("an embedding model"), origin)
     try:
-        family = family_for(config, keep_mtp=keep_mtp)
+        make_family = family_for(config, keep_mtp=keep_mtp)
     except UnsupportedModelError as error:
         raise NoFamilyError(error, origin) from None
     refuse_other_heads(config)
     checkpoint = _open_checkpoint(origin, lora)
-    tensors = family.tensors(checkpoint)
+    family = make_family(checkpoint)
+    tensors = family.tensors()
     if isinstance(checkpoint, MergedCheckpoint):
         checkpoint.check_head(any(tensor.name == "output.weight" for tensor in tensors))
-    shape = family.shape(checkpoint)
+    shape = family.shape()
     general, notes = general_metadata(directory, family.arch, tensors, model_id=repo_id)
     tokenizer = _load_tokenizer(directory, config, family.arch, tensors)
     entries = tokenizer.metadata()
-    metadata, renamed = keep_name_inert(
-        (*general, *family.metadata(checkpoint), *entries), family.arch
-    )
+    metadata, renamed = keep_name_inert((*general, *family.metadata(), *entries), family.arch)
     return ModelSpec(
         name=_value(metadata, "general.name"),
         family=model_type(config),
@@ -135,7 +134,7 @@ def open_directory(
                 ),
                 can_keep_mtp=family.can_keep_mtp,
             ),
-            *family.notes(checkpoint),
+            *family.notes(),
             *tokenizer.notes,
             *renamed,
         ),

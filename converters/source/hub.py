@@ -12,14 +12,14 @@ size with a hole in place of the data.
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import json
 import math
 import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -210,7 +210,7 @@ class Unreachable(Exception):
 
 
 class TooLongError(Exception):
-    """More bytes come than were announced, or than an answer may have."""
+    """More bytes come than were announced."""
 
 
 def list_repository(repo_id: str, revision: str) -> tuple[str, list[RemoteFile]]:
@@ -218,16 +218,14 @@ def list_repository(repo_id: str, revision: str) -> tuple[str, list[RemoteFile]]
     UnsafeInputError for an answer that is none, InputError for what it does not give out.
     """
     url = f"{_endpoint()}/api/models/{repo_id}/revision/{quote(revision, safe='')}"
+    # With what is known of each file.
+    body = _ask(repo_id, url, _MAX_LISTING_BYTES + 1, revision, params={"blobs": "true"})
     try:
-        body = _ask(repo_id, lambda: read_listing(url, _token(), _MAX_LISTING_BYTES), revision)
+        if len(body) > _MAX_LISTING_BYTES:
+            raise ValueError(f"it has more than {format_bytes(_MAX_LISTING_BYTES)}")
         listing = json.loads(body)
         commit, siblings = listing["sha"], listing.get("siblings") or ()
         files = [_remote_file(sibling) for sibling in siblings]
-    except TooLongError:
-        raise UnsafeInputError(
-            f"{repo_id}: the hub's list of files has more than {format_bytes(_MAX_LISTING_BYTES)}",
-            next_step="check HF_ENDPOINT",
-        ) from None
     except EdgeError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -240,71 +238,47 @@ def list_repository(repo_id: str, revision: str) -> tuple[str, list[RemoteFile]]
     return commit, files
 
 
-def read_listing(url: str, token: str | None, most: int) -> bytes:
-    """The whole body at `url`, with what is known of each file. Raises TooLongError after `most`
-    bytes, and the errors of huggingface_hub.
+def read_start(url: str, most: int, headers: Mapping[str, str], params: Any) -> bytes:
+    """At most `most` bytes from the start of the body at `url`. Raises the errors of
+    huggingface_hub, which speaks through requests, httpx or httpx2.
     """
-    with _open(url, token, {}, {"blobs": "true"}) as (answer, blocks):
-        body = _collect(blocks, most + 1)
-        if len(body) > most:
-            raise TooLongError
-        _raise_for_status(answer, body)
-        return body
-
-
-def read_start(url: str, token: str | None, n_bytes: int) -> bytes:
-    """The first `n_bytes` of a file. Raises the errors of huggingface_hub."""
-    # A server that does not know ranges sends all of it: reading ends here all the same.
-    wanted = {"Range": f"bytes=0-{n_bytes - 1}", "Accept-Encoding": "identity"}
-    with _open(url, token, wanted, {}) as (answer, blocks):
-        body = _collect(blocks, n_bytes)
-        _raise_for_status(answer, body)
-        return body[:n_bytes]
-
-
-@contextlib.contextmanager
-def _open(
-    url: str, token: str | None, headers: Mapping[str, str], params: Mapping[str, str]
-) -> Iterator[tuple[Any, Iterable[bytes]]]:
-    """The answer and its blocks. huggingface_hub speaks through requests, httpx or httpx2."""
     from huggingface_hub.utils import (  # type: ignore[attr-defined]
         build_hf_headers,
         get_session,
+        hf_raise_for_status,
     )
 
     session: Any = get_session()
+    ours = build_hf_headers(token=_token(), library_name="boardfit")
     options: dict[str, Any] = {
-        "headers": {**build_hf_headers(token=token, library_name="boardfit"), **headers},
-        "params": params or None,
-        "timeout": _TIMEOUT_S,
-    }
-    if callable(getattr(session, "stream", None)):  # a flag in requests
-        with session.stream("GET", url, follow_redirects=True, **options) as answer:
-            yield answer, answer.iter_bytes(_BLOCK_BYTES)
+        "headers": {**ours, **headers}, "params": params, "timeout": _TIMEOUT_S
+    }  # fmt: skip
+    if is_httpx := callable(getattr(session, "stream", None)):  # a flag in requests
+        opened = session.stream("GET", url, follow_redirects=True, **options)
     else:
-        with session.get(url, stream=True, **options) as answer:
-            yield answer, answer.iter_content(_BLOCK_BYTES)
-
-
-def _collect(blocks: Iterable[bytes], most: int) -> bytes:
+        opened = session.get(url, stream=True, **options)
     body = bytearray()
-    for block in blocks:
-        body += block
-        if len(body) >= most:
-            break
-    return bytes(body)
+    with opened as answer:
+        read = answer.iter_bytes if is_httpx else answer.iter_content
+        for block in read(_BLOCK_BYTES):
+            body += block
+            if len(body) >= most:
+                break
+        # Where all three libraries keep a body that was read: the cause of an error is in it.
+        answer._content = bytes(body)
+        hf_raise_for_status(answer)
+    return bytes(body[:most])
 
 
-def _raise_for_status(answer: Any, body: bytes) -> None:
-    """As huggingface_hub does, which looks for the cause of an error in the body."""
-    from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
-
-    answer._content = body  # where all three libraries keep a body that was read
-    hf_raise_for_status(answer)
-
-
-def _ask(repo_id: str, call: Callable[[], bytes], revision: str = "main") -> bytes:
-    """An answer of the hub in time. Raises as `list_repository`."""
+def _ask(
+    repo_id: str,
+    url: str,
+    most: int,
+    revision: str = "main",
+    headers: Mapping[str, str] | None = None,
+    params: Mapping[str, str] | None = None,
+) -> bytes:
+    """An answer of the hub in time, as `read_start`. Raises as `list_repository`."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -316,7 +290,7 @@ def _ask(repo_id: str, call: Callable[[], bytes], revision: str = "main") -> byt
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
         raise Unreachable("HF_HUB_OFFLINE is set")
     try:
-        return call_within(call, _ANSWER_S)
+        return call_within(lambda: read_start(url, most, headers or {}, params), _ANSWER_S)
     except GatedRepoError:
         raise InputError(
             f"{repo_id}: the owner gives it out on request only",
@@ -400,7 +374,8 @@ def download_files(
         target = directory / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
         if not is_whole(target, file):
-            _download_file(repo_id, commit, file, target, _offset(progress, done, total))
+            advance = functools.partial(_advance, progress, done, total)
+            _download_file(repo_id, commit, file, target, advance)
         done += file.size
         if progress:
             progress(done, total)
@@ -434,8 +409,10 @@ def _download_head(repo_id: str, commit: str, file: RemoteFile, target: Path) ->
     part = target.with_name(target.name + ".part")
     n_bytes = min(_HEAD_BYTES, file.size)
     while True:
+        # A server that does not know ranges sends all of it: reading ends here all the same.
+        headers = {"Range": f"bytes=0-{n_bytes - 1}", "Accept-Encoding": "identity"}
         try:
-            start = _ask(repo_id, lambda n=n_bytes: read_start(url, _token(), n))  # type: ignore[misc]
+            start = _ask(repo_id, url, n_bytes, headers=headers)
         except Unreachable as error:
             raise InputError(
                 f"{repo_id}: the header of {file.name} cannot be had: {error}",
@@ -539,12 +516,9 @@ class _CountedFile:
         return getattr(self._raw, name)
 
 
-def _offset(progress: Progress | None, done: int, total: int) -> Advance:
-    def advance(file_bytes: int) -> None:
-        if progress:
-            progress(done + file_bytes, total)
-
-    return advance
+def _advance(progress: Progress | None, done: int, total: int, file_bytes: int) -> None:
+    if progress:
+        progress(done + file_bytes, total)
 
 
 def _require_space(repo_id: str, files: Sequence[RemoteFile], directory: Path) -> None:

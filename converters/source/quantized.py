@@ -119,10 +119,7 @@ def find_quantized(
         parts = _Parts(base, stored, read, settings, metadata)
         weight = build(parts)
         if weight.name in found.weights or (weight.name in stored and weight.name != name):
-            raise _broken(
-                f"tensor {printable(weight.name)} is stored twice, once quantized as "
-                f"{printable(name)}"
-            )
+            raise _broken(weight.name, f"is stored twice, once quantized as {printable(name)}")
         found.weights[weight.name] = weight
         found.owners |= dict.fromkeys(parts.used, weight.name)
     if found.weights:
@@ -192,16 +189,12 @@ class _Parts:
         """A tensor that must be there, be of one of these types and, if given, of this shape."""
         name = self.base + ending
         if name not in self.stored:
-            raise _broken(
-                f"tensor {printable(name)} is missing; the quantized weight "
-                f"{printable(self.base)} needs it"
-            )
+            needed = f"is missing; the quantized weight {printable(self.base)} needs it"
+            raise _broken(name, needed)
         self.used.append(name)
         tensor = self.read(name)
         if tensor.dtype not in dtypes:
-            raise _broken(
-                f"tensor {printable(name)} is {tensor.dtype}; expected {' or '.join(dtypes)}"
-            )
+            raise _broken(name, f"is {tensor.dtype}; expected {' or '.join(dtypes)}")
         if shape:
             self.expect(tensor, shape)
         return tensor
@@ -213,7 +206,7 @@ class _Parts:
         """Raise InputError unless a tensor has one of these shapes."""
         if tensor.shape not in shapes:
             expected = " or ".join(str(list(shape)) for shape in dict.fromkeys(shapes))
-            raise _broken(_shape_fault(tensor, f"{expected}{why and f' ({why})'}"))
+            raise _misshapen(tensor, f"{expected}{why and f' ({why})'}")
 
     def number(self, key: str) -> int | None:
         """A whole number of the settings; None where it is absent, or differs by layer."""
@@ -243,11 +236,25 @@ class _Parts:
                 )  # fmt: skip
             return size
         if width % max(n_groups, 1):
-            raise _broken(
-                f"tensor {printable(scales.name)} has {n_groups} groups, which do not divide "
-                f"{width} columns"
-            )
+            fault = f"has {n_groups} groups, which do not divide {width} columns"
+            raise _broken(scales.name, fault)
         return width // n_groups
+
+    def groups(self, ending: str, width: int, size: int, n_groups: int) -> np.ndarray:
+        """Each column's group: as listed where columns were quantized in another order."""
+        index, plain = self.maybe(ending, ("I32", "I64"), width), np.arange(width) // size
+        if index is None:
+            return plain
+        groups = index.data.astype(np.int64)
+        if ending == ".weight_g_idx":
+            groups = np.where(groups < 0, plain, groups)
+        if groups.min() < 0 or groups.max() >= n_groups:
+            found = f"holds groups {groups.min()} to {groups.max()}; expected 0 to {n_groups - 1}"
+            raise _broken(index.name, found)
+        return groups
+
+    def weight(self, shape: tuple[int, ...], method: str, rows: ComputeRows) -> QuantizedWeight:
+        return QuantizedWeight(f"{self.base}.weight", shape, method, rows)
 
 
 Build = Callable[[_Parts], QuantizedWeight]
@@ -282,12 +289,11 @@ def _gptq_or_awq(parts: _Parts) -> QuantizedWeight:
     qzeros, scales = parts.take(".qzeros", _WORDS), parts.take(".scales", _SCALES)
     for tensor in (qweight, qzeros, scales):
         if len(tensor.shape) != 2:
-            raise _broken(_shape_fault(tensor, "two dimensions"))
+            raise _misshapen(tensor, "two dimensions")
     packing = str(parts.settings.get("packing_format") or "gptq")
     if not packing.endswith(("gptq", "awq")):
-        raise _unread_setting(
-            "packing_format", printable(packing, 60), "one that ends with gptq or awq"
-        )
+        expected = "one that ends with gptq or awq"
+        raise _unread_setting("packing_format", printable(packing, 60), expected)
     stated = f"{parts.settings.get('quant_method')} {parts.settings.get('packing_format')}"
     is_awq = stated.startswith("awq") or stated.endswith("awq")
     if not is_awq and "gptq" not in stated:
@@ -309,22 +315,18 @@ def _gptq(
         raise _unread_setting("checkpoint_format", shown(layout), "gptq or gptq_v2")
     width = n_words * 32 // bits
     size = parts.group_size(width, scales, n_groups)
-    index = parts.maybe(".g_idx", ("I32", "I64"), width)
-    if index is None and parts.settings.get("desc_act") and n_groups > 1:
+    if not parts.has(".g_idx") and parts.settings.get("desc_act") and n_groups > 1:
         raise _broken(
-            f"tensor {printable(parts.base)}.g_idx is missing; quantization_config.desc_act needs "
-            "it, because columns were quantized in another order"
-        )
-    groups = np.arange(width) // size if index is None else index.data.astype(np.int64)
-    if groups.min() < 0 or groups.max() >= n_groups:
-        raise _broken(
-            f"tensor {printable(parts.base)}.g_idx holds groups {groups.min()} to {groups.max()}; "
-            f"expected 0 to {n_groups - 1}"
-        )
-    offset = 0 if layout == "gptq_v2" else 1
-    method = f"GPTQ, {bits} bits, {_groups(size, width)}"
-    rows = formulas.gptq_rows(qweight.data, qzeros.data, scales, groups, bits, offset)
-    return QuantizedWeight(f"{parts.base}.weight", (height, width), method, rows)
+            f"{parts.base}.g_idx", "is missing; quantization_config.desc_act needs it, because "
+            "columns were quantized in another order",
+        )  # fmt: skip
+    rows = formulas.grouped_rows(
+        formulas.down_columns(qweight.data, bits, width),
+        formulas.by_group(scales),
+        formulas.across_rows(qzeros.data, bits, 0 if layout == "gptq_v2" else 1),
+        parts.groups(".g_idx", width, size, n_groups),
+    )
+    return parts.weight((height, width), f"GPTQ, {bits} bits, {_groups(size, width)}", rows)
 
 
 def _awq(
@@ -341,9 +343,13 @@ def _awq(
     parts.expect(scales, (n_groups, 8 * n_words), why="[groups, rows of the weight]")
     parts.expect(qzeros, (n_groups, n_words))
     size = parts.group_size(width, scales, n_groups)
-    rows = formulas.awq_rows(qweight.data, qzeros.data, scales, size)
-    method = f"AWQ, 4 bits, {_groups(size, width)}"
-    return QuantizedWeight(f"{parts.base}.weight", (8 * n_words, width), method, rows)
+    rows = formulas.grouped_rows(
+        formulas.awq_numbers(qweight.data),
+        formulas.by_group(scales),
+        formulas.awq_numbers(qzeros.data),
+        np.arange(width) // size,
+    )
+    return parts.weight((8 * n_words, width), f"AWQ, 4 bits, {_groups(size, width)}", rows)
 
 
 def _packed(parts: _Parts) -> QuantizedWeight:
@@ -357,10 +363,8 @@ def _packed(parts: _Parts) -> QuantizedWeight:
     shape = parts.take(".weight_shape", ("I32", "I64"), 2)
     height, width = (int(extent) for extent in shape.data)
     if len(packed.shape) != 2 or packed.shape[0] != height or not 0 < width < 2**31:
-        raise _broken(
-            f"tensor {printable(shape.name)} holds {[height, width]}, but "
-            f"{printable(packed.name)} has shape {list(packed.shape)}"
-        )
+        found = f"{printable(packed.name)} has shape {list(packed.shape)}"
+        raise _broken(shape.name, f"holds {[height, width]}, but {found}")
     weights = _stated_weights(parts)
     n_words = packed.shape[1]
     fitting = [bits for bits in (2, 4, 8) if -(-width * bits // 32) == n_words]
@@ -379,32 +383,25 @@ def _packed(parts: _Parts) -> QuantizedWeight:
     if sizes and size not in sizes and not (n_groups == 1 and -1 in sizes):
         raise parts.wrong("config_groups.weights.group_size", sizes[0], f"{size}, because tensor "
                           f"{printable(scales.name)} has {n_groups} groups")  # fmt: skip
-    index = parts.maybe(".weight_g_idx", ("I32", "I64"), width)
-    groups = np.arange(width) // size if index is None else index.data.astype(np.int64)
-    groups = np.where(groups < 0, np.arange(width) // size, groups)
-    if groups.max() >= n_groups:
-        raise _broken(
-            f"tensor {printable(parts.base)}.weight_g_idx holds group {groups.max()}; expected at "
-            f"most {n_groups - 1}"
-        )
+    groups = parts.groups(".weight_g_idx", width, size, n_groups)
     find = parts.maybe if _is_symmetric(parts) else parts.take
     zeros = find(".weight_zero_point", _WORDS, -(-height * bits // 32), n_groups)
-    rows = formulas.packed_rows(
-        packed.data, bits, scales.data, 1 << (bits - 1) if zeros is None else zeros.data, groups,
-        scales.dtype,
-    )  # fmt: skip
+    rows = formulas.grouped_rows(
+        formulas.along_rows(packed.data, bits, width),
+        formulas.by_row(scales),
+        # Packed along the column, as the words are along the row.
+        1 << (bits - 1) if zeros is None else formulas.across_rows(zeros.data.T, bits),
+        groups,
+    )
     method = f"compressed-tensors, {bits} bits, {_groups(size, width)}"
-    return QuantizedWeight(f"{parts.base}.weight", (height, width), method, rows)
+    return parts.weight((height, width), method, rows)
 
 
 def _stated_weights(parts: _Parts) -> list[Mapping[str, Any]]:
     """What compressed-tensors states of weights, by group of modules."""
     groups = parts.settings.get("config_groups")
-    found = [
-        group.get("weights")
-        for group in (groups.values() if isinstance(groups, Mapping) else ())
-        if isinstance(group, Mapping)
-    ]
+    listed = groups.values() if isinstance(groups, Mapping) else ()
+    found = [group.get("weights") for group in listed if isinstance(group, Mapping)]
     return [weights for weights in found if isinstance(weights, Mapping)]
 
 
@@ -427,7 +424,7 @@ def _mxfp4_blocks(parts: _Parts) -> QuantizedWeight:
     blocks = parts.take("_blocks", ("U8",))
     *lead, n_groups, n_bytes = blocks.shape if len(blocks.shape) > 2 else (0, 0, 0)
     if n_bytes != 16:
-        raise _broken(_shape_fault(blocks, "[rows, groups, 16]"))
+        raise _misshapen(blocks, "[rows, groups, 16]")
     packed = SourceTensor(
         blocks.name, "U8", (*lead, 16 * n_groups), blocks.data.reshape(*lead, 16 * n_groups)
     )
@@ -485,10 +482,8 @@ def _layout(
 ) -> BlockScales:
     """Which rows and columns share a scale, from the shapes of both."""
     if len(shape) < 2:
-        raise _broken(
-            f"the quantized tensor {printable(parts.base)} has shape {list(shape)}; expected at "
-            "least two dimensions"
-        )
+        fault = f"is quantized, of shape {list(shape)}; expected at least two dimensions"
+        raise _broken(parts.base, fault)
     (*lead, height, width), got = shape, scale.shape
     block = stated or _USUAL_BLOCK
     blocks = (*lead, -(-height // block[0]), -(-width // block[1]))
@@ -524,9 +519,9 @@ def _bitsandbytes_4bit(parts: _Parts) -> QuantizedWeight:
     octets = weight.data.reshape(-1).view(np.uint8)
     if octets.size < -(-n_values // 2):
         raise _broken(
-            f"tensor {printable(weight.name)} has {octets.size} bytes; expected "
-            f"{-(-n_values // 2)} for the shape {list(shape)} in {printable(state.name)}"
-        )
+            weight.name, f"has {octets.size} bytes; expected {-(-n_values // 2)} for the shape "
+            f"{list(shape)} in {printable(state.name)}",
+        )  # fmt: skip
     n_blocks = -(-n_values // block)
     code = parts.take(".quant_map", ("F32",), 16)
     absmax = parts.take(".absmax", ("U8", "F32"), n_blocks)
@@ -548,21 +543,20 @@ def _bitsandbytes_4bit(parts: _Parts) -> QuantizedWeight:
 
 def _read_state(state: SourceTensor) -> Mapping[str, Any]:
     """The JSON that bitsandbytes stores in a tensor, checked."""
-    where = f"tensor {printable(state.name)}"
     try:
         if state.data.size > _MOST_STATE_BYTES:
             raise ValueError
         found = json.loads(state.data.tobytes())
     except (ValueError, RecursionError):
-        raise _broken(
-            f"{where} holds no JSON; expected bitsandbytes' shape and blocksize"
-        ) from None
+        fault = "holds no JSON; expected bitsandbytes' shape and blocksize"
+        raise _broken(state.name, fault) from None
+    where, needed = f"tensor {printable(state.name)}", frozenset(("shape", "blocksize"))
     try:
-        check_fields(found, _STATE, where, required=frozenset(("shape", "blocksize")), others=True)
+        check_fields(found, _STATE, where, required=needed, others=True)
     except InputError as error:
-        raise _broken(str(error)) from None
+        raise InputError(str(error), next_step=_AGAIN) from None
     if not found["shape"]:
-        raise _broken(f"{where}: shape is empty; expected rows and columns")
+        raise _broken(state.name, "has an empty shape; expected rows and columns")
     # Without double quantization these two are absent.
     return {"nested_blocksize": 256, "nested_offset": 0.0, **found}
 
@@ -577,8 +571,8 @@ def _bitsandbytes_8bit(parts: _Parts) -> QuantizedWeight:
             f"tensor {printable(layout.name)} is {layout.data.reshape(-1)[0]}; expected 0 (rows)"
         )
     scales = BlockScales(scale, weight.shape[0], 1, weight.shape[1], factor=1 / 127)
-    name, rows = f"{parts.base}.weight", formulas.scaled_rows(weight, scales)
-    return QuantizedWeight(name, weight.shape, "bitsandbytes int8", rows)
+    rows = formulas.scaled_rows(weight, scales)
+    return parts.weight(weight.shape, "bitsandbytes int8", rows)
 
 
 # Mode, bits and columns per group → what the scales are.
@@ -621,10 +615,15 @@ def _mlx(parts: _Parts) -> QuantizedWeight:
         stored = SourceTensor(name, "F8_E4M3", octets.shape, octets)
         rows = (formulas.fp4_rows(octets, layout) if bits == 4
                 else formulas.scaled_rows(stored, layout))  # fmt: skip
-        return QuantizedWeight(name, shape, f"MLX {mode}", rows)
+        return parts.weight(shape, f"MLX {mode}", rows)
     biases = parts.take(".biases", _SCALES, *scales.shape)
-    rows = formulas.affine_rows(words, bits, scales, biases, size, width)
-    return QuantizedWeight(name, shape, f"MLX, {bits} bits, groups of {size}", rows)
+    rows = formulas.affine_rows(
+        formulas.along_rows(words, bits, width),
+        formulas.by_row(scales),
+        formulas.by_row(biases),
+        np.arange(width) // size,
+    )
+    return parts.weight(shape, f"MLX, {bits} bits, groups of {size}", rows)
 
 
 def _torchao(parts: _Parts) -> QuantizedWeight:
@@ -654,21 +653,26 @@ def _torchao(parts: _Parts) -> QuantizedWeight:
         may_lack = not (isinstance(listed, list) and "zero_point" in listed)
         zeros = _zeros(parts, "._weight_zero_point", layout, may_lack)
         rows = formulas.scaled_rows(weight, layout, zeros)
-        return QuantizedWeight(name, weight.shape, f"torchao {kind}", rows)
+        return parts.weight(weight.shape, f"torchao {kind}", rows)
     if len(weight.shape) != 2 or len(scale.shape) != 2:
-        raise _unread(_shape_fault(weight, "two dimensions"))
+        raise _misshapen(weight, "two dimensions")
     (height, n_bytes), n_groups = weight.shape, scale.shape[0]
     width = 2 * n_bytes
     parts.expect(scale, (n_groups, height), why="[groups, rows of the weight]")
     size, block = width // n_groups, data.get("block_size")
     if size * n_groups != width or (block is not None and block != [1, size]):
         raise _broken(
-            f"the header's entry for {printable(name)}: block_size is "
-            f"{shown(block)}; expected [1, {width} columns / {n_groups} groups]"
-        )
+            name, f"has block_size {shown(block)} in the header's entry; expected [1, {width} "
+            f"columns / {n_groups} groups]",
+        )  # fmt: skip
     zero = parts.take("._weight_zero_point", _SCALES, *scale.shape)
-    rows = formulas.torchao_int4_rows(weight.data, scale, zero, size)
-    return QuantizedWeight(name, (height, width), f"torchao int4, groups of {size}", rows)
+    rows = formulas.affine_rows(
+        formulas.signed_nibbles(weight.data),
+        formulas.by_group(scale),
+        formulas.by_group(zero),
+        np.arange(width) // size,
+    )
+    return parts.weight((height, width), f"torchao int4, groups of {size}", rows)
 
 
 _ENDINGS: dict[str, Build] = {
@@ -682,16 +686,16 @@ _ENDINGS: dict[str, Build] = {
 # -- pieces ----------------------------------------------------------------------------------------
 
 
-def _broken(fault: str) -> InputError:
-    return InputError(fault, next_step=_AGAIN)
+def _broken(name: str, fault: str) -> InputError:
+    return InputError(f"tensor {printable(name)} {fault}", next_step=_AGAIN)
+
+
+def _misshapen(tensor: SourceTensor, expected: str) -> InputError:
+    return _broken(tensor.name, f"has shape {list(tensor.shape)}; expected {expected}")
 
 
 def _unread_setting(key: str, value: str, expected: str) -> UnsupportedModelError:
     return _unread(f"config.json: quantization_config.{key} is {value}; expected {expected}")
-
-
-def _shape_fault(tensor: SourceTensor, expected: str) -> str:
-    return f"tensor {printable(tensor.name)} has shape {list(tensor.shape)}; expected {expected}"
 
 
 def _unread(fault: str) -> UnsupportedModelError:
@@ -706,10 +710,8 @@ def _exponents(scale: SourceTensor) -> SourceTensor:
 def _one_value(tensor: SourceTensor) -> float:
     value = float(tensor.data.reshape(-1)[0])
     if tensor.data.size != 1 or not is_finite(value) or not value:
-        raise _broken(
-            f"tensor {printable(tensor.name)} holds {tensor.data.size} values, the first {value}; "
-            "expected one finite number other than 0"
-        )
+        found = f"holds {tensor.data.size} values, the first {value}"
+        raise _broken(tensor.name, f"{found}; expected one finite number other than 0")
     return value
 
 

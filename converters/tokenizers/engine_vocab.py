@@ -3,28 +3,25 @@ loader aborts on some malformed vocabularies, so every file is checked first.
 """
 
 import ctypes
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from boardfit.edge.engines.llama.checks import check_vocabulary
-from boardfit.edge.errors import EngineError, EngineMissingError
-from boardfit.edge.files.gguf import read_header
+from boardfit.edge.engines.llama.library import load_library, log_tail, silence
+from boardfit.edge.engines.llama.vocab import tokenize
+from boardfit.edge.errors import EngineError
+from boardfit.edge.files.gguf import GgufHeader, read_header
 from boardfit.edge.files.gguf.purpose import ENCODERS
-from boardfit.edge.requirements import install_line
 from boardfit.edge.units import printable
-
-_ERROR = 4  # ggml_log_level in ggml.h
 
 
 class EngineVocab:
-    """A loaded vocabulary. Use `open_vocab`, which frees it."""
+    """A loaded vocabulary, and the header of its file. Use `open_vocab`, which frees it."""
 
-    def __init__(self, api: ModuleType, model: Any) -> None:
-        self._api, self._model = api, model
+    def __init__(self, api: Any, model: Any, header: GgufHeader) -> None:
+        self._api, self.header = api, header
         self._vocab = api.llama_model_get_vocab(model)
         self.n_tokens: int = api.llama_vocab_n_tokens(self._vocab)
 
@@ -32,16 +29,7 @@ class EngineVocab:
         self, text: str, *, add_special: bool = False, parse_special: bool = True
     ) -> list[int]:
         """Token ids of text; `parse_special` recognises control tokens written out in it."""
-        data = text.encode("utf-8", errors="surrogatepass")
-        # One token a byte at most, and room for BOS, EOS and a space before the text.
-        capacity = len(data) + 8
-        buffer = (self._api.llama_token * capacity)()
-        n = self._api.llama_tokenize(
-            self._vocab, data, len(data), buffer, capacity, add_special, parse_special
-        )
-        if n < 0:
-            raise EngineError(f"the engine needs {-n} tokens for a text of {len(data)} bytes")
-        return list(buffer[:n])
+        return tokenize(self._api, self._vocab, text, special=parse_special, around=add_special)
 
     def piece(self, token_id: int) -> bytes:
         """The bytes that a token stands for, control tokens written out."""
@@ -72,18 +60,6 @@ class EngineVocab:
     def token_text(self, token_id: int) -> str:
         return str(self._api.llama_vocab_get_text(self._vocab, token_id).decode("utf-8", "replace"))
 
-    def metadata(self, key: str) -> str | None:
-        """One scalar metadata value as text; None when the file does not have it."""
-        size = 256
-        while True:
-            buffer = ctypes.create_string_buffer(size)
-            n = self._api.llama_model_meta_val_str(self._model, key.encode(), buffer, size)
-            if n < 0:
-                return None
-            if n < size:
-                return buffer.value.decode("utf-8", "replace")
-            size = n + 1
-
 
 @contextmanager
 def open_vocab(path: Path) -> Iterator[EngineVocab]:
@@ -92,38 +68,16 @@ def open_vocab(path: Path) -> Iterator[EngineVocab]:
     Raises EngineMissingError without llama-cpp-python, UnsafeInputError for what would abort the
     engine, EngineError with the engine's own words when it refuses the file.
     """
-    try:
-        import llama_cpp
-        from llama_cpp import _logger
-    except ImportError:
-        raise EngineMissingError(
-            "verifying a vocabulary needs the engine, llama-cpp-python",
-            next_step=install_line("llama"),
-        ) from None
-    header = read_header(path)
+    api, header = load_library(), read_header(path)
     check_vocabulary(path, header, embeds=header.arch in ENCODERS)
-    os.environ["GGML_NO_BACKTRACE"] = "1"  # or a failed assertion would start a debugger
-    log_lines: list[str] = []
-
-    @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
-    def keep_errors(level: int, text: bytes, _user_data: Any) -> None:
-        if level == _ERROR:
-            log_lines.append(text.decode("utf-8", "replace").strip())
-
-    llama_cpp.llama_log_set(keep_errors, ctypes.c_void_p(0))
+    silence(api)
+    parameters = api.llama_model_default_params()
+    parameters.vocab_only, parameters.n_gpu_layers = True, 0
+    model = api.llama_model_load_from_file(str(path).encode(), parameters)
+    if not model:
+        words = printable("; ".join(log_tail().splitlines()))
+        raise EngineError(f"the engine does not load {path.name}: {words}")
     try:
-        parameters = llama_cpp.llama_model_default_params()
-        parameters.vocab_only = True
-        parameters.n_gpu_layers = 0
-        model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
-        if not model:
-            raise EngineError(
-                f"the engine does not load {path.name}: {printable('; '.join(log_lines))}"
-            )
-        try:
-            yield EngineVocab(llama_cpp, model)
-        finally:
-            llama_cpp.llama_model_free(model)
+        yield EngineVocab(api, model, header)
     finally:
-        # The binding's own callback, so that others find the log as it was.
-        llama_cpp.llama_log_set(_logger.llama_log_callback, ctypes.c_void_p(0))
+        api.llama_model_free(model)

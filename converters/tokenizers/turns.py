@@ -27,7 +27,7 @@ def check_template(files: TokenizerFiles, engine: EngineVocab) -> str | None:
     engine's file is another.
     """
     template = default_template(files)
-    written = engine.metadata("tokenizer.chat_template")
+    written = engine.header.text("tokenizer.chat_template")
     if template is None and written is None:
         return None
     if template != written:

@@ -19,7 +19,6 @@ from boardfit.converters.tokenizers.reference import ReferenceTokenizer, load_re
 from boardfit.converters.tokenizers.special import end_of_turn_ids
 from boardfit.converters.tokenizers.vocabulary import LoadedTokenizer, Vocabulary, write_vocab_only
 from boardfit.edge.errors import IntegrityError, UnsupportedModelError
-from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.units import printable
 
 _SHOWN_IDS = 24
@@ -80,7 +79,7 @@ def verify_vocabulary(
     )
     reference = load_reference(files)
     with open_vocab(gguf_path) as engine:
-        pre = engine.metadata("tokenizer.ggml.pre") or ""
+        pre = engine.header.text("tokenizer.ggml.pre") or ""
         limits = list_limits(files, pre, reference.added)
         texts = torture_corpus([token.content for token in reference.added])
         excused = compare(engine, reference, texts, limits)
@@ -140,7 +139,6 @@ def identify_pre(
     files: TokenizerFiles,
     names: Sequence[str],
     build: Callable[[str], Vocabulary],
-    progress: Progress | None = None,
 ) -> str:
     """The first of the pre-tokenizers `names` with which the engine gives the checkpoint's ids,
     else the first that differs only where a limit of the engine's explains it. `build(name)` is the
@@ -153,7 +151,7 @@ def identify_pre(
     nearest: tuple[int, str, Difference] | None = None
     with tempfile.TemporaryDirectory(prefix="boardfit-vocab-") as folder:
         path = Path(folder) / "vocab.gguf"
-        for number, name in enumerate(names):
+        for name in names:
             write_vocab_only(LoadedTokenizer(build(name), special=()), "llama", path)
             limits = list_limits(files, name, reference.added)
             with open_vocab(path) as engine:
@@ -169,8 +167,6 @@ def identify_pre(
                 fallback = fallback or name
             elif nearest is None or len(unexplained) < nearest[0]:
                 nearest = (len(unexplained), name, unexplained[0])
-            if progress is not None:
-                progress(number + 1, len(names))
     if fallback is not None:
         return fallback
     assert nearest is not None
@@ -226,7 +222,7 @@ def _check_whole(
         return []
     forced = []
     # Source: src/llama-vocab.cpp, "workaround for Gemma 4".
-    is_forced = engine.metadata("tokenizer.ggml.model") == "gemma4"
+    is_forced = engine.header.text("tokenizer.ggml.model") == "gemma4"
     for text in _WHOLE_TEXTS:
         got, expected = engine.encode(text, add_special=True), reference.encode_whole(text)
         if is_forced and got[1:] == expected:

@@ -47,10 +47,6 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         check_tokens(self.tokens)
-        if len(self.types) != len(self.tokens):
-            raise InputError(f"{len(self.types)} token types for {len(self.tokens)} tokens")
-        if self.scores is not None and len(self.scores) != len(self.tokens):
-            raise InputError(f"{len(self.scores)} token scores for {len(self.tokens)} tokens")
 
     def metadata(self) -> list[KeyValue]:
         """Entries in upstream's order: model, pre, tokens, scores, types, merges."""

@@ -37,7 +37,7 @@ class Board:
         """Whether `patch` works: rsync on both ends."""
         return False
 
-    def patch(self, source: Path, part: str, progress: Advance) -> int:
+    def patch(self, source: Path, part: str) -> int:
         """Make `part`, which holds something similar, equal to `source`, sending what differs.
         Returns the bytes that crossed, both ways.
         """

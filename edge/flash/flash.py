@@ -12,12 +12,17 @@ from datetime import datetime, timezone
 from typing import Any
 
 from boardfit.edge.bundle.bundle import Bundle
-from boardfit.edge.disk.rooted import MARKER
 from boardfit.edge.errors import DeviceError, EdgeError, EngineError
 from boardfit.edge.flash.board import Board
 from boardfit.edge.flash.gate import GateVerdict, engine_bytes, install_engine, try_release
 from boardfit.edge.flash.serving import ServedAt, check_can_serve, serve_release
-from boardfit.edge.flash.transfer import bring, bring_signature, plan_transfer, wanted_files
+from boardfit.edge.flash.transfer import (
+    bring,
+    bring_signature,
+    list_folders,
+    plan_transfer,
+    wanted_files,
+)
 from boardfit.edge.flash.trust import (
     SignatureAdmission,
     SignaturePolicy,
@@ -31,6 +36,7 @@ from boardfit.edge.slots.health import MAX_MEMORY, MIN_SPEED, Health
 from boardfit.edge.slots.store import Slots
 from boardfit.edge.slots.trust import pin_keys, write_rules
 from boardfit.edge.terminal.progress import Reporter
+from boardfit.edge.trust.bundle_signature import SIGNATURE
 from boardfit.edge.units import MIB, format_bytes
 
 #: Directories, journals, the state file.
@@ -100,22 +106,14 @@ def flash(bundle: Bundle, board: Board, options: FlashOptions, reporter: Reporte
         admission = admit(bundle, slots, options.signature)
         relax_rules(slots, bundle, admission)
         report.notes += admission.notes
-        tidy(slots, bundle)
+        slots.sweep(keep_incoming=bundle.id)
         report.previous = slots.current()
         transfer(bundle, board, slots, options, reporter, report)
         if admission.keys:
             # Nothing of the bundle has run on the board so far.
             report.notes += check_on_board(board, slots, bundle, admission)
             report.signed_by = admission.signed_by
-        facts = {
-            "name": bundle.name,
-            "recipe": bundle.plan.recipe,
-            "device": bundle.plan.device,
-            # The host's clock: a board without a battery wakes up in 1970.
-            "flashed_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            **({"signed_by": admission.signed_by} if admission.signed_by else {}),
-        }
-        slots.note(bundle.id, **facts)
+        slots.note(bundle.id, **list_facts(bundle, admission))
         install_engine(board, bundle, reporter)
         if options.gate:
             reporter.stage("trying it")
@@ -136,17 +134,13 @@ def flash(bundle: Bundle, board: Board, options: FlashOptions, reporter: Reporte
     return report
 
 
-def tidy(slots: Slots, bundle: Bundle) -> None:
-    """Remove what interrupted runs of other bundles have left."""
-    slots.sweep(keep_incoming=bundle.id)
-    wanted = {sha256 for _, sha256 in wanted_files(bundle).values()}
-    parts = slots.files.entries(layout.PARTS)
-    if not parts:
-        return
-    for folder in (layout.INCOMING, layout.PARTS):
-        slots.files.claim(folder)
-    gone = [name for name, e in parts.items() if not (name in wanted and e.can_go_on)]
-    slots.files.remove([f"{layout.PARTS}/{name}" for name in gone if name != MARKER])
+def list_facts(bundle: Bundle, admission: SignatureAdmission) -> dict[str, Any]:
+    """What is kept of a release beside it. The clock is the host's: a board without a battery wakes
+    up in 1970.
+    """
+    plan, now = bundle.plan, datetime.now(timezone.utc).isoformat(timespec="seconds")
+    facts = {"name": bundle.name, "recipe": plan.recipe, "device": plan.device, "flashed_at": now}
+    return {**facts, **({"signed_by": admission.signed_by} if admission.signed_by else {})}
 
 
 def transfer(
@@ -158,27 +152,25 @@ def transfer(
     report: FlashReport,
 ) -> None:
     """Make `releases/<id>/bundle` whole, sending as little as possible."""
-    files = slots.files
+    files, wanted = slots.files, wanted_files(bundle)
     folder = layout.bundle_folder(bundle.id)
+    report.how = dict.fromkeys(wanted, "there")
     present = bundle.id in slots.present()
     if present:
         reporter.stage("verifying the files on the board")
         wrong = slots.damage(folder, bundle)
         if not wrong:
             bring_signature(board, bundle, folder)
-            report.n_reused = bundle.n_bytes
+            report.n_reused, report.how = bundle.n_bytes, {}
             report.notes.append("the release was on the board already; nothing was sent")
             return
-        # File by file over the damaged ones: at no moment is it worse than it was.
         files.claim(layout.release_folder(bundle.id))
+        wanted = {name: v for name, v in wanted.items() if name in wrong or name == SIGNATURE}
         reporter.say(f"{len(wrong)} damaged files of this release are sent again")
-        wanted = wanted_files(bundle)
-        files.remove([f"{folder}/{name}" for name in wrong if name not in wanted])
-    else:
-        folder = f"{layout.incoming_folder(bundle.id)}/bundle"
-        for each in (layout.INCOMING, layout.incoming_folder(bundle.id)):
-            files.claim(each)
-    plan = plan_transfer(board, slots, bundle, folder)
+    incoming = layout.incoming_folder(bundle.id)
+    for each in (layout.INCOMING, incoming):
+        files.claim(each)
+    plan = plan_transfer(board, slots, bundle, wanted, f"{incoming}/bundle")
     n_new_bytes = sum(item.n_new_bytes for item in plan)
     need = n_new_bytes + SLACK_BYTES
     if board.is_running:
@@ -186,13 +178,21 @@ def transfer(
     slots.make_room(need, (bundle.id,), drop_previous=options.drop_previous, say=reporter.say)
     reporter.stage(f"sending {format_bytes(n_new_bytes)}")
     began_s = time.monotonic()
-    sent = bring(board, bundle, plan, folder, reporter)
+    sent = bring(board, bundle, plan, f"{incoming}/bundle", reporter)
     report.send_s = time.monotonic() - began_s
-    report.n_sent, report.n_reused, report.how = sent.n_sent, sent.n_reused, sent.how
-    if not present:
+    report.n_sent, report.how = sent.n_sent, {**report.how, **sent.how}
+    report.n_reused = bundle.n_bytes - sum(n for n, _ in wanted.values()) + sent.n_reused
+    files.sync([incoming])
+    if present:
+        # File by file over the damaged ones: at no moment is it worse than it was.
+        files.remove([f"{folder}/{name}" for name in wrong if name not in wanted])
+        for made in list_folders(folder, list(wanted)):
+            files.make_folder(made)
+        for name in wanted:
+            files.rename(f"{incoming}/bundle/{name}", f"{folder}/{name}")
+    else:
         files.make_folder(layout.RELEASES)
-        files.sync([layout.incoming_folder(bundle.id)])
-        files.rename(layout.incoming_folder(bundle.id), layout.release_folder(bundle.id))
+        files.rename(incoming, layout.release_folder(bundle.id))
     files.remove([layout.INCOMING])
 
 

@@ -20,8 +20,7 @@ from boardfit.edge.disk.data_files import find_trouble
 from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.errors import DeviceError, DeviceUnreachableError, EdgeError
 from boardfit.edge.flash.session import Channel, Done, shell_error
-from boardfit.edge.flash.shell_files import ShellBoard
-from boardfit.edge.flash.stream import send_stream, watch_transfer
+from boardfit.edge.flash.shell_files import ShellBoard, send_stream
 from boardfit.edge.flash.target import FlashTarget
 from boardfit.edge.process import child
 from boardfit.edge.process.listener import run_limited
@@ -37,9 +36,9 @@ _QUICK = "aes128-gcm@openssh.com"
 HAS_AES = "grep -Eq '^(flags|Features).* aes( |$)' /proc/cpuinfo"
 #: A file of this size pays for a connection of its own with a quicker cipher.
 _QUICK_LEAST_BYTES = 64 << 20
-_RSYNC_SILENCE_S = 60
+#: rsync ends by itself when nothing moves for so long; and all of it may take so long.
+_RSYNC_SILENCE_S, _PATCH_S = 60, 24 * 3600
 _RSYNC_LEAST = (3, 1)
-_PERCENT = re.compile(rb"\s([0-9]{1,3})%")
 
 
 class SshChannel(Channel):
@@ -200,7 +199,7 @@ class SshBoard(ShellBoard):
         there = self._channel.run("rsync --version 2>/dev/null; exit 0").out
         return all(is_rsync(text) for text in (here, there))
 
-    def patch(self, source: Path, part: str, progress: Advance) -> int:
+    def patch(self, source: Path, part: str) -> int:
         shell = shlex.join(["ssh", "-T", *self._channel.options()])
         # A receiver that a dead sender left behind must end before the next one begins.
         lock = shlex.quote(f"{self.files.root}/.receive.lock")
@@ -213,23 +212,17 @@ class SshBoard(ShellBoard):
             # Times are ignored: a copy made within the second in which the source was written would
             # count as the source, and stay as it is.
             *("rsync", "--inplace", "--ignore-times", "--no-whole-file", "--protect-args"),
-            *("--stats", "--info=progress2", "--no-human-readable"),
-            *(f"--timeout={_RSYNC_SILENCE_S}", "--rsync-path", there, "-e", shell),
+            *("--stats", "--no-human-readable", f"--timeout={_RSYNC_SILENCE_S}"),
+            *("--rsync-path", there, "-e", shell),
             *("--", str(source.absolute()), f"{self._channel.address}:{self.files.root}/{part}"),
         ]
-        size, position = source.stat().st_size, 0
-
-        def find_position(printed: bytes) -> int:
-            nonlocal position
-            if found := _PERCENT.findall(printed):
-                position = size * min(100, int(found[-1])) // 100
-            return position
-
-        process = child.start_child(command, env=child.child_environment(LC_ALL="C"))
-        done, _ = watch_transfer(process, self.place, find_position, progress, look_s=1.0)
+        env = child.child_environment(LC_ALL="C")
+        done = Done.from_process(
+            run_limited(command, self.place, timeout_s=_PATCH_S, most_bytes=_MAX_WORDS, env=env)
+        )
         if done.rc != 0:
             raise self._rsync_error(done.rc, done.err)
-        return rsync_traffic(done.out.decode("utf-8", "replace"))
+        return rsync_traffic(done.text)
 
     def _rsync_error(self, code: int, output: str) -> EdgeError:
         if code in (10, 12, 30, 35, 255) and "No space left" not in output:

@@ -1,9 +1,8 @@
-"""Find the files that the board lacks, and send them. No file is sent twice or visible
-half-written.
+"""Find the files that the board lacks, and send them. No byte is sent twice.
 
-Files come together in `incoming/<id>/bundle`, each by a rename after its hash was checked there.
-What another release on the board has is linked, a changed model is patched from the old one where
-rsync can, everything else is sent and resumed.
+Files come together in `incoming/<id>/bundle`, each checked there. What another release on the board
+has is linked, a changed model is patched from the old one where rsync can, everything else is sent
+and resumed.
 """
 
 from __future__ import annotations
@@ -23,26 +22,28 @@ from boardfit.edge.terminal.progress import Progress, Reporter
 from boardfit.edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE
 from boardfit.edge.units import MIB
 
-How = Literal["there", "link", "patch", "send"]
+How = Literal["link", "patch", "send"]
 #: Below this a patch costs more round trips than it saves bytes.
 PATCH_LEAST_BYTES = 4 * MIB
 
 
 @dataclass(frozen=True)
 class Item:
-    """One file to be brought. `source` is a file on the board that is linked or patched."""
+    """One file to be brought. `source` is a file on the board that is linked or patched, `n_there`
+    the bytes that an interrupted run has left, or all.
+    """
 
     name: str
     n_bytes: int
     sha256: str
     how: How
     source: str | None = None
-    n_parts: int = 0  # bytes of it that an interrupted run has left
+    n_there: int = 0
 
     @property
     def n_new_bytes(self) -> int:
         """Bytes that will be written on the board (a link costs nothing)."""
-        return max(0, self.n_bytes - self.n_parts) if self.how in ("patch", "send") else 0
+        return 0 if self.how == "link" else self.n_bytes - self.n_there
 
 
 @dataclass
@@ -61,25 +62,23 @@ def plan_items(
     arrived: Mapping[str, int],
     on_board: Mapping[str, str],
     basis: Mapping[str, str],
-    parts: Mapping[str, int],
 ) -> list[Item]:
     """Decide for every file. Pure.
 
-    `wanted`: name → (bytes, sha256). `arrived`: name → bytes of what lies in incoming under its
-    final name. `on_board`: sha256 → path of a file that should have it. `basis`: name → path of an
-    older file to patch from. `parts`: sha256 → bytes that an interrupted run has left.
+    `wanted`: name → (bytes, sha256). `arrived`: name → bytes of what lies in incoming and may be
+    gone on with. `on_board`: sha256 → path of a file that should have it. `basis`: name → path of
+    an older file to patch from.
     """
     items = []
     for name, (n_bytes, sha256) in wanted.items():
         how: How = "send"
         source = None
-        if arrived.get(name) == n_bytes:
-            how = "there"
-        elif sha256 in on_board:
+        n_there = arrived.get(name, 0)
+        if n_there != n_bytes and sha256 in on_board:
             how, source = "link", on_board[sha256]
-        elif name in basis and n_bytes >= PATCH_LEAST_BYTES:
+        elif n_there != n_bytes and name in basis and n_bytes >= PATCH_LEAST_BYTES:
             how, source = "patch", basis[name]
-        items.append(Item(name, n_bytes, sha256, how, source, min(parts.get(sha256, 0), n_bytes)))
+        items.append(Item(name, n_bytes, sha256, how, source, min(n_there, n_bytes)))
     return items
 
 
@@ -101,8 +100,10 @@ def bring_signature(board: Board, bundle: Bundle, folder: str) -> None:
         board.files.write(f"{folder}/{SIGNATURE}", data)
 
 
-def plan_transfer(board: Board, slots: Slots, bundle: Bundle, folder: str) -> list[Item]:
-    """Look at what the board has and decide what to bring into `folder`."""
+def plan_transfer(
+    board: Board, slots: Slots, bundle: Bundle, wanted: Mapping[str, tuple[int, str]], folder: str
+) -> list[Item]:
+    """Look at what the board has and decide how to bring the `wanted` files into `folder`."""
     current, state = slots.current(), slots.state()
     order = [i for i in (current, *reversed(state.history)) if i]
     present = slots.present()
@@ -124,53 +125,43 @@ def plan_transfer(board: Board, slots: Slots, bundle: Bundle, folder: str) -> li
                 if new.name == file.name or new.role == file.role == "model":
                     basis.setdefault(new.name, f"{place}/{file.name}")
     incoming = slots.files.tree(folder)
-    parts = slots.files.entries(layout.PARTS)
+    needed = {made.removeprefix(f"{folder}/") for made in list_folders(folder, list(wanted))}
+    fine = {name: e for name, e in incoming.items() if name in wanted and e.can_go_on}
+    strangers = [name for name in incoming if name not in fine and name not in needed]
+    slots.files.remove([f"{folder}/{name}" for name in strangers])
     return plan_items(
-        wanted_files(bundle),
-        {name: entry.n_bytes for name, entry in incoming.items() if entry.kind == "file"},
+        wanted,
+        {name: entry.n_bytes for name, entry in fine.items()},
         on_board,
         basis if board.can_patch() else {},
-        {name: entry.n_bytes for name, entry in parts.items() if entry.can_go_on},
     )
 
 
 def bring(
     board: Board, bundle: Bundle, plan: Sequence[Item], folder: str, reporter: Reporter
 ) -> Sent:
-    """Bring every file of the plan into `folder`, each under its final name only when its hash was
-    read back from the board. What is already there is verified too. Raises IntegrityError when a
-    file arrives damaged twice, DoesNotFitError when the disk is full.
+    """Bring every file of the plan into `folder` and read its hash back from the board. What is
+    already there is verified too. Raises IntegrityError when a file arrives damaged twice,
+    DoesNotFitError when the disk is full.
     """
-    files, sent = board.files, Sent()
-    names = [item.name for item in plan]
-    for made in _folders(folder, names):
-        files.make_folder(made)
-    for ours in (layout.INCOMING, layout.PARTS):
-        files.claim(ours)
-    total = sum(item.n_bytes for item in plan if item.how in ("patch", "send"))
-    bar = _Bar(reporter, total)
-    there = [item for item in plan if item.how == "there"]
-    fine = files.digests([f"{folder}/{item.name}" for item in there]) if there else {}
+    sent, names = Sent(), [item.name for item in plan]
+    for made in list_folders(folder, names):
+        board.files.make_folder(made)
+    bar = _Bar(reporter, sum(item.n_bytes for item in plan if item.how != "link"))
     for item in plan:
         target = f"{folder}/{item.name}"
-        if item.how == "there" and fine[target] == item.sha256:
-            sent.n_reused += item.n_bytes
-            sent.how[item.name] = "there"
-        elif not (item.how == "link" and _link(board, item, target, sent)):
+        if not (item.how == "link" and _link(board, item, target, sent)):
             _bring_bytes(board, bundle.path / item.name, item, target, sent, bar)
-    files.sync(_folders(folder, names))
+    board.files.sync(list_folders(folder, names))
     return sent
 
 
 def _link(board: Board, item: Item, target: str, sent: Sent) -> bool:
     """Link a file that the board has; False when it differs from its manifest."""
-    part = layout.part_file(item.sha256)
     assert item.source is not None
     if board.files.digests([item.source])[item.source] != item.sha256:
         return False
-    board.files.remove([part])
-    board.files.link(item.source, part)
-    board.files.rename(part, target)
+    board.files.link(item.source, target)
     sent.n_reused += item.n_bytes
     sent.how[item.name] = "link"
     return True
@@ -179,33 +170,31 @@ def _link(board: Board, item: Item, target: str, sent: Sent) -> bool:
 def _bring_bytes(
     board: Board, source: Path, item: Item, target: str, sent: Sent, bar: _Bar
 ) -> None:
-    files, part = board.files, layout.part_file(item.sha256)
+    files = board.files
     for attempt in (1, 2):
         start = bar.done
-        n_there = item.n_parts if attempt == 1 else 0
-        offset = board.resume_from(n_there) if n_there else 0
-        crossed, how = 0, "sent"
+        n_there = item.n_there if attempt == 1 else 0
+        offset = n_there if n_there == item.n_bytes else board.resume_from(n_there)
+        crossed, how = 0, "there"
         if attempt == 1 and item.how == "patch" and item.source is not None:
             if not n_there:
-                copy = f"{part}.copy"
+                copy = f"{layout.INCOMING}/copy"
                 files.remove([copy])
                 files.copy(item.source, copy)
-                files.rename(copy, part)
-            crossed, how = board.patch(source, part, bar.add), "patched"
-        elif offset < item.n_bytes or item.n_bytes == 0:
-            if offset:
-                how = "resumed"
+                files.rename(copy, target)
+            crossed, how = board.patch(source, target), "patched"
+        elif offset < item.n_bytes or not n_there:
+            how = "resumed" if offset else "sent"
             bar.add(offset)
-            crossed = board.send(source, part, offset, bar.add)
+            crossed = board.send(source, target, offset, bar.add)
         bar.settle(start, item.n_bytes)
         sent.n_sent += crossed
         sent.n_reused += max(0, item.n_bytes - crossed)
         sent.how[item.name] = how
-        if files.settle(part) == item.sha256:
-            files.rename(part, target)
+        if files.settle(target) == item.sha256:
             return
         # What an earlier run had left was damaged, or a cable is: once more, from the start.
-        files.remove([part])
+        files.remove([target])
         bar.settle(start, 0)
     raise IntegrityError(
         f"{item.name} arrived at {board.place} with other bytes than were sent, twice",
@@ -213,7 +202,7 @@ def _bring_bytes(
     )
 
 
-def _folders(folder: str, names: Sequence[str]) -> list[str]:
+def list_folders(folder: str, names: Sequence[str]) -> list[str]:
     """`folder` and every folder below it that the names need."""
     below = {f"{folder}/{n.rpartition('/')[0]}" for n in names if "/" in n}
     return sorted({folder, *below})

@@ -8,7 +8,7 @@ import contextlib
 import os
 import selectors
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import IO
 
 from boardfit.edge.errors import DeviceError
@@ -121,13 +121,19 @@ class Listener:
 
 
 def run_limited(
-    argv: Sequence[str], who: str, *, timeout_s: float, most_bytes: int, input: bytes = b""
+    argv: Sequence[str],
+    who: str,
+    *,
+    timeout_s: float,
+    most_bytes: int,
+    input: bytes = b"",
+    env: Mapping[str, str] | None = None,
 ) -> CompletedProcess[bytes]:
     """Run a program that speaks for another machine. Raises FileNotFoundError without such a
     program, TimeoutExpired after `timeout_s`, DeviceError for an output of more than
     `most_bytes`.
     """
-    process = start_child(argv, stdin=PIPE if input else DEVNULL, bufsize=0)
+    process = start_child(argv, stdin=PIPE if input else DEVNULL, bufsize=0, env=env)
     listener = Listener(process, who, most_bytes)
     end_s = time.monotonic() + timeout_s
     try:

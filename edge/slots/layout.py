@@ -12,7 +12,6 @@ from boardfit.edge.fields import AnyObject, Flag, OrNull, Schema, Text, keep_val
 
 RELEASES = "releases"
 INCOMING = "incoming"
-PARTS = "incoming/parts"
 CURRENT = "current"
 STATE = "state.json"
 LOCK = ".lock"
@@ -53,15 +52,6 @@ def env_folder(release_id: str) -> str:
 
 def incoming_folder(release_id: str) -> str:
     return f"{INCOMING}/{release_folder(release_id).rpartition('/')[2]}"
-
-
-def part_file(sha256: str) -> str:
-    """Where a file lies while it is sent. Named by its content, so that a forgotten sender of the
-    same file can only ever write the same bytes to the same places.
-    """
-    if not is_release_id(sha256):
-        raise ValueError(f"not a sha256: {sha256!r:.80}")
-    return f"{PARTS}/{sha256}"
 
 
 def parse_pointer(text: str | None) -> str | None:

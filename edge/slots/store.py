@@ -220,7 +220,7 @@ class Slots:
 
     def sweep(self, keep_incoming: str | None = None) -> None:
         """Remove what interrupted runs left: half-removed releases, and incoming files of other
-        bundles than `keep_incoming`. Parts stay: their names show what they will be.
+        bundles than `keep_incoming`.
         """
         self.files.sweep()
         root = self.files.entries("")

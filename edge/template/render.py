@@ -16,6 +16,7 @@ import functools
 import json
 import re
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ from boardfit.edge.process.forked import (
     ForkedWorker,
     can_fork,
     run_forked,
-    serve_requests,
+    serve_started,
 )
 from boardfit.edge.template.sandbox import NAMES, environment, jinja
 from boardfit.edge.units import printable
@@ -256,4 +257,4 @@ def _clock(now: datetime.datetime | None) -> Callable[[Any], str]:
 
 
 if __name__ == "__main__":
-    serve_requests(_answer, 0, 1)
+    serve_started(_answer, sys.argv[1])

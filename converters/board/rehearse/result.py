@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,7 +71,7 @@ class Problem:
     next_step: str = REPORT
 
 
-@dataclass(frozen=True)
+@dataclass
 class Rehearsal:
     """One rehearsal. Seconds are the emulator's and do not predict the board. `memory` is the peak
     of the board's program and, apart, of the emulator; `limit_bytes` what the board leaves free;
@@ -86,7 +86,7 @@ class Rehearsal:
     limit_how: str
     limit_bytes: int
     planned_bytes: int
-    seconds: Mapping[str, float]
+    seconds: dict[str, float] = field(default_factory=dict)
     engine: str | None = None
     kernels: tuple[str, ...] = ()
     text: str | None = None
@@ -98,6 +98,11 @@ class Rehearsal:
     @property
     def ok(self) -> bool:
         return self.problem is None
+
+    def fail(
+        self, kind: ProblemKind, message: str, stage: str = "answering", next_step: str = REPORT
+    ) -> None:
+        self.problem = Problem(kind, stage, message, next_step)
 
     @property
     def error(self) -> EdgeError | None:

@@ -4,23 +4,19 @@ as `llama-quantize`. ctypes releases the interpreter's lock during a call, so th
 
 import ctypes
 import functools
-import importlib.util
-import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from boardfit.edge.errors import EngineError, EngineMissingError
 from boardfit.edge.files.ggml_types import GGML_TYPES, row_bytes
+from boardfit.edge.probe.ggml import bind, find_engine_folder, library_name
 from boardfit.edge.requirements import install_line
 
 _INTEGER_TYPES = ("I8", "I16", "I32", "I64")
 _FLOAT_TYPES = ("F32", "F64")
-_LIBRARY = {"darwin": "libggml-base.dylib", "win32": "ggml-base.dll"}.get(
-    sys.platform, "libggml-base.so"
-)
-
 _ToFloat = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
 
 
@@ -42,57 +38,63 @@ class GgmlKernels:
     """Conversions between rows of float32 and rows of any ggml type. Safe to call from threads."""
 
     def __init__(self, library: Path) -> None:
+        pointer, count, kind = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+        size, text = ctypes.c_size_t, ctypes.c_char_p
         try:
             lib = ctypes.CDLL(str(library))
-            pointer, count = ctypes.c_void_p, ctypes.c_int64
-            lib.ggml_quantize_chunk.argtypes = [
-                ctypes.c_int, pointer, pointer, count, count, count, pointer,
-            ]  # fmt: skip
-            lib.ggml_quantize_chunk.restype = ctypes.c_size_t
-            lib.ggml_validate_row_data.argtypes = [ctypes.c_int, pointer, ctypes.c_size_t]
-            lib.ggml_validate_row_data.restype = ctypes.c_bool
-            lib.ggml_quantize_init.argtypes = [ctypes.c_int]
-            lib.ggml_quantize_init.restype = None
-            lib.ggml_get_type_traits.argtypes = [ctypes.c_int]
-            lib.ggml_get_type_traits.restype = ctypes.POINTER(_TypeTraits)
-            for name in ("ggml_fp16_to_fp32_row", "ggml_bf16_to_fp32_row"):
-                getattr(lib, name).argtypes = [pointer, pointer, count]
-                getattr(lib, name).restype = None
-            lib.ggml_commit.restype = ctypes.c_char_p
-            lib.ggml_version.restype = ctypes.c_char_p
+            self._quantize = bind(
+                lib,
+                "ggml_quantize_chunk",
+                size,
+                kind,
+                pointer,
+                pointer,
+                count,
+                count,
+                count,
+                pointer,
+            )
+            self._validate = bind(lib, "ggml_validate_row_data", ctypes.c_bool, kind, pointer, size)
+            self._prepare = bind(lib, "ggml_quantize_init", None, kind)
+            self._find_traits = bind(lib, "ggml_get_type_traits", ctypes.POINTER(_TypeTraits), kind)
+            self._widen = {
+                "F16": bind(lib, "ggml_fp16_to_fp32_row", None, pointer, pointer, count),
+                "BF16": bind(lib, "ggml_bf16_to_fp32_row", None, pointer, pointer, count),
+            }
+            parts = [bind(lib, f"ggml_{part}", text)().decode() for part in ("version", "commit")]
         except (OSError, AttributeError) as error:
             raise EngineError(
-                f"the engine's library {library} cannot be used: {error}",
-                next_step=f"{install_line('llama', 'llama-cpp-python')} --force-reinstall",
+                f"the engine's library {library} cannot be used: {error}", next_step=_reinstall()
             ) from None
-        self._lib = lib
-        self.version = f"{lib.ggml_version().decode()}+{lib.ggml_commit().decode()}"
+        self.version = "+".join(parts)
         self._check_layout()
+
+    def _traits(self, type_name: str) -> Any:
+        return self._find_traits(GGML_TYPES[type_name].id).contents
 
     def _check_layout(self) -> None:
         """A library with another type table would write unreadable files."""
         for name, entry in GGML_TYPES.items():
             if entry.id > GGML_TYPES["BF16"].id:
                 continue  # an older library would be read beyond its table's end
-            traits = self._lib.ggml_get_type_traits(entry.id).contents
+            traits = self._traits(name)
             if (traits.blck_size, traits.type_size) != (entry.block_size, entry.type_size):
                 raise EngineError(
                     f"the engine stores {name} as {traits.type_size} bytes per {traits.blck_size} "
                     f"values, expected {entry.type_size} per {entry.block_size}",
-                    next_step=f"{install_line('llama', 'llama-cpp-python')} --force-reinstall",
+                    next_step=_reinstall(),
                 )
 
     def prepare(self, types: Iterable[str]) -> None:
         """Build the tables that some types need, once, before threads start."""
         for name in types:
-            self._lib.ggml_quantize_init(GGML_TYPES[name].id)
+            self._prepare(GGML_TYPES[name].id)
 
     def can_dequantize(self, type_name: str) -> bool:
         """Whether values of this type can be read as floats; integers are only ever copied."""
         if type_name in _FLOAT_TYPES:
             return True
-        traits = self._lib.ggml_get_type_traits(GGML_TYPES[type_name].id).contents
-        return type_name not in _INTEGER_TYPES and bool(traits.to_float)
+        return type_name not in _INTEGER_TYPES and bool(self._traits(type_name).to_float)
 
     def to_float(self, type_name: str, rows: np.ndarray, n: int, out: np.ndarray) -> np.ndarray:
         """`n` values of `rows` (C-contiguous, any ggml type) as float32.
@@ -105,14 +107,8 @@ class GgmlKernels:
         if type_name == "F64":
             out[:n] = rows.reshape(-1).view(np.float64)
             return out[:n]
-        source, target = rows.ctypes.data, out.ctypes.data
-        if type_name == "F16":
-            self._lib.ggml_fp16_to_fp32_row(source, target, n)
-        elif type_name == "BF16":
-            self._lib.ggml_bf16_to_fp32_row(source, target, n)
-        else:
-            traits = self._lib.ggml_get_type_traits(GGML_TYPES[type_name].id).contents
-            traits.to_float(source, target, n)
+        widen = self._widen.get(type_name) or self._traits(type_name).to_float
+        widen(rows.ctypes.data, out.ctypes.data, n)
         return out[:n]
 
     def quantize(
@@ -124,15 +120,10 @@ class GgmlKernels:
         """
         n_rows = values.size // n_per_row
         out = np.empty(n_rows * row_bytes(type_name, n_per_row), np.uint8)
-        written = self._lib.ggml_quantize_chunk(
-            GGML_TYPES[type_name].id,
-            values.ctypes.data,
-            out.ctypes.data,
-            0,
-            n_rows,
-            n_per_row,
-            None if imatrix is None else imatrix.ctypes.data,
-        )
+        weights = None if imatrix is None else imatrix.ctypes.data
+        source, target = values.ctypes.data, out.ctypes.data
+        kind = GGML_TYPES[type_name].id
+        written = self._quantize(kind, source, target, 0, n_rows, n_per_row, weights)
         if written != out.nbytes:
             raise EngineError(f"ggml wrote {written} bytes of {type_name}, expected {out.nbytes}")
         return out
@@ -142,11 +133,7 @@ class GgmlKernels:
         mask = {"F16": 0x7C00, "BF16": 0x7F80}.get(type_name)
         if mask is not None:
             return not ((data.view(np.uint16) & mask) == mask).any()
-        return bool(
-            self._lib.ggml_validate_row_data(
-                GGML_TYPES[type_name].id, data.ctypes.data, data.nbytes
-            )
-        )
+        return bool(self._validate(GGML_TYPES[type_name].id, data.ctypes.data, data.nbytes))
 
 
 @functools.cache
@@ -157,13 +144,14 @@ def load_kernels() -> GgmlKernels:
 
 def library_path() -> Path:
     """ggml's base library in the installed engine. Raises EngineMissingError, with the pip line."""
-    spec = importlib.util.find_spec("llama_cpp")
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        library = Path(folder) / "lib" / _LIBRARY
-        if library.is_file():
-            return library
-    found = f"llama_cpp is installed, but without {_LIBRARY}" if spec else "it is not installed"
+    folder, name = find_engine_folder(), library_name("ggml-base")
+    if folder is not None and (folder / name).is_file():
+        return folder / name
     raise EngineMissingError(
-        f"quantizing needs the engine llama-cpp-python: {found}",
+        f"quantizing needs the engine llama-cpp-python, with {name}; it is not installed",
         next_step=install_line("llama", "llama-cpp-python"),
     )
+
+
+def _reinstall() -> str:
+    return f"{install_line('llama', 'llama-cpp-python')} --force-reinstall"

@@ -1,20 +1,14 @@
-"""One recipe read from its TOML file: every key known, every value checked."""
+"""GGUF recipes: named data in `recipes/*.toml`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from boardfit.converters.formats.base import Format
-from boardfit.converters.formats.recipes import RecipeFolder, check_keys, check_value, take_id
-from boardfit.edge.errors import InputError
+from boardfit.converters.formats.recipes import RecipeFolder
 from boardfit.edge.files.ggml_types import GGML_TYPES
 
-# Groups of tensors that rules speak of; upstream's `tensor_category` in src/llama-quant.cpp.
-RULE_TENSORS = ("attn_v", "attn_output", "ffn_down")
-# Which layers a rule holds for, of n: see `boardfit.converters.formats.gguf.assign.layers_hold`.
-RULE_LAYERS = ("all", "more-bits", "first-eighth", "first-sixteenth", "first-2", "first-4")
 FLOAT_TYPES = ("F32", "F16", "BF16")
 #: Stands for a recipe where a GGUF file is run as it stands.
 AS_IS = "as-is"
@@ -24,9 +18,10 @@ _GUESSED_FILE_TYPE = 1024  # LLAMA_FTYPE_GUESSED: the tensors decide
 @dataclass(frozen=True)
 class GgufRule:
     """Tensors of one group get `type` instead of the recipe's, where every condition holds; the
-    first rule that holds decides. `min_gqa` compares query heads per KV head of the first layer,
-    `experts` their number, `imatrix` whether there is one, `arch` the architecture (`not falcon`
-    negates).
+    first rule that holds decides. `tensors` is a group (upstream's `tensor_category` in
+    src/llama-quant.cpp), `layers` what `assign.layers_hold` knows. `min_gqa` compares query heads
+    per KV head of the first layer, `experts` their number, `imatrix` whether there is one, `arch`
+    the architecture (`not falcon` negates).
     """
 
     tensors: str
@@ -36,11 +31,6 @@ class GgufRule:
     experts: int | None = None
     imatrix: bool | None = None
     arch: str | None = None
-
-    def __post_init__(self) -> None:
-        check_value("tensors", self.tensors, RULE_TENSORS)
-        check_value("type", self.type, GGML_TYPES)
-        check_value("layers", self.layers, RULE_LAYERS)
 
 
 @dataclass(frozen=True)
@@ -57,13 +47,6 @@ class GgufRecipe:
     about: str
     output: str | None = None
     rules: tuple[GgufRule, ...] = ()
-
-    def __post_init__(self) -> None:
-        check_value("type", self.type, GGML_TYPES)
-        if self.output is not None:
-            check_value("output", self.output, GGML_TYPES)
-        if self.is_quantized and self.output is None:
-            raise InputError(f"recipe {self.id}: a quantized recipe must name its output type")
 
     @property
     def is_quantized(self) -> bool:
@@ -84,21 +67,8 @@ def make_as_is(main: str) -> GgufRecipe:
 
 
 def _parse(data: dict[str, Any], recipe_id: str) -> GgufRecipe:
-    take_id(data, recipe_id)
-    rules = tuple(GgufRule(**_checked(GgufRule, rule)) for rule in data.pop("rules", []))
-    return GgufRecipe(id=recipe_id, rules=rules, **_checked(GgufRecipe, data))
-
-
-def _checked(
-    kind: type[GgufRule] | type[GgufRecipe], values: Mapping[str, Any]
-) -> Mapping[str, Any]:
-    fields = kind.__dataclass_fields__
-    check_keys(values, fields)
-    for key, value in values.items():
-        expected = (str,) if "str" in str(fields[key].type) else (int, bool)
-        if not isinstance(value, expected):
-            raise InputError(f"{key}: expected {fields[key].type}, got {value!r}")
-    return values
+    rules = tuple(GgufRule(**rule) for rule in data.pop("rules", ()))
+    return GgufRecipe(**data, rules=rules)
 
 
 def _most_bits_first(recipe: GgufRecipe) -> float:
@@ -109,7 +79,7 @@ def _most_bits_first(recipe: GgufRecipe) -> float:
 RECIPES = RecipeFolder(
     __file__, "recipe", _parse, _most_bits_first, besides=f", and for a .gguf file {AS_IS}"
 )
-load_recipe, list_recipes, parse_recipe = RECIPES.load, RECIPES.list, RECIPES.read
+load_recipe, list_recipes = RECIPES.load, RECIPES.list
 
 
 class GgufFormat(Format):

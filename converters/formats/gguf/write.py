@@ -7,46 +7,24 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
+from boardfit.converters.formats.base import FormatArtifact
 from boardfit.converters.formats.gguf.assign import TypedTensor, assign_types, file_order
 from boardfit.converters.formats.gguf.header import file_layout
 from boardfit.converters.formats.gguf.imatrix import Imatrix
 from boardfit.converters.formats.gguf.kernels import GgmlKernels, load_kernels
 from boardfit.converters.formats.gguf.recipe import GgufRecipe
-from boardfit.converters.formats.gguf.resume import (
-    CHECKPOINT_SECONDS,
-    PartialFile,
-    journal_path,
-    partial_path,
-)
+from boardfit.converters.formats.gguf.resume import PartialFile, journal_path, partial_path
 from boardfit.converters.formats.gguf.stream import FilePlan, check_values, run_pass
 from boardfit.converters.spec import ModelSpec
 from boardfit.edge.disk.atomic import fsync_directory
-from boardfit.edge.errors import DoesNotFitError, InputError, UsageError
+from boardfit.edge.errors import DoesNotFitError, InputError
 from boardfit.edge.files.gguf import read_header
 from boardfit.edge.files.kind import open_regular
 from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.units import format_bytes
-
-
-@dataclass(frozen=True)
-class GgufArtifact:
-    """A written file. `types` counts tensors by ggml type; `bpw` is bits per weight of the tensor
-    data, scales included; `n_resumed` tensors were there from an earlier, interrupted run.
-    """
-
-    path: Path
-    recipe: str
-    nbytes: int
-    sha256: str
-    n_tensors: int
-    types: Mapping[str, int]
-    bpw: float
-    seconds: float
-    n_resumed: int = 0
 
 
 def write_gguf(
@@ -57,20 +35,10 @@ def write_gguf(
     imatrix: Imatrix | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
-    overwrite: bool = False,
-    checkpoint_s: float = CHECKPOINT_SECONDS,
-) -> GgufArtifact:
+) -> FormatArtifact:
     """Convert and quantize `spec` into the file `out`, in one pass. See `write_many`."""
-    (artifact,) = write_many(
-        spec,
-        [(recipe, out)],
-        imatrix=imatrix,
-        threads=threads,
-        progress=progress,
-        overwrite=overwrite,
-        checkpoint_s=checkpoint_s,
-    )
-    return artifact
+    jobs = [(recipe, out)]
+    return write_many(spec, jobs, imatrix=imatrix, threads=threads, progress=progress)[0]
 
 
 def write_many(
@@ -80,28 +48,25 @@ def write_many(
     imatrix: Imatrix | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
-    overwrite: bool = False,
-    checkpoint_s: float = CHECKPOINT_SECONDS,
-) -> tuple[GgufArtifact, ...]:
+) -> tuple[FormatArtifact, ...]:
     """Write several recipes of one model, reading the checkpoint once.
 
     `threads` is the number of converting threads (default: the CPUs that this process may use).
     `progress(done, total)` counts weights. `spec`'s tensors are read from several threads at once.
 
-    Files appear whole or not at all. After a kill or Ctrl-C the same call continues; `checkpoint_s`
-    is the time between the points that it can continue from.
+    Files appear whole or not at all, in the place of earlier ones. After a kill or Ctrl-C the same
+    call continues.
 
-    Raises UsageError if an output exists (unless `overwrite`) or is being written by another
-    process, DoesNotFitError if the disk is too small (before the first byte), InputError naming the
-    tensor for NaN, infinity or values that the type cannot hold, EngineMissingError without ggml.
+    Raises UsageError if an output is being written by another process, DoesNotFitError if the disk
+    is too small (before the first byte), InputError naming the tensor for NaN, infinity or values
+    that the type cannot hold, EngineMissingError without ggml.
     """
     started = time.monotonic()
     kernels = load_kernels()
     plans = _plan_jobs(spec, jobs, imatrix)
-    _check_outputs([plan.out for plan in plans], overwrite)
     _check_disk(plans)
     kernels.prepare({name for plan in plans for name in plan.types})
-    files = _open_files(spec, plans, imatrix, kernels, checkpoint_s)
+    files = _open_files(spec, plans, imatrix, kernels)
     try:
         run_pass(plans, files, kernels, imatrix, threads or usable_threads(), progress)
         digests = [file.commit() for file in files]
@@ -115,25 +80,16 @@ def write_many(
         for file in files:
             file.close()
     return tuple(
-        describe_artifact(
-            plan.out,
-            plan.recipe,
-            plan.layout.tensors,
-            plan.layout.nbytes,
-            digest,
-            started,
-            file.n_resumed,
-        )
+        describe_artifact(plan.out, plan.recipe, plan.layout.tensors, plan.layout.nbytes, digest,
+                          started, file.n_resumed)
         for plan, file, digest in zip(plans, files, digests, strict=True)
-    )
+    )  # fmt: skip
 
 
 def _plan_jobs(
     spec: ModelSpec, jobs: Sequence[tuple[GgufRecipe, Path]], imatrix: Imatrix | None
 ) -> list[FilePlan]:
     """One pass has one order; it is the quantized recipes' order if there is one among them."""
-    if not jobs:
-        raise UsageError("no recipe to write was given")
     leading = next((recipe for recipe, _ in jobs if recipe.is_quantized), jobs[0][0])
     names = [tensor.name for tensor in file_order(spec, leading)]
     plans = []
@@ -143,20 +99,6 @@ def _plan_jobs(
         index_of = {entry.tensor.name: index for index, entry in enumerate(typed)}
         plans.append(FilePlan(recipe, out, layout, [index_of[name] for name in names]))
     return plans
-
-
-def _check_outputs(outputs: Sequence[Path], overwrite: bool) -> None:
-    if len({out.resolve() for out in outputs}) < len(outputs):
-        raise UsageError("two recipes name the same output file")
-    for out in outputs:
-        if not out.parent.is_dir():
-            raise UsageError(f"the output's directory {out.parent} does not exist")
-        if out.is_dir():
-            raise UsageError(f"the output {out} is a directory; name a file in it")
-        if out.exists() and not overwrite:
-            raise UsageError(
-                f"{out} exists already", next_step="Remove it, name another, or overwrite."
-            )
 
 
 def _check_disk(plans: Sequence[FilePlan]) -> None:
@@ -186,20 +128,14 @@ def _count_allocated(path: Path) -> int:
 
 
 def _open_files(
-    spec: ModelSpec,
-    plans: Sequence[FilePlan],
-    imatrix: Imatrix | None,
-    kernels: GgmlKernels,
-    checkpoint_s: float,
+    spec: ModelSpec, plans: Sequence[FilePlan], imatrix: Imatrix | None, kernels: GgmlKernels
 ) -> list[PartialFile]:
     files: list[PartialFile] = []
     try:
         for plan in plans:
             fingerprint = _fingerprint(spec, plan, imatrix, kernels)
             try:
-                file = PartialFile(
-                    plan.out, plan.layout, plan.steps, fingerprint, checkpoint_s=checkpoint_s
-                )
+                file = PartialFile(plan.out, plan.layout, plan.steps, fingerprint)
             except OSError as error:
                 partial_path(plan.out).unlink(missing_ok=True)
                 journal_path(plan.out).unlink(missing_ok=True)
@@ -256,15 +192,15 @@ def describe_artifact(
     sha256: str,
     started: float,
     n_resumed: int = 0,
-) -> GgufArtifact:
+) -> FormatArtifact:
     """State what a written file holds. `started` is a reading of the monotonic clock."""
     n_values = sum(entry.tensor.n_elements for entry in tensors)
-    return GgufArtifact(
-        path=out,
+    return FormatArtifact(
+        folder=out.parent,
         recipe=recipe.id,
+        files={out.name: "model"},
+        hashes={out.name: sha256},
         nbytes=nbytes,
-        sha256=sha256,
-        n_tensors=len(tensors),
         types=dict(Counter(entry.type for entry in tensors)),
         bpw=8 * sum(entry.nbytes for entry in tensors) / max(1, n_values),
         seconds=time.monotonic() - started,
@@ -288,13 +224,13 @@ def write_as_is(
     *,
     threads: int | None = None,
     progress: Progress | None = None,
-) -> GgufArtifact:
+) -> FormatArtifact:
     """Bring the model into the file `out` without converting a weight: the same bytes where it is
     one whole file; a split model is written anew. Raises InputError for NaN or infinity, or a file
     that changed since it was opened; else what `write_gguf` raises.
     """
     if not is_whole_file(spec):
-        return write_gguf(spec, recipe, out, threads=threads, progress=progress, overwrite=True)
+        return write_gguf(spec, recipe, out, threads=threads, progress=progress)
     started = time.monotonic()
     check_values(spec.tensors, load_kernels(), threads or usable_threads(), progress)
     (n_bytes,) = spec.source.files.values()

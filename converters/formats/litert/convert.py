@@ -15,7 +15,6 @@ from boardfit.converters.formats.base import Conversion
 from boardfit.converters.formats.converted import ConvertedFormat, Made, Role, prefill_lengths
 from boardfit.converters.formats.litert.recipe import (
     WEIGHT_TYPES,
-    Flavour,
     LitertRecipe,
     load_recipe,
     recipes_for,
@@ -25,6 +24,8 @@ from boardfit.converters.formats.tools.environments import check_disk, check_mem
 from boardfit.converters.formats.tools.worker import run_worker
 from boardfit.converters.sample.examples import read_conversations
 from boardfit.converters.spec import ModelSpec, TargetTensor
+from boardfit.converters.tokenizers.files import TokenizerFiles
+from boardfit.converters.tokenizers.special import end_of_turn_ids
 from boardfit.device_profiles.cost.engine_classes import LITERT_LM
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.device_profiles.shape import ModelShape
@@ -51,20 +52,18 @@ def convert_litert(
     *,
     prefill_lengths: Sequence[int],
     cache_length: int,
-    flavour: Flavour = "litertlm",
     threads: int | None = None,
     say: Say | None = None,
     progress: Progress | None = None,
     memory_bytes: int | None = None,
 ) -> Made:
-    """Write `output`, which is whole or absent. `prefill_lengths` are the lengths of prompts that
-    get a graph of their own, `cache_length` the tokens that the KV cache holds. `memory_bytes`
-    is what the conversion may take, by default what is free.
+    """Write `output`, a `.litertlm` or `.tflite` file, which is whole or absent. `prefill_lengths`
+    are the lengths of prompts that get a graph of their own, `cache_length` the tokens that the KV
+    cache holds. `memory_bytes` is what the conversion may take, by default what is free.
 
-    Raises UsageError for lengths or a flavour that do not go together, DoesNotFitError before
-    anything is done when memory or disk falls short, and what the worker raises.
+    Raises DoesNotFitError before anything is done when memory or disk falls short, and what the
+    worker raises.
     """
-    check_request(spec, recipe, prefill_lengths, cache_length, flavour)
     n_signatures = len(prefill_lengths) + 1
     predicted = conversion_bytes(
         spec.shape,
@@ -95,7 +94,7 @@ def convert_litert(
                 "checkpoint": str(link_checkpoint(checkpoint_dir, Path(folder) / "checkpoint")),
                 "output": str(partial),
                 "work": folder,
-                "flavour": flavour,
+                "flavour": output.suffix.removeprefix("."),
                 "prefill_lengths": sorted(set(prefill_lengths)),
                 "cache_length": cache_length,
                 "threads": threads,
@@ -117,42 +116,7 @@ def convert_litert(
             os.fsync(file.fileno())
         os.replace(partial, output)
     fsync_directory(output.parent)
-    return Made(
-        {output.name: "model"},
-        answer["types"],
-        answer["bpw"],
-        answer["peak_rss_bytes"],
-        answer["peak_anon_bytes"],
-    )
-
-
-def check_request(
-    spec: ModelSpec,
-    recipe: LitertRecipe,
-    prefill_lengths: Sequence[int],
-    cache_length: int,
-    flavour: str,
-) -> None:
-    """Raises UsageError for what cannot work, before anything is started."""
-    if flavour not in recipe.flavours:
-        raise UsageError(
-            f"recipe {recipe.id} makes {', '.join(recipe.flavours)}, not {flavour}",
-            next_step=f"recipes for {flavour}: " + ", ".join(recipes_for(flavour)),
-        )
-    if not prefill_lengths or min(prefill_lengths) < 1:
-        raise UsageError(f"prefill lengths are {list(prefill_lengths)}; at least one is needed")
-    if max(prefill_lengths) > cache_length:
-        raise UsageError(
-            f"a prefill of {max(prefill_lengths)} tokens does not go into a cache of "
-            f"{cache_length}",
-            next_step="shorten the prefill, or lengthen the context",
-        )
-    if cache_length > spec.shape.n_ctx_train:
-        raise UsageError(
-            f"a cache of {cache_length} tokens is more than the {spec.shape.n_ctx_train} that the "
-            "model was trained for",
-            next_step=f"--ctx {spec.shape.n_ctx_train}",
-        )
+    return Made({output.name: "model"}, answer["types"], answer["bpw"])
 
 
 def start_token(spec: ModelSpec) -> int | None:
@@ -167,14 +131,10 @@ def stop_tokens(spec: ModelSpec) -> list[int]:
     all that the checkpoint's own configuration names.
     """
     found = {_token(spec, role) for role in ("eos", "eot", "eom")} - {None}
-    for name in ("generation_config.json", "config.json"):
-        path = None if spec.tokenizer_dir is None else spec.tokenizer_dir / name
-        if path is None or not has_file(path):
-            continue
-        named = read_json_object(path).get("eos_token_id")
-        found |= set(named) if isinstance(named, list) else {named}
-    n_vocab = spec.shape.n_vocab
-    return sorted(t for t in found if type(t) is int and 0 <= t < n_vocab)
+    if spec.tokenizer_dir is not None:
+        config = read_json_object(spec.tokenizer_dir / "config.json")
+        found |= set(end_of_turn_ids(TokenizerFiles(spec.tokenizer_dir, config)))
+    return sorted(t for t in found if t is not None and t < spec.shape.n_vocab)
 
 
 def _token(spec: ModelSpec, role: str) -> int | None:
@@ -237,45 +197,47 @@ class LitertFormat(ConvertedFormat):
     """What both flavours share."""
 
     name = "LiteRT"
-    flavour: Flavour
     engine_class = LITERT_LM
     engine_bytes = 60 * MIB
 
     def list_recipes(self) -> tuple[str, ...]:
-        return recipes_for(self.flavour)
+        return recipes_for(self.row.id)
 
     def describe_recipe(self, recipe_id: str) -> str:
-        return load_recipe(recipe_id).name
+        return self._load_recipe(recipe_id).name
+
+    def _load_recipe(self, recipe_id: str) -> LitertRecipe:
+        """Raises UsageError for a recipe that is unknown, or makes the other kind of file."""
+        recipe = load_recipe(recipe_id)
+        if self.row.id not in recipe.flavours:
+            raise UsageError(
+                f"recipe {recipe.id} makes {', '.join(recipe.flavours)}, not {self.row.id}",
+                next_step=f"recipes for {self.row.id}: {', '.join(self.list_recipes())}",
+            )
+        return recipe
 
     def weigh_matrix(
         self, tensor: TargetTensor, recipe_id: str, role: Role, n_layers: int
     ) -> Iterable[tuple[int, int]]:
         """A tied matrix has one copy where embedding and head are stored alike, else two."""
         uses = {"embedding": ["embedding"], "tied": ["embedding", "linear"]}.get(role, ["linear"])
-        names = {
-            load_recipe(recipe_id).choose_type(
-                tensor.origin, use, tied=role == "tied", n_layers=n_layers,
-                n_per_row=tensor.n_per_row,
-            )
-            for use in uses
-        }  # fmt: skip
+        choose = self._load_recipe(recipe_id).choose_type
+        options = {"n_layers": n_layers, "n_per_row": tensor.n_per_row}
+        names = {choose(tensor.origin, use, tied=role == "tied", **options) for use in uses}
         types = [WEIGHT_TYPES[name] for name in names]
         return [(t.bits, t.total_bytes(tensor.n_rows, tensor.n_per_row)) for t in types]
 
     def make(self, job: Conversion, checkpoint: Path) -> Made:
-
         job.folder.mkdir(parents=True)
         return convert_litert(
-            job.spec, checkpoint, load_recipe(job.plan.recipe), job.folder / self.row.file,
+            job.spec, checkpoint, self._load_recipe(job.plan.recipe), job.folder / self.row.file,
             prefill_lengths=prefill_lengths(job.plan.n_ctx), cache_length=job.plan.n_ctx,
-            flavour=self.flavour, threads=job.threads, say=job.stage, progress=job.progress,
+            threads=job.threads, say=job.stage, progress=job.progress,
         )  # fmt: skip
 
 
 class LitertLmFormat(LitertFormat):
     """A container with graph, weights and tokenizer for LiteRT-LM."""
-
-    flavour = "litertlm"
 
     def check_board(self, profile: DeviceProfile) -> None:
         if "neon" in profile.isa and "lse" not in profile.isa:
@@ -288,8 +250,6 @@ class LitertLmFormat(LitertFormat):
 
 class TfliteFormat(LitertFormat):
     """A plain graph, with the checkpoint's tokenizer beside it."""
-
-    flavour = "tflite"
 
     def make(self, job: Conversion, checkpoint: Path) -> Made:
         made = super().make(job, checkpoint)

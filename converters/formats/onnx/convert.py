@@ -53,7 +53,7 @@ def convert_onnx(
     output: Path,
     recipe: OnnxRecipe,
     *,
-    n_ctx: int | None = None,
+    n_ctx: int,
     isa: Collection[str] | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -62,7 +62,7 @@ def convert_onnx(
     """Convert the Hugging Face directory `checkpoint` into the new folder `output`, which appears
     whole or not at all.
 
-    `n_ctx` is the context to build for (None: the trained one), `isa` the features of the CPU it is
+    `n_ctx` is the context to build for, `isa` the features of the CPU it is
     for (`device_profiles`: `dotprod`, `i8mm`, `avx2` …; None: unknown).
 
     Raises UnsupportedModelError for a model the builder does not write, DoesNotFitError when
@@ -71,8 +71,6 @@ def convert_onnx(
     """
     config = read_json(checkpoint / "config.json")
     check_heads(config)
-    trained = trained_context(config)
-    n_ctx = trained if n_ctx is None else min(n_ctx, trained)
     check_resources(checkpoint, output, recipe)
     python = tool_python("onnx", say=say)
     with (
@@ -122,16 +120,6 @@ def check_heads(config: Mapping[str, Any]) -> None:
             f"attention heads of {width} values: ONNX Runtime's attention takes multiples of 16",
             next_step="edge build MODEL --format gguf",
         )
-
-
-def trained_context(config: Mapping[str, Any]) -> int:
-    """Positions that the model was trained for. Raises UnsupportedModelError if nothing says."""
-    value = config.get("max_position_embeddings")
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UnsupportedModelError(
-            f"config.json: max_position_embeddings is {value!r:.40}, expected a number of tokens"
-        )
-    return value
 
 
 # ---- before -------------------------------------------------------------------------------------
@@ -209,13 +197,7 @@ def describe(folder: Path, recipe: OnnxRecipe, result: Mapping[str, Any]) -> Mad
     n_weights = sum(types.values())
     files = {path.name: _role(path.name) for path in sorted(folder.iterdir())}
     stored = sum(t.nbytes for t in model.tensors)
-    return Made(
-        files,
-        types,
-        8 * stored / n_weights if n_weights else 32.0,
-        result.get("peak_rss_bytes"),
-        result.get("peak_anon_bytes"),
-    )
+    return Made(files, types, 8 * stored / n_weights if n_weights else 32.0)
 
 
 def _role(name: str) -> str:

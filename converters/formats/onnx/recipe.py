@@ -16,10 +16,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from boardfit.converters.formats.recipes import RecipeFolder, check_keys, take_id
-from boardfit.edge.errors import InputError
+from boardfit.converters.formats.recipes import RecipeFolder
 
-_SCHEME = {"bits": int, "block": int, "symmetric": bool, "search": bool}
 BLOCKS = (16, 32, 64, 128, 256)
 _LEAST_BLOCK = 32  # what is halved no further: smaller ones cost more than padding does
 #: MatMulNBits computes with int8 activations (4) or floats (1): docs/ContribOperators.md.
@@ -39,14 +37,6 @@ class OnnxScheme:
     def fitting(self, n_columns: int) -> OnnxScheme:
         """This scheme for rows of `n_columns` weights: see `fitting_block`."""
         return dataclasses.replace(self, block=fitting_block(self.block, n_columns))
-
-    def __post_init__(self) -> None:
-        if self.bits not in (4, 8, 32):
-            raise InputError(f"bits: expected 4, 8 or 32, got {self.bits}")
-        if self.block not in BLOCKS:
-            raise InputError(
-                f"block: expected one of {', '.join(map(str, BLOCKS))}, got {self.block}"
-            )
 
     @property
     def bpw(self) -> float:
@@ -109,33 +99,22 @@ def fitting_block(block: int, n_columns: int) -> int:
     return next(fits, block)
 
 
-def _parse(data: dict[str, Any], recipe_id: str) -> OnnxRecipe:
-    take_id(data, recipe_id)
-    about, rules = str(data.pop("about", "")), data.pop("rules", [])
-    sections = {key: data.pop(key, {}) for key in ("head", "embedding")}
-    default = _scheme(data)
-    matches = []
-    for rule in rules:
-        match = rule.pop("match", None)
-        if not isinstance(match, str):
-            raise InputError(f"rules: match must be a pattern, got {match!r}")
-        matches.append((match, _scheme({**vars(default), **rule})))
-    head = _scheme({**vars(default), **sections["head"]})
-    embedding = _scheme({**vars(head), **sections["embedding"]})
-    return OnnxRecipe(recipe_id, about, default, head, embedding, tuple(matches))
-
-
-def _scheme(values: Mapping[str, Any]) -> OnnxScheme:
-    check_keys(values, _SCHEME)
-    for key, value in values.items():
-        if type(value) is not _SCHEME[key]:
-            raise InputError(f"{key}: expected {_SCHEME[key].__name__}, got {value!r}")
-    return OnnxScheme(**values)
+def make_recipe(data: Mapping[str, Any], recipe_id: str) -> OnnxRecipe:
+    """A recipe from the content of its file: what a section leaves out is as in the one above."""
+    names = [field.name for field in dataclasses.fields(OnnxScheme)]
+    default = OnnxScheme(**{name: data[name] for name in names if name in data})
+    head = dataclasses.replace(default, **data.get("head", {}))
+    embedding = dataclasses.replace(head, **data.get("embedding", {}))
+    rules = tuple(
+        (rule["match"], dataclasses.replace(default, **{k: rule[k] for k in rule if k != "match"}))
+        for rule in data.get("rules", ())
+    )
+    return OnnxRecipe(data["id"], data["about"], default, head, embedding, rules)
 
 
 def _most_bits_first(recipe: OnnxRecipe) -> tuple[float, float]:
     return -recipe.default.bpw, -recipe.head.bpw
 
 
-RECIPES = RecipeFolder(__file__, "ONNX recipe", _parse, _most_bits_first, prefix="onnx_")
-load_recipe, list_recipes, parse_recipe = RECIPES.load, RECIPES.list, RECIPES.read
+RECIPES = RecipeFolder(__file__, "ONNX recipe", make_recipe, _most_bits_first, prefix="onnx_")
+load_recipe, list_recipes = RECIPES.load, RECIPES.list

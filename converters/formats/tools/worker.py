@@ -62,8 +62,7 @@ def run_worker(
     variables: Mapping[str, str] | None = None,
     cage: Cage | None = None,
 ) -> dict[str, Any]:
-    """Call `module.run(request, report)` in `python` and return what it returns, with two keys
-    added: `peak_rss_bytes` and `peak_anon_bytes` of the child (None where they are unknown).
+    """Call `module.run(request, report)` in `python` and return what it returns.
 
     `module` is importable with the standard library and what `python` has. Paths in `request` are
     absolute. The child has no network. `memory_limit` bounds its private memory in bytes (Linux);

@@ -11,11 +11,9 @@ from typing import Any, TextIO
 
 from boardfit.edge.errors import EdgeError, UnsafeInputError
 
-_SAMPLE_S = 0.05
-
 
 class Report:
-    """How a worker speaks to the user, and how much memory it has taken so far."""
+    """How a worker speaks to the user."""
 
     def __init__(self, pipe: TextIO) -> None:
         self._pipe = pipe
@@ -42,65 +40,20 @@ def main() -> None:
     _die_with_parent()
     _forbid_network()
     _limit_memory(job["memory_limit"])
-    anonymous = _AnonymousPeak()
     code = 0
     try:
         result = importlib.import_module(sys.argv[1]).run(job["request"], report)
-        peaks = {"peak_rss_bytes": peak_rss_bytes(), "peak_anon_bytes": anonymous.stop()}
-        report._write({"result": {**result, **peaks}})
+        report._write({"result": result})
     except BaseException as error:
         traceback.print_exc()
-        report._write(
-            {
-                "error": {
-                    "type": type(error).__name__,
-                    "message": str(error),
-                    "next_step": error.next_step if isinstance(error, EdgeError) else None,
-                }
-            }
-        )
+        next_step = error.next_step if isinstance(error, EdgeError) else None
+        kind = type(error).__name__
+        report._write({"error": {"type": kind, "message": str(error), "next_step": next_step}})
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
     # Destructors of half a dozen C++ libraries have crashed here after the work was done.
     os._exit(code)
-
-
-def peak_rss_bytes() -> int | None:
-    """The most that was ever resident, of this program alone.
-
-    Not `getrusage`: its `ru_maxrss` starts from the parent's size across fork and exec.
-    """
-    return _status_bytes("VmHWM")
-
-
-def _status_bytes(key: str) -> int | None:
-    try:
-        with open("/proc/self/status") as file:
-            for line in file:
-                if line.startswith(key + ":"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None
-
-
-class _AnonymousPeak:
-    """The most private memory that was seen, sampled: the kernel keeps no such mark itself."""
-
-    def __init__(self) -> None:
-        self._peak = _status_bytes("RssAnon")
-        self._stop = threading.Event()
-        if self._peak is not None:
-            threading.Thread(target=self._watch, daemon=True).start()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(_SAMPLE_S):
-            self._peak = max(self._peak or 0, _status_bytes("RssAnon") or 0)
-
-    def stop(self) -> int | None:
-        self._stop.set()
-        return self._peak
 
 
 def _die_with_parent() -> None:

@@ -19,7 +19,7 @@ from boardfit.edge.process.child import child_environment, decode_output, run_ch
 from boardfit.edge.terminal.output import echo
 from boardfit.edge.units import format_bytes, printable
 
-_COLUMNS = "NAME,PATH,TYPE,SIZE,RO,RM,HOTPLUG,TRAN,VENDOR,MODEL,SERIAL,FSTYPE,LABEL"
+_COLUMNS = "NAME,PATH,TYPE,SIZE,RO,RM,HOTPLUG,TRAN,VENDOR,MODEL,SERIAL,LABEL,MOUNTPOINTS"
 _NOT_A_CARD = re.compile(r"(mmcblk\d+(boot\d+|rpmb)|zram\d+|ram\d+|sr\d+|fd\d+)")
 #: Mount points by which a disk is the system's.
 _SYSTEM = ("/", "/boot", "/boot/efi", "/boot/firmware", "/usr", "/var", "/home", "[SWAP]")
@@ -77,21 +77,18 @@ def list_disks() -> list[Disk]:
             next_step="edge flash BUNDLE image:FILE makes the image; Raspberry Pi Imager or dd "
             "writes it",
         )
-    for column in ("MOUNTPOINTS", "MOUNTPOINT"):  # the first is of util-linux 2.37
-        try:
-            done = run_child(
-                ["lsblk", "-J", "-b", "-o", f"{_COLUMNS},{column}"],
-                env=child_environment(LC_ALL="C"),
-            )
-        except FileNotFoundError:
-            raise EngineMissingError(
-                "lsblk is not installed; it lists what may be erased",
-                next_step="apt install util-linux",
-            ) from None
-        if done.returncode == 0:
-            return parse_lsblk(decode_output(done.stdout), card_type)
-    output = decode_output(done.stderr).strip()
-    raise InputError(f"lsblk does not list the disks: {printable(output)}")
+    command = ["lsblk", "-J", "-b", "-o", _COLUMNS]
+    try:
+        done = run_child(command, env=child_environment(LC_ALL="C"))
+    except FileNotFoundError:
+        raise EngineMissingError(
+            "lsblk is not installed; it lists what may be erased",
+            next_step="apt install util-linux",
+        ) from None
+    if done.returncode:  # MOUNTPOINTS is of util-linux 2.37
+        output = decode_output(done.stderr).strip()
+        raise InputError(f"lsblk does not list the disks: {printable(output)}")
+    return parse_lsblk(decode_output(done.stdout), card_type)
 
 
 def list_cards() -> None:

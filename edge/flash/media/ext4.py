@@ -16,21 +16,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import psutil
-
 from boardfit.edge.errors import EdgeError, EngineError, InputError
 from boardfit.edge.flash.media import partitions
 from boardfit.edge.flash.media.partitions import Partition
 from boardfit.edge.flash.media.source import chunks, write_changes, write_sparse
 from boardfit.edge.process import child
 from boardfit.edge.slots.files import BoardEntry, BoardFiles
-from boardfit.edge.terminal.progress import Advance
 from boardfit.edge.units import printable
 
 PROGRAMS = ("debugfs", "e2fsck", "resize2fs")
 _MAX_LISTING = 16 * 1024 * 1024
 _MAX_DEPTH = 20
-_POLL_S = 0.2
 #: Target names are ours; this keeps them from meaning anything to debugfs.
 _PLAIN = re.compile(r"[A-Za-z0-9._/@-]+")
 _LISTED = re.compile(rb"/(\d+)/([0-7]{6})/(\d+)/(\d+)/(.*)/(\d*)/")
@@ -159,24 +155,13 @@ class Volume:
         done = self._run("debugfs", "-R", request, self._spec)
         return done.stdout, _find_errors(done.stderr)
 
-    def change(self, requests: Sequence[str], progress: Advance | None = None) -> None:
-        """Requests that change something, in order; `progress` receives bytes. Raises EngineError
-        for anything that debugfs complains of.
+    def change(self, requests: Sequence[str]) -> None:
+        """Requests that change something, in order. Raises EngineError for anything that debugfs
+        complains of.
         """
         (self.work / "requests").write_text("\n".join(requests) + "\n")
-        with tempfile.TemporaryFile() as errors:
-            with child.start_child(
-                [find_program("debugfs"), "-w", "-f", "requests", self._spec], cwd=self.work,
-                env=_environment(), stdout=child.DEVNULL, stderr=errors,
-            ) as process:  # fmt: skip
-                try:
-                    _watch(process, progress or (lambda _: None))
-                except BaseException:
-                    process.kill()
-                    raise
-            errors.seek(0)
-            complaints = _find_errors(errors.read())
-        if complaints or process.returncode:
+        done = self._run("debugfs", "-w", "-f", "requests", self._spec)
+        if (complaints := _find_errors(done.stderr)) or done.returncode:
             raise EngineError(
                 f"debugfs cannot write into partition {self.partition.number}: {complaints}",
                 next_step="a newer e2fsprogs may know this file system's features",
@@ -271,24 +256,6 @@ def _last_line(done: child.CompletedProcess[bytes]) -> str:
         line for line in text.splitlines() if line.strip() and not re.match(r"\w+2\w+ 1\.", line)
     ]
     return printable(lines[-1]) if lines else f"exit code {done.returncode}"
-
-
-def _watch(process: child.Popen[bytes], progress: Advance) -> None:
-    """Tell how far a writer is, from what the kernel counts for it (where it does)."""
-    seen = 0
-    while True:
-        try:
-            process.wait(_POLL_S)
-            return
-        except child.TimeoutExpired:
-            pass
-        try:
-            counters = psutil.Process(process.pid).io_counters()
-            done = int(getattr(counters, "write_chars", counters.write_bytes))
-        except (psutil.Error, AttributeError):
-            done = seen
-        progress(max(0, done - seen))
-        seen = max(seen, done)
 
 
 class Ext4Files(BoardFiles):

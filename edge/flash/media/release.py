@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from boardfit.edge.bundle.bundle import MANIFEST, SUMS, Bundle
 from boardfit.edge.disk.rooted import MARKER, MARKER_TEXT, foreign
 from boardfit.edge.errors import EdgeError, InputError
-from boardfit.edge.flash.flash import SLACK_BYTES
+from boardfit.edge.flash.flash import SLACK_BYTES, list_facts
 from boardfit.edge.flash.gate import engine_bytes
 from boardfit.edge.flash.media.ext4 import Ext4Files, Volume, plain
 from boardfit.edge.flash.media.first_boot import UNIT_FOLDER, WANTS_FOLDER, unit_files
@@ -19,7 +19,6 @@ from boardfit.edge.flash.transfer import wanted_files
 from boardfit.edge.flash.trust import SignatureAdmission, SignaturePolicy, accepted_rules, admit
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.store import Slots
-from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.trust.board_rules import BOARD_RULES
 from boardfit.edge.trust.bundle_signature import SIGNATURE
 from boardfit.edge.trust.pins import TRUSTED_KEYS, format_trusted_keys
@@ -161,7 +160,7 @@ class ReleaseWriter:
         path = self.bundle.path / name.removeprefix("bundle/")
         return 0o755 if path.stat().st_mode & 0o100 else 0o644
 
-    def write(self, reporter: Reporter, facts: Mapping[str, object]) -> None:
+    def write(self, facts: Mapping[str, object]) -> None:
         """Write what `plan` has decided. Raises EngineError when debugfs cannot."""
         requests: list[str] = []
         (self.volume.work / "bundle").symlink_to(self.bundle.path.absolute())
@@ -173,8 +172,7 @@ class ReleaseWriter:
         else:
             requests += self._release()
         requests += self._unit_requests()
-        if signer := self.admission.signed_by:
-            facts = {**facts, "signed_by": signer}
+        facts = {**list_facts(self.bundle, self.admission), **facts}
         state = self._slots.state().with_release(self.bundle.id, **facts).activating(self.bundle.id)
         (self.volume.work / layout.STATE).write_bytes(state.to_bytes())
         requests += self._folder(ROOT)
@@ -190,14 +188,7 @@ class ReleaseWriter:
         requests += self._link(
             f"{ROOT}/{layout.CURRENT}", layout.release_folder(self.bundle.id), self.owner
         )
-        total, done = self.n_new_bytes, 0
-
-        def progress(n_bytes: int) -> None:
-            nonlocal done
-            done += n_bytes
-            reporter.progress(min(done, total), total)
-
-        self.volume.change(requests, progress)
+        self.volume.change(requests)
 
     def _release(self) -> list[str]:
         folder = f"{ROOT}/{layout.release_folder(self.bundle.id)}"

@@ -13,7 +13,7 @@ from typing import Any
 
 from gguf import GGUFValueType
 
-from boardfit.converters.source.gguf_shape import shape_from_header
+from boardfit.converters.families.shape import find_shape
 from boardfit.converters.spec import KeyValue, ModelSpec, SourceIdentity, TargetTensor
 from boardfit.edge.files.gguf import read_header
 from lab.memory.header_engine import list_tensors, write_header
@@ -124,7 +124,7 @@ def header_spec(name: str, model: HeaderModel, vocabulary: list[KeyValue]) -> Mo
     return ModelSpec(
         name,
         model.arch,
-        shape_from_header(header, tensors),
+        find_shape(model.arch, header.kv, tensors),
         tuple(metadata),
         tensors,
         SourceIdentity("hf-directory", "nowhere", {}, "0" * 64),

@@ -219,11 +219,11 @@ def hollow_spec(name: str, upstream: Path | None = None) -> ModelSpec:
         return header_spec(name, model, vocabulary or _made_up(name, model.n_vocab))
     config = CONFIGS[name]
     checkpoint: Checkpoint = HollowCheckpoint(config, tensor_shapes(config))
-    family = family_for(config)
+    family = family_for(config)(checkpoint)
     metadata = [
         KeyValue("general.architecture", family.arch, GGUFValueType.STRING),
         KeyValue("general.name", name, GGUFValueType.STRING),
-        *family.metadata(checkpoint),
+        *family.metadata(),
         *(
             _real_vocabulary(name, config["vocab_size"], upstream)
             or _made_up(name, config["vocab_size"])
@@ -232,9 +232,9 @@ def hollow_spec(name: str, upstream: Path | None = None) -> ModelSpec:
     return ModelSpec(
         name,
         config["model_type"],
-        family.shape(checkpoint),
+        family.shape(),
         tuple(metadata),
-        tuple(family.tensors(checkpoint)),
+        tuple(family.tensors()),
         SourceIdentity("hf-directory", "nowhere", {}, "0" * 64),
     )
 

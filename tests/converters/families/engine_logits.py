@@ -11,23 +11,23 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType
 
 from boardfit.converters.families.decoder import DecoderFamily
-from boardfit.converters.families.layout import Checkpoint, to_f32
+from boardfit.converters.families.layout import to_f32
 
 
-def write_without_vocabulary(path: Path, family: DecoderFamily, checkpoint: Checkpoint) -> None:
+def write_without_vocabulary(path: Path, family: DecoderFamily) -> None:
     """A float32 GGUF with a family's metadata and tensors and a vocabulary of numbers only.
 
     Written with the `gguf` package, so that a fault in our own writer does not hide here.
     """
     writer = gguf.GGUFWriter(path, family.arch)
-    entries = family.metadata(checkpoint)
+    entries = family.metadata()
     for entry in entries:
         item = entry.item_type if entry.value_type is GGUFValueType.ARRAY else None
         writer.add_key_value(entry.key, entry.value, entry.value_type, item)
     writer.add_tokenizer_model("no_vocab")
     if all(entry.key != f"{family.arch}.vocab_size" for entry in entries):
-        writer.add_vocab_size(family.shape(checkpoint).n_vocab)
-    for tensor in family.tensors(checkpoint):
+        writer.add_vocab_size(family.shape().n_vocab)
+    for tensor in family.tensors():
         values = to_f32(tensor.read(0, tensor.n_rows), tensor.source_type)
         writer.add_tensor(
             tensor.name,

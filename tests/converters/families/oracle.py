@@ -122,10 +122,10 @@ def our_spec(case: Case, directory: Path) -> ModelSpec | tuple[list[KeyValue], l
     if case.vocabulary is not None:
         return open_directory(directory, keep_mtp=case.keep_mtp or False)
     checkpoint = SafetensorsCheckpoint(directory, case.config)
-    family = family_for(case.config, keep_mtp=case.keep_mtp or False)
-    tensors = family.tensors(checkpoint)
+    family = family_for(case.config, keep_mtp=case.keep_mtp or False)(checkpoint)
+    tensors = family.tensors()
     general, _ = general_metadata(directory, family.arch, tensors)
-    return general + family.metadata(checkpoint), tensors
+    return general + family.metadata(), tensors
 
 
 def differences(case: Case, directory: Path, upstream: Path) -> list[str]:

@@ -17,4 +17,4 @@ def test_biases_are_refused(tmp_path: Path) -> None:
     config = ernie4_5(use_bias=True)
     write_checkpoint(tmp_path, config, decoder_shapes(config, attention_bias="qkvo"))
     with pytest.raises(UnsupportedModelError, match="use_bias"):
-        Ernie45().tensors(SafetensorsCheckpoint(tmp_path, config))
+        Ernie45(SafetensorsCheckpoint(tmp_path, config)).tensors()

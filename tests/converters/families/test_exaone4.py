@@ -34,7 +34,7 @@ def checkpoint(directory: Path, **sizes: Any) -> SafetensorsCheckpoint:
 @pytest.mark.parametrize("pattern", ["LLLG", 4])
 def test_the_pattern_may_be_letters_or_a_period(pattern: str | int, tmp_path: Path) -> None:
     source = checkpoint(tmp_path, **DEEP, sliding_window_pattern=pattern, layer_types=None)
-    windows = [layer.window for layer in Exaone4().shape(source).layers]
+    windows = [layer.window for layer in Exaone4(source).shape().layers]
     assert windows == [128, 128, 128, None] * 16
 
 
@@ -51,4 +51,4 @@ def test_what_the_engine_would_compute_otherwise_is_refused(
     sizes: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UnsupportedModelError, match=words):
-        Exaone4().shape(checkpoint(tmp_path, **sizes))
+        Exaone4(checkpoint(tmp_path, **sizes)).shape()

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from boardfit.converters.families.gemma import Gemma2, plus_one
-from boardfit.converters.families.layout import SourceTensor
+from boardfit.converters.families.gemma import Gemma2
+from boardfit.converters.families.layout import SourceTensor, plus_one
 from boardfit.converters.source.checkpoint import SafetensorsCheckpoint
 from boardfit.edge.errors import InputError, UnsupportedModelError
 from tests.converters.families.cases_gemma import gemma2, gemma_shapes
@@ -23,11 +23,11 @@ def checkpoint(directory: Path, **sizes: Any) -> SafetensorsCheckpoint:
 
 
 def entries(directory: Path, **sizes: Any) -> dict[str, Any]:
-    return {entry.key: entry.value for entry in Gemma2().metadata(checkpoint(directory, **sizes))}
+    return {entry.key: entry.value for entry in Gemma2(checkpoint(directory, **sizes)).metadata()}
 
 
 def test_every_other_layer_keeps_a_window(tmp_path: Path) -> None:
-    shape = Gemma2().shape(checkpoint(tmp_path))
+    shape = Gemma2(checkpoint(tmp_path)).shape()
     assert [layer.window for layer in shape.layers] == [96, None, 96]
     assert {(layer.n_head_kv, layer.head_dim_k) for layer in shape.layers} == {(2, 40)}
     assert shape.tied_embeddings
@@ -75,12 +75,12 @@ def test_what_the_engine_cannot_compute_is_refused(
     sizes: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UnsupportedModelError, match=message):
-        Gemma2().metadata(checkpoint(tmp_path, **sizes))
+        Gemma2(checkpoint(tmp_path, **sizes)).metadata()
 
 
 def test_a_pattern_of_another_length_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="list of 3 entries"):
-        Gemma2().metadata(checkpoint(tmp_path, layer_types=["full_attention"]))
+        Gemma2(checkpoint(tmp_path, layer_types=["full_attention"])).metadata()
 
 
 def test_the_27b_model_has_a_scale_of_its_own(tmp_path: Path) -> None:

@@ -27,18 +27,18 @@ def multimodal(directory: Path) -> SafetensorsCheckpoint:
 
 
 def entries(source: SafetensorsCheckpoint) -> dict[str, Any]:
-    return {entry.key: entry.value for entry in Gemma3().metadata(source)}
+    return {entry.key: entry.value for entry in Gemma3(source).metadata()}
 
 
 def test_five_layers_of_six_keep_a_window(tmp_path: Path) -> None:
-    shape = Gemma3().shape(checkpoint(tmp_path))
+    shape = Gemma3(checkpoint(tmp_path)).shape()
     assert [layer.window for layer in shape.layers] == [64] * 5 + [None] + [64] * 2
 
 
 @pytest.mark.parametrize("period", [1, 2])
 def test_the_pattern_as_a_number(period: int, tmp_path: Path) -> None:
     source = checkpoint(tmp_path, sliding_window_pattern=period, num_hidden_layers=4)
-    windows = [layer.window for layer in Gemma3().shape(source).layers]
+    windows = [layer.window for layer in Gemma3(source).shape().layers]
     written = entries(source)
     if period == 1:
         assert windows == [None] * 4
@@ -54,18 +54,18 @@ def test_the_usual_pattern_is_not_written(tmp_path: Path) -> None:
 
 
 def test_defaults_fill_a_sparse_configuration(tmp_path: Path) -> None:
-    shape = Gemma3().shape(multimodal(tmp_path))
+    shape = Gemma3(multimodal(tmp_path)).shape()
     assert (shape.n_head, shape.n_head_kv, shape.layers[0].head_dim_k) == (8, 4, 256)
     assert shape.n_ctx_train == 131072
 
 
 def test_the_vision_tower_is_left_out_and_said_so(tmp_path: Path) -> None:
     source = multimodal(tmp_path)
-    names = [tensor.name for tensor in Gemma3().tensors(source)]
+    names = [tensor.name for tensor in Gemma3(source).tensors()]
     assert not any("vision" in name or "mm_" in name for name in names)
     assert len(names) == 2 + 7 * 13
-    assert sum(Gemma3().rename(name) is None for name in source.names()) == 4
-    assert Gemma3().notes(checkpoint(tmp_path / "text")) == []
+    assert sum(Gemma3(source).rename(name) is None for name in source.names()) == 4
+    assert Gemma3(checkpoint(tmp_path / "text")).notes() == []
 
 
 @pytest.mark.parametrize(
@@ -80,4 +80,4 @@ def test_what_the_engine_cannot_compute_is_refused(
     sizes: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UnsupportedModelError, match=message):
-        Gemma3().metadata(checkpoint(tmp_path, **sizes))
+        Gemma3(checkpoint(tmp_path, **sizes)).metadata()

@@ -39,11 +39,11 @@ def large(directory: Path, **sizes: Any) -> SafetensorsCheckpoint:
 
 
 def entries(source: SafetensorsCheckpoint) -> dict[str, Any]:
-    return {entry.key: entry.value for entry in Gemma4().metadata(source)}
+    return {entry.key: entry.value for entry in Gemma4(source).metadata()}
 
 
 def test_two_head_sizes_and_layers_without_a_cache(tmp_path: Path) -> None:
-    shape = Gemma4().shape(checkpoint(tmp_path))
+    shape = Gemma4(checkpoint(tmp_path)).shape()
     assert [layer.head_dim_k for layer in shape.layers] == [24, 24, 56] * 3
     assert [layer.window for layer in shape.layers] == [96, 96, None] * 3
     assert [layer.shares_kv for layer in shape.layers] == [False] * 6 + [True] * 3
@@ -53,15 +53,15 @@ def test_two_head_sizes_and_layers_without_a_cache(tmp_path: Path) -> None:
 
 
 def test_a_token_reads_one_row_of_the_table(tmp_path: Path) -> None:
-    shape = Gemma4().shape(checkpoint(tmp_path))
+    shape = Gemma4(checkpoint(tmp_path)).shape()
     assert shape.n_params - shape.n_params_active == (384 - 1) * 9 * 40
 
 
 def test_keys_for_values_in_full_attention_only(tmp_path: Path) -> None:
     source = large(tmp_path)
-    names = {tensor.name for tensor in Gemma4().tensors(source)}
+    names = {tensor.name for tensor in Gemma4(source).tensors()}
     assert [f"blk.{i}.attn_v.weight" in names for i in range(6)] == [True, True, False] * 2
-    assert [layer.n_head_kv for layer in Gemma4().shape(source).layers] == [2, 2, 1] * 2
+    assert [layer.n_head_kv for layer in Gemma4(source).shape().layers] == [2, 2, 1] * 2
     assert entries(source)["gemma4.attention.head_count_kv"] == [2, 2, 1] * 2
 
 
@@ -69,7 +69,7 @@ def test_heads_for_full_attention_count_with_keys_for_values_only(tmp_path: Path
     """As transformers does; upstream's converter writes heads that the weights do not have."""
     source = checkpoint(tmp_path, num_global_key_value_heads=4)
     assert entries(source)["gemma4.attention.head_count_kv"] == [1] * 9
-    assert len(Gemma4().tensors(source)) > 0
+    assert len(Gemma4(source).tensors()) > 0
 
 
 @pytest.mark.parametrize("names_kinds", [True, False])
@@ -86,14 +86,14 @@ def test_sizes_in_an_object_for_each_layer(names_kinds: bool, tmp_path: Path) ->
     newer["per_layer_config"] = {"02": row, "05": row}
     changed = SafetensorsCheckpoint(tmp_path, newer)
     assert entries(changed) == entries(source)
-    assert Gemma4().shape(changed) == Gemma4().shape(source)
+    assert Gemma4(changed).shape() == Gemma4(source).shape()
     newer["per_layer_config"] = {"02": row, "05": {"head_dim": 64}}
     with pytest.raises(UnsupportedModelError, match=r"per_layer_config has head_dim \[56, 64\]"):
-        Gemma4().shape(changed)
+        Gemma4(changed).shape()
 
 
 def test_unrotated_values_have_large_divisors(tmp_path: Path) -> None:
-    factors = Gemma4().tensors(checkpoint(tmp_path))[0]
+    factors = Gemma4(checkpoint(tmp_path)).tensors()[0]
     values = factors.read(0, 1)[0]
     assert factors.name == "rope_freqs.weight"
     assert np.array_equal(values, np.float32([1.0] * 7 + [1e30] * 21))
@@ -107,7 +107,7 @@ def test_no_cap_is_written_as_zero(tmp_path: Path) -> None:
 
 def test_the_last_layer_sees_everything(tmp_path: Path) -> None:
     source = checkpoint(tmp_path, layer_types=[WINDOW, WINDOW, FULL] * 2 + [WINDOW] * 3)
-    assert Gemma4().shape(source).layers[-1].window is None
+    assert Gemma4(source).shape().layers[-1].window is None
 
 
 def test_towers_are_left_out(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_towers_are_left_out(tmp_path: Path) -> None:
         case = next(case for case in CASES if case.name == name)
         write_case(case, tmp_path / name)
         source = SafetensorsCheckpoint(tmp_path / name, case.config)
-        family = family_for(case.config)
+        family = family_for(case.config)(source)
         assert sum(family.rename(stored) is None for stored in source.names()) == 4
 
 
@@ -139,7 +139,7 @@ def test_what_the_engine_cannot_compute_is_refused(
     sizes: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UnsupportedModelError, match=message):
-        Gemma4().shape(checkpoint(tmp_path, **sizes))
+        Gemma4(checkpoint(tmp_path, **sizes)).shape()
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_a_configuration_of_other_weights_is_refused(
     if config.get("layer_types") == [WINDOW, FULL] * 4 + [FULL]:
         config["num_kv_shared_layers"] = 0
     with pytest.raises(InputError, match=message):
-        Gemma4().shape(checkpoint(tmp_path, **config))
+        Gemma4(checkpoint(tmp_path, **config)).shape()
 
 
 @pytest.mark.parametrize(
@@ -180,5 +180,5 @@ def test_experts_that_do_not_fit_are_refused(
     source = large(tmp_path)
     changed = SafetensorsCheckpoint(tmp_path, {**source.config, **sizes})
     with pytest.raises(InputError, match=message):
-        Gemma4().metadata(changed)
-        Gemma4().shape(changed)
+        Gemma4(changed).metadata()
+        Gemma4(changed).shape()

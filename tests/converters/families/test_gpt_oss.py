@@ -33,7 +33,7 @@ def checkpoint(
 def test_blocks_hold_the_values_of_the_checkpoint(tmp_path: Path) -> None:
     """Gate and up alternate; ggml's blocks decode to the checkpoint's own values."""
     source = checkpoint(tmp_path)
-    made = {tensor.name: tensor for tensor in GptOss().tensors(source)}
+    made = {tensor.name: tensor for tensor in GptOss(source).tensors()}
     both = np.asarray(source.tensor("model.layers.1.mlp.experts.gate_up_proj").data)
     for first, name in enumerate(EXPERTS[:2]):
         tensor = made[f"blk.1.{name}"]
@@ -47,25 +47,25 @@ def test_blocks_hold_the_values_of_the_checkpoint(tmp_path: Path) -> None:
 
 def test_every_other_layer_has_the_window(tmp_path: Path) -> None:
     source = checkpoint(tmp_path)
-    shape = GptOss().shape(source)
+    shape = GptOss(source).shape()
     assert [layer.window for layer in shape.layers] == [64, None, 64]
     assert (shape.n_expert, shape.n_expert_used) == (5, 2)
     experts = 3 * 5 * (3 * 64 * 96 + 2 * 64 + 96)
     # Two of five experts, and one row of the embedding.
     assert shape.n_params - shape.n_params_active == experts * 3 // 5 + 383 * 96
-    assert not any("pattern" in entry.key for entry in GptOss().metadata(source))
+    assert not any("pattern" in entry.key for entry in GptOss(source).metadata())
 
 
 def test_kept_experts_are_noted(tmp_path: Path) -> None:
-    kept = GptOss().notes(checkpoint(tmp_path / "packed"))
+    kept = GptOss(checkpoint(tmp_path / "packed")).notes()
     assert [note for note in kept if "stay in MXFP4" in note]
-    assert not GptOss().notes(checkpoint(tmp_path / "floats", packed=False))
+    assert not GptOss(checkpoint(tmp_path / "floats", packed=False)).notes()
 
 
 def test_another_pattern_is_written(tmp_path: Path) -> None:
     kinds = ["full_attention", "full_attention", "sliding_attention"]
     source = checkpoint(tmp_path, packed=False, layer_types=kinds)
-    entries = {entry.key: entry.value for entry in GptOss().metadata(source)}
+    entries = {entry.key: entry.value for entry in GptOss(source).metadata()}
     assert entries["gpt-oss.attention.sliding_window_pattern"] == [False, False, True]
 
 
@@ -87,10 +87,10 @@ def test_a_configuration_that_does_not_fit_is_refused(
     source = checkpoint(tmp_path)
     source.config = {**source.config, **faulty}
     with pytest.raises(error, match=words):
-        GptOss().shape(source)
+        GptOss(source).shape()
 
 
 @pytest.mark.parametrize("part", ["blocks", "scales"])
 def test_half_of_an_expert_is_refused(part: str, tmp_path: Path) -> None:
     with pytest.raises(EdgeError, match="down_proj"):
-        GptOss().tensors(checkpoint(tmp_path, drop=f"model.layers.2.mlp.experts.down_proj_{part}"))
+        GptOss(checkpoint(tmp_path, drop=f"model.layers.2.mlp.experts.down_proj_{part}")).tensors()

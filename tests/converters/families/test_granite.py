@@ -27,7 +27,7 @@ def test_multipliers_go_by_the_engines_names(tmp_path: Path) -> None:
     config = granite()
     write_checkpoint(tmp_path, config, decoder_shapes(config))
     source = SafetensorsCheckpoint(tmp_path, config)
-    written = {entry.key: entry.value for entry in Granite().metadata(source)}
+    written = {entry.key: entry.value for entry in Granite(source).metadata()}
     names = ("attention.scale", "embedding_scale", "residual_scale", "logit_scale")
     assert [written[f"granite.{name}"] for name in names] == list(MULTIPLIERS.values())
     assert "granite.attention.key_length" not in written
@@ -37,14 +37,14 @@ def test_a_head_size_that_the_engine_does_not_know_is_refused(tmp_path: Path) ->
     config = granite(head_dim=64)
     write_checkpoint(tmp_path, config, decoder_shapes(config))
     with pytest.raises(UnsupportedModelError, match="head_dim is 64"):
-        Granite().tensors(SafetensorsCheckpoint(tmp_path, config))
+        Granite(SafetensorsCheckpoint(tmp_path, config)).tensors()
 
 
 def test_gate_and_up_are_taken_apart_per_expert(tmp_path: Path) -> None:
     config = moe("Shared", shared_intermediate_size=56)
     write_checkpoint(tmp_path, config, moe_shapes(config), dtype="F32")
     source = SafetensorsCheckpoint(tmp_path, config)
-    tensors = {tensor.name: tensor for tensor in GraniteMoe().tensors(source)}
+    tensors = {tensor.name: tensor for tensor in GraniteMoe(source).tensors()}
     both = source.tensor("model.layers.1.block_sparse_moe.input_linear.weight").data
     gate, up = (tensors[f"blk.1.ffn_{name}_exps.weight"] for name in ("gate", "up"))
     np.testing.assert_array_equal(gate.read(0, gate.n_rows), both[:, :72].reshape(-1, 160))
@@ -59,7 +59,7 @@ def test_gate_and_up_are_taken_apart_per_expert(tmp_path: Path) -> None:
 def test_only_chosen_experts_are_active(tmp_path: Path) -> None:
     config = moe("", tie_word_embeddings=True)
     write_checkpoint(tmp_path, config, moe_shapes(config))
-    shape = GraniteMoe().shape(SafetensorsCheckpoint(tmp_path, config))
+    shape = GraniteMoe(SafetensorsCheckpoint(tmp_path, config)).shape()
     experts = 2 * 6 * 3 * 72 * 160
     assert shape.n_params - shape.n_params_active == experts * 4 // 6
 
@@ -77,4 +77,4 @@ def test_granite_4_with_other_rotations_than_the_engines_is_refused(
     config = granite4(**changes)
     write_checkpoint(tmp_path, config, granite4_shapes(config))
     with pytest.raises(UnsupportedModelError, match=message):
-        family_for(config).tensors(SafetensorsCheckpoint(tmp_path, config))
+        family_for(config)(SafetensorsCheckpoint(tmp_path, config)).tensors()

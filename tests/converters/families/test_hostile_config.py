@@ -39,11 +39,11 @@ class Shapes:
 def describe(case: Case, config: Mapping[str, Any]) -> None:
     """Everything that a family does with a checkpoint before its data is read."""
     checkpoint = Shapes(case, config)
-    family = family_for(config)
-    family.tensors(checkpoint)
-    family.metadata(checkpoint)
-    family.shape(checkpoint)
-    family.notes(checkpoint)
+    family = family_for(config)(checkpoint)
+    family.tensors()
+    family.metadata()
+    family.shape()
+    family.notes()
 
 
 def one_case_per_model_type() -> list[Case]:

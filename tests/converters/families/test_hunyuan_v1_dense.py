@@ -21,9 +21,9 @@ def checkpoint(directory: Path, **sizes: Any) -> SafetensorsCheckpoint:
 
 
 def test_the_context_is_the_stretched_one(tmp_path: Path) -> None:
-    assert HunyuanDense().shape(checkpoint(tmp_path / "a")).n_ctx_train == 262144
+    assert HunyuanDense(checkpoint(tmp_path / "a")).shape().n_ctx_train == 262144
     plain = checkpoint(tmp_path / "b", rope_scaling=None, max_position_embeddings=4096)
-    assert HunyuanDense().shape(plain).n_ctx_train == 4096
+    assert HunyuanDense(plain).shape().n_ctx_train == 4096
 
 
 @pytest.mark.parametrize(
@@ -38,4 +38,4 @@ def test_the_context_is_the_stretched_one(tmp_path: Path) -> None:
 )
 def test_another_form_is_refused(sizes: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match=words):
-        HunyuanDense().metadata(checkpoint(tmp_path, **sizes))
+        HunyuanDense(checkpoint(tmp_path, **sizes)).metadata()

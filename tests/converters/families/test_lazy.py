@@ -107,7 +107,7 @@ def test_experts_of_two_types_are_stacked_as_floats(tmp_path: Path) -> None:
 
     mixed = Mixed(tmp_path, case.config)
     n_mixed = 0
-    for ours, theirs in zip(Qwen3Moe().tensors(mixed), Qwen3Moe().tensors(plain), strict=True):
+    for ours, theirs in zip(Qwen3Moe(mixed).tensors(), Qwen3Moe(plain).tensors(), strict=True):
         if ours.source_type == theirs.source_type:
             continue
         n_mixed += 1

@@ -447,7 +447,7 @@ def test_engine_agrees_with_transformers(name: str, references: Path, tmp_path: 
     config = json.loads((directory / "config.json").read_text())
     checkpoint = SafetensorsCheckpoint(directory, config)
     path = tmp_path / "model.gguf"
-    write_without_vocabulary(path, family_for(config), checkpoint)
+    write_without_vocabulary(path, family_for(config)(checkpoint))
     # At once, and with the last third token by token from what the first part left behind.
     for n_prefill in (None, 2 * len(TOKENS) // 3):
         got = engine_logits(path, TOKENS, n_ctx=256, n_prefill=n_prefill)

@@ -35,11 +35,11 @@ def shapes_only(name: str, **changes: Any) -> Shapes:
 
 def family(name: str, **changes: Any) -> tuple[DecoderFamily, Shapes]:
     source = shapes_only(name, **changes)
-    return family_for(source.config), source
+    return family_for(source.config)(source), source
 
 
 def tensors_by_name(source: SafetensorsCheckpoint) -> dict[str, TargetTensor]:
-    return {tensor.name: tensor for tensor in family_for(source.config).tensors(source)}
+    return {tensor.name: tensor for tensor in family_for(source.config)(source).tensors()}
 
 
 def written(name: str, directory: Path) -> SafetensorsCheckpoint:
@@ -61,8 +61,8 @@ def values(tensor: TargetTensor) -> np.ndarray:
     ],
 )
 def test_states_of_layers(name: str, kinds: str, n_head_kv: int, state: int) -> None:
-    found, source = family(name)
-    layers = found.shape(source).layers
+    found, _ = family(name)
+    layers = found.shape().layers
     assert [layer.n_head_kv for layer in layers] == [n_head_kv * (k in "*B") for k in kinds]
     assert [layer.state_values for layer in layers] == [state * (k in "MB") for k in kinds]
 
@@ -104,14 +104,14 @@ def test_a_tied_head_with_another_multiplier_is_a_tensor_of_its_own(tmp_path: Pa
 
 def test_transformers_words_for_layers_mean_the_same_as_letters() -> None:
     words = ["mamba", "mlp", "mamba", "mlp", "mamba", "attention", "mlp", "mamba", "mlp"]
-    found, source = family(
+    found, _ = family(
         "nemotron-h", hybrid_override_pattern=None, num_hidden_layers=None, layers_block_type=words
     )
-    plain, letters = family("nemotron-h")
-    assert found.metadata(source) == plain.metadata(letters)
+    plain, _ = family("nemotron-h")
+    assert found.metadata() == plain.metadata()
     # It writes sizes of experts for a dense model too.
     _, source = family("nemotron-h", n_routed_experts=8, num_experts_per_tok=2, n_group=1)
-    assert family_for(source.config).metadata(source) == plain.metadata(letters)
+    assert family_for(source.config)(source).metadata() == plain.metadata()
 
 
 def nemotron_source(shapes: Tensors, config: dict[str, Any]) -> Shapes:
@@ -122,16 +122,17 @@ def test_names_as_transformers_saves_them() -> None:
     config = nemotron("M*-")
     names = nemotron_shapes(config)
     saved = {name.replace("backbone.", "model."): shape for name, shape in names.items()}
-    assert len(family_for(config).tensors(nemotron_source(saved, config))) == len(names)
+    assert len(family_for(config)(nemotron_source(saved, config)).tensors()) == len(names)
 
 
 def test_the_mtp_head_is_left_out_and_named() -> None:
     config = nemotron_moe("ME*E", num_nextn_predict_layers=1)
-    found, plain = family_for(config), nemotron_source(nemotron_shapes(config), config)
+    plain = family_for(config)(nemotron_source(nemotron_shapes(config), config))
     source = nemotron_source(nemotron_shapes(config, mtp=True), config)
-    names = [tensor.name for tensor in found.tensors(source)]
-    assert names == [tensor.name for tensor in found.tensors(plain)]
-    (made_for,) = found.notes(source)
+    found = family_for(config)(source)
+    names = [tensor.name for tensor in found.tensors()]
+    assert names == [tensor.name for tensor in plain.tensors()]
+    (made_for,) = found.notes()
     assert sum(found.rename(name) is None for name in source.names()) == 2
     assert made_for.startswith("made for a context of 4096 tokens; the file states 1048576")
 
@@ -177,12 +178,12 @@ def test_what_the_engine_would_compute_otherwise_is_refused(
     name: str, changes: dict[str, Any], error: type[EdgeError], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        found, source = family(name, **changes)
-        found.tensors(source)
+        found, _ = family(name, **changes)
+        found.tensors()
 
 
 def test_a_hybrid_without_experts_uses_none() -> None:
     # The engine aborts when there are none and some are used.
-    found, source = family("granite-hybrid", num_experts_per_tok=10)
-    entries = {entry.key: entry.value for entry in found.metadata(source)}
+    found, _ = family("granite-hybrid", num_experts_per_tok=10)
+    entries = {entry.key: entry.value for entry in found.metadata()}
     assert entries["granitehybrid.expert_used_count"] == 0

@@ -21,12 +21,12 @@ def checkpoint(directory: Path, config: dict[str, Any]) -> SafetensorsCheckpoint
 
 def test_olmo2_keeps_the_whole_context(tmp_path: Path) -> None:
     source = checkpoint(tmp_path, olmo2())
-    assert [layer.window for layer in Olmo2().shape(source).layers] == [None, None]
-    assert not any("sliding" in entry.key for entry in Olmo2().metadata(source))
+    assert [layer.window for layer in Olmo2(source).shape().layers] == [None, None]
+    assert not any("sliding" in entry.key for entry in Olmo2(source).metadata())
 
 
 def test_olmo3_keeps_a_window_in_three_layers_of_four(tmp_path: Path) -> None:
-    shape = Olmo3().shape(checkpoint(tmp_path, olmo3()))
+    shape = Olmo3(checkpoint(tmp_path, olmo3())).shape()
     assert [layer.window for layer in shape.layers] == [64, 64, 64, None, 64, 64]
     assert shape.arch == "olmo2"
 
@@ -34,4 +34,4 @@ def test_olmo3_keeps_a_window_in_three_layers_of_four(tmp_path: Path) -> None:
 def test_tied_embeddings_are_refused(tmp_path: Path) -> None:
     source = checkpoint(tmp_path, olmo2(tie_word_embeddings=True))
     with pytest.raises(UnsupportedModelError, match="tie_word_embeddings"):
-        Olmo2().tensors(source)
+        Olmo2(source).tensors()

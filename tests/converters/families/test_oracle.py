@@ -35,9 +35,9 @@ def test_same_model_from_upstreams_gguf(case: Case, converted: Path) -> None:
     refused = converted / f"{case.name}.refused"
     assert not refused.exists(), f"upstream refused the case:\n{refused.read_text()}"
     checkpoint = SafetensorsCheckpoint(converted / case.name, case.config)
-    family = family_for(case.config, keep_mtp=case.keep_mtp or False)
+    family = family_for(case.config, keep_mtp=case.keep_mtp or False)(checkpoint)
     spec = open_gguf(upstream)
-    assert spec.shape == family.shape(checkpoint)
+    assert spec.shape == family.shape()
     assert [(t.name, t.shape, t.keep) for t in spec.tensors] == [
-        (t.name, t.shape, t.keep) for t in family.tensors(checkpoint)
+        (t.name, t.shape, t.keep) for t in family.tensors()
     ]

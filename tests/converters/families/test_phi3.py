@@ -23,24 +23,24 @@ def checkpoint(directory: Path, **sizes: Any) -> SafetensorsCheckpoint:
 
 
 def entries(source: SafetensorsCheckpoint) -> dict[str, Any]:
-    return {entry.key: entry.value for entry in Phi3().metadata(source)}
+    return {entry.key: entry.value for entry in Phi3(source).metadata()}
 
 
 def test_the_window_is_written_but_not_planned_with(tmp_path: Path) -> None:
     source = checkpoint(tmp_path, sliding_window=2047)
     assert entries(source)["phi3.attention.sliding_window"] == 2047
-    assert [layer.window for layer in Phi3().shape(source).layers] == [None, None]
+    assert [layer.window for layer in Phi3(source).shape().layers] == [None, None]
 
 
 def test_no_scaling_means_no_divisors(tmp_path: Path) -> None:
     source = checkpoint(tmp_path)
-    assert not any("rope_factors" in tensor.name for tensor in Phi3().tensors(source))
+    assert not any("rope_factors" in tensor.name for tensor in Phi3(source).tensors())
     assert "phi3.rope.scaling.attn_factor" not in entries(source)
 
 
 def test_divisors_come_first_and_the_factor_grows_with_the_stretch(tmp_path: Path) -> None:
     source = checkpoint(tmp_path, rope_scaling=longrope(32))
-    long, short = Phi3().tensors(source)[:2]
+    long, short = Phi3(source).tensors()[:2]
     assert (long.name, short.name) == ("rope_factors_long.weight", "rope_factors_short.weight")
     assert (long.shape, long.keep) == ((32,), "F32")
     np.testing.assert_array_equal(
@@ -66,9 +66,9 @@ def test_a_broken_scaling_is_refused(
 ) -> None:
     source = checkpoint(tmp_path, rope_scaling=scaling)
     with pytest.raises(error, match=message):
-        Phi3().metadata(source)
+        Phi3(source).metadata()
     with pytest.raises(error, match=message):
-        Phi3().tensors(source)
+        Phi3(source).tensors()
 
 
 def test_unfused_projections_are_refused(tmp_path: Path) -> None:
@@ -78,4 +78,4 @@ def test_unfused_projections_are_refused(tmp_path: Path) -> None:
     shapes["model.layers.1.self_attn.q_proj.weight"] = (rows // 3, columns)
     write_checkpoint(tmp_path, config, shapes)
     with pytest.raises(InputError, match=r"layers\.1\.self_attn\.q_proj\.weight is unknown"):
-        Phi3().tensors(SafetensorsCheckpoint(tmp_path, config))
+        Phi3(SafetensorsCheckpoint(tmp_path, config)).tensors()

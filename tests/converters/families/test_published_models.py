@@ -313,7 +313,7 @@ MODELS = {
 
 def shape_of(model: Published) -> ModelShape:
     case = Case("published", model.config, model.shapes)
-    return family_for(model.config).shape(ShapesOnly(case, model.config))
+    return family_for(model.config)(ShapesOnly(case, model.config)).shape()
 
 
 @pytest.mark.parametrize("name", MODELS)

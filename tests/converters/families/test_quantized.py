@@ -53,6 +53,6 @@ def spec_of(case: Case, directory: Path) -> ModelSpec:
     found = our_spec(case, directory)
     assert not isinstance(found, ModelSpec)
     metadata, tensors = found
-    shape = family_for(case.config).shape(SafetensorsCheckpoint(directory, case.config))
+    shape = family_for(case.config)(SafetensorsCheckpoint(directory, case.config)).shape()
     source = SourceIdentity("hf-directory", str(directory), {}, case.name)
     return ModelSpec(case.name, shape.arch, shape, tuple(metadata), tuple(tensors), source)

@@ -9,6 +9,7 @@ import pytest
 
 from boardfit.converters.families.qwen35 import DeltaNet, Qwen35
 from boardfit.converters.families.registry import family_for
+from boardfit.converters.families.settings import Config
 from boardfit.edge.errors import InputError, UnsupportedModelError
 from tests.converters.families.cases_qwen35 import qwen35, qwen35_shapes, qwen35moe
 from tests.converters.families.checkpoints import Case
@@ -20,7 +21,7 @@ def opened(config: dict[str, Any], *, mtp: bool = False, **shapes: Any) -> Shape
 
 
 def test_a_delta_net_keeps_a_state_and_no_kv() -> None:
-    shape = Qwen35().shape(opened(qwen35()))
+    shape = Qwen35(opened(qwen35())).shape()
     # 3 positions of 2·2·16 + 6·16 channels, and 16 × 6·16.
     assert [layer.state_values for layer in shape.layers] == [2016, 2016, 0, 2016]
     assert [layer.n_head_kv for layer in shape.layers] == [0, 0, 2, 0]
@@ -37,9 +38,9 @@ def test_the_mtp_head_is_left_out_unless_asked_for() -> None:
     config = qwen35()
     plain = opened(config)
     with_head = opened(config, mtp=True)
-    names = [tensor.name for tensor in family_for(config).tensors(plain)]
-    assert [tensor.name for tensor in family_for(config).tensors(with_head)] == names
-    assert family_for(config).metadata(with_head) == family_for(config).metadata(plain)
+    names = [tensor.name for tensor in family_for(config)(plain).tensors()]
+    assert [tensor.name for tensor in family_for(config)(with_head).tensors()] == names
+    assert family_for(config)(with_head).metadata() == family_for(config)(plain).metadata()
 
 
 def test_other_families_keep_no_mtp_head() -> None:
@@ -49,11 +50,12 @@ def test_other_families_keep_no_mtp_head() -> None:
 
 def test_a_kept_mtp_head_is_a_block_that_generation_skips() -> None:
     config = qwen35()
-    source, family = opened(config, mtp=True), family_for(config, keep_mtp=True)
-    entries = {entry.key: entry.value for entry in family.metadata(source)}
+    source = opened(config, mtp=True)
+    family = family_for(config, keep_mtp=True)(source)
+    entries = {entry.key: entry.value for entry in family.metadata()}
     assert (entries["qwen35.block_count"], entries["qwen35.nextn_predict_layers"]) == (5, 1)
     assert entries["qwen35.attention.recurrent_layers"] == [True, True, False, True, False]
-    kept, without = family.shape(source), family_for(config).shape(source)
+    kept, without = family.shape(), family_for(config)(source).shape()
     assert (kept.n_layer, len(kept.layers)) == (4, 4)
     assert kept.n_params_active == without.n_params_active
     assert kept.n_params > without.n_params
@@ -75,7 +77,7 @@ def test_an_mtp_head_that_cannot_be_kept(
     config: dict[str, Any], mtp: bool, kind: type[InputError], message: str
 ) -> None:
     with pytest.raises(kind, match=message):
-        family_for(config, keep_mtp=True).tensors(opened(config, mtp=mtp))
+        family_for(config, keep_mtp=True)(opened(config, mtp=mtp)).tensors()
 
 
 @pytest.mark.parametrize(
@@ -100,10 +102,10 @@ def test_what_does_not_fit_is_refused_by_name(
 ) -> None:
     stored = opened(qwen35())
     stored.config = {**stored.config, **changes}
-    family = family_for(stored.config)
     with pytest.raises(kind, match=message):
-        family.tensors(stored)
-        family.metadata(stored)
+        family = family_for(stored.config)(stored)
+        family.tensors()
+        family.metadata()
 
 
 @pytest.mark.parametrize(
@@ -118,11 +120,11 @@ def test_experts_that_disagree_with_the_tensors(changes: dict[str, Any], message
     stored = opened(qwen35moe())
     stored.config = {**stored.config, **changes}
     with pytest.raises(InputError, match=message):
-        family_for(stored.config).tensors(stored)
+        family_for(stored.config)(stored).tensors()
 
 
 def test_the_decay_is_the_negative_exponential_in_the_new_order() -> None:
-    rule = DeltaNet.from_config(qwen35()).rules(96)["linear_attn.A_log"]
+    rule = DeltaNet.from_config(Config(qwen35())).rules(96)["linear_attn.A_log"]
     logarithms = np.linspace(-2, 2, 6, dtype=np.float32)
     source = Shapes(Case("case", {}, {"A_log": (6,)}), {}).tensor("A_log")
     (tensor,) = rule.build("blk.0.ssm_a", type(source)("A_log", "F32", (6,), logarithms))

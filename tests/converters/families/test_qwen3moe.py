@@ -26,7 +26,7 @@ def checkpoint(directory: Path, *, fused: str | None = None, **sizes: Any) -> Sa
 
 
 def stack(source: SafetensorsCheckpoint, name: str) -> TargetTensor:
-    return next(tensor for tensor in Qwen3Moe().tensors(source) if tensor.name == name)
+    return next(tensor for tensor in Qwen3Moe(source).tensors() if tensor.name == name)
 
 
 def test_rows_within_an_expert_are_a_view_of_the_file(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def expert(source: SafetensorsCheckpoint, fused: str | None, name: str, index: i
 
 
 def test_only_chosen_experts_are_active(tmp_path: Path) -> None:
-    shape = Qwen3Moe().shape(checkpoint(tmp_path))
+    shape = Qwen3Moe(checkpoint(tmp_path)).shape()
     experts = 2 * N_EXPERT * 3 * N_FF * N_EMBD
     unread_embedding = (384 - 1) * N_EMBD
     assert shape.n_params - shape.n_params_active == experts * 4 // 6 + unread_embedding
@@ -76,21 +76,21 @@ def test_a_missing_expert_is_named(tmp_path: Path) -> None:
     del shapes["model.layers.1.mlp.experts.5.down_proj.weight"]
     write_checkpoint(tmp_path, config, shapes)
     with pytest.raises(InputError, match=r"layers\.1\.mlp\.experts\.5\.down_proj\.weight is miss"):
-        Qwen3Moe().tensors(SafetensorsCheckpoint(tmp_path, config))
+        Qwen3Moe(SafetensorsCheckpoint(tmp_path, config)).tensors()
 
 
 def test_an_expert_too_many_is_named(tmp_path: Path) -> None:
     source = checkpoint(tmp_path)
     source.config = {**source.config, "num_experts": 5}
     with pytest.raises(InputError, match=r"mlp\.experts\.5\.\w+\.weight|mlp\.gate\.weight"):
-        Qwen3Moe().tensors(source)
+        Qwen3Moe(source).tensors()
 
 
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"mlp_only_layers": [0]}, "layers without experts"),
-        ({"decoder_sparse_step": 2}, "layers without experts"),
+        ({"mlp_only_layers": [0]}, r"mlp_only_layers is \[0\]"),
+        ({"decoder_sparse_step": 2}, "decoder_sparse_step is 2"),
         ({"norm_topk_prob": False}, "norm_topk_prob"),
     ],
 )
@@ -98,4 +98,4 @@ def test_what_the_engine_cannot_compute_is_refused(
     sizes: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UnsupportedModelError, match=message):
-        Qwen3Moe().tensors(checkpoint(tmp_path, **sizes))
+        Qwen3Moe(checkpoint(tmp_path, **sizes)).tensors()

@@ -345,7 +345,7 @@ def test_a_family_with_one_matrix_for_both(tmp_path: Path) -> None:
     lora = write_peft(tmp_path / "lora", pair("lm_head", height, width))
     adapter = Adapter(AdapterRequest(lora))
     found = MergedCheckpoint(tmp_path / "base", case.config, adapter, [])
-    names = [tensor.name for tensor in family_for(case.config).tensors(found)]
+    names = [tensor.name for tensor in family_for(case.config)(found).tensors()]
     with pytest.raises(UnsupportedModelError, match="one matrix for both"):
         found.check_head("output.weight" in names)
 

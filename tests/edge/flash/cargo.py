@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from boardfit.edge.bundle.bundle import open_bundle, seal_bundle
+from boardfit.edge.bundle.bundle import Bundle, open_bundle, seal_bundle
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.files import LocalFiles
 from boardfit.edge.types import Plan
@@ -70,9 +70,11 @@ def variant(
     return folder
 
 
-def claim_parts(root: Path) -> None:
-    """Make the folders that an interrupted flash leaves."""
-    files = LocalFiles(root)
+def claim_incoming(root: Path, bundle: Bundle) -> Path:
+    """Make the folders that an interrupted flash leaves; where the bundle's files come."""
+    files, folder = LocalFiles(root), layout.incoming_folder(bundle.id)
     files.prepare()
-    for folder in (layout.INCOMING, layout.PARTS):
-        files.claim(folder)
+    for each in (layout.INCOMING, folder):
+        files.claim(each)
+    files.make_folder(f"{folder}/bundle")
+    return root / folder / "bundle"

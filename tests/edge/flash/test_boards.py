@@ -18,7 +18,7 @@ from boardfit.edge.slots.files import LocalFiles
 from boardfit.edge.slots.layout import bundle_folder
 from boardfit.edge.slots.store import Slots
 from tests.edge.flash.boards import AdbBoard, FolderBoard, SshBoard, edge_command
-from tests.edge.flash.cargo import claim_parts, make_bundle, random_bundle
+from tests.edge.flash.cargo import claim_incoming, make_bundle, random_bundle
 from tests.edge.flash.test_fault_points import make_board
 from tests.edge.flash.test_transfer import QUICK, Quiet
 
@@ -128,8 +128,7 @@ def test_only_changed_blocks_of_a_changed_model_cross(sshd: SshBoard, tmp_path: 
 def test_a_cut_transfer_goes_on(place: Place, tmp_path: Path) -> None:
     place.root = tmp_path / "root"
     bundle = open_bundle(random_bundle(tmp_path / "x", (20 << 20) + 99))
-    part = place.root / "incoming/parts" / bundle.model_file.sha256
-    claim_parts(place.root)
+    part = claim_incoming(place.root, bundle) / "model.gguf"
     with (bundle.model_path).open("rb") as file:
         part.write_bytes(file.read((15 << 20) + 5))
     report = flash(place, bundle.path, "--no-gate", "--via", "stream")
@@ -206,7 +205,7 @@ def test_space_is_looked_at_before_anything_is_sent(tmp_path: Path) -> None:
         bundle = random_bundle(tmp_path / "x", 2 << 20)
         done = edge(FolderBoard(card / "r"), "flash", str(bundle), f"dir:{card}/r", check=4)
         assert "needed" in done.stderr and "available" in done.stderr
-        assert not (card / "r/incoming/parts").exists()
+        assert not list((card / "r/incoming").rglob("model.gguf"))
     finally:
         subprocess.run(["umount", "-l", str(card)], check=True)
 

@@ -20,7 +20,6 @@ import pytest
 import boardfit.edge.flash.session as session
 import boardfit.edge.flash.shell_files as shell_files
 import boardfit.edge.flash.ssh as ssh
-import boardfit.edge.flash.stream as stream
 from boardfit.edge.bench.store import sealed
 from boardfit.edge.bundle.bundle import open_bundle, seal_bundle
 from boardfit.edge.bundle.sign import sign_bundle
@@ -42,7 +41,6 @@ from boardfit.edge.flash.session import Done
 from boardfit.edge.flash.ssh import SshBoard
 from boardfit.edge.flash.target import parse_flash_target
 from boardfit.edge.flash.trust import SignaturePolicy, read_verdict
-from boardfit.edge.process.child import DEVNULL, start_child
 from boardfit.edge.slots.health import Health
 from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.trust.release import new_release
@@ -154,7 +152,7 @@ UNSIGNED = SignaturePolicy()
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Deadlines of two seconds, and the liar's folder first on the PATH."""
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    for place, name in ((ssh, "_LOGIN_S"), (shell_files, "_LOCK_S"), (stream, "STALL_S")):
+    for place, name in ((ssh, "_LOGIN_S"), (shell_files, "_LOCK_S"), (shell_files, "STALL_S")):
         monkeypatch.setattr(place, name, 2)
     monkeypatch.setattr(shell_files, "_END_S", 1)
     run = session.Channel.run
@@ -328,13 +326,25 @@ def test_a_report_and_an_exit_code_that_contradict_each_other_are_refused() -> N
             read_verdict(Done(rc, out, ""), "b")
 
 
-def test_a_transfer_that_stands_still_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "STALL_S", 0.2)
-    positions, told = iter([1, 2, 2]), list[int]()
-    process = start_child(["sleep", "600"], stdout=DEVNULL)
+class Asleep(session.Channel):
+    """A board that takes no byte."""
+
+    place = "b"
+
+    def argv(self, script: str) -> list[str]:
+        return ["sleep", "600"]
+
+    def find_connection_error(self, done: Done) -> None:
+        return None
+
+
+def test_a_transfer_that_stands_still_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shell_files, "STALL_S", 0.2)
+    (tmp_path / "x").write_bytes(b"x")
     with pytest.raises(DeviceError, match="has taken no byte"):
-        stream.watch_transfer(process, "b", lambda _: next(positions, 2), told.append, look_s=0.01)
-    assert sum(told) == 2 and process.returncode is not None
+        shell_files.send_stream(Asleep(), tmp_path / "x", "x", 0, lambda _: None)
 
 
 @pytest.mark.parametrize("data", [b"", b"no zip", b"PK\5\6" + bytes(9), b"PK\5\6" + b"\xff" * 18])

@@ -44,8 +44,6 @@ def choose_scales(
     largest = groups.abs().amax(-1)
     if method == "minmax":
         return storable(largest / kind.q_max, kind)
-    if method != "mse":
-        raise ValueError(f"unknown method {method!r}")
     h = None if importance is None else importance.reshape(1, n // block, block)
     best = storable(largest / kind.q_max, kind)
     best_error = _error(groups, best, kind, h)

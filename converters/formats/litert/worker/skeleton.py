@@ -42,8 +42,6 @@ class CheckpointWeights:
                 for shard in sorted(directory.glob("model*.safetensors"))
                 for name in self._open(shard.name).keys()  # noqa: SIM118 not a dict
             }
-        if not self._where:
-            raise InputError(f"{directory}: the checkpoint has no tensors")
 
     def names(self) -> list[str]:
         return list(self._where)
@@ -59,13 +57,6 @@ class CheckpointWeights:
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._open(self._where[name]).get_slice(name).get_shape())
-
-    def check_shape(self, name: str, expected: tuple[int, ...]) -> None:
-        got = self.shape(name)
-        if got != expected:
-            raise InputError(
-                f"tensor {name} has shape {list(got)}; the configuration asks for {list(expected)}"
-            )
 
     def read(self, name: str) -> torch.Tensor:
         return self._open(self._where[name]).get_tensor(name)
@@ -98,9 +89,8 @@ class Skeleton:
 
 
 def build_skeleton(directory: Path, config: Any, weights: CheckpointWeights) -> Skeleton:
-    """The model of `config` in evaluation mode.
-
-    Raises InputError when the checkpoint lacks a tensor or has it in another shape.
+    """The model of `config` in evaluation mode. Shapes are those that the model's family, which has
+    read the checkpoint before, holds against the configuration.
     """
     with _parameters_without_memory(), _no_initialization():
         model = transformers.AutoModelForCausalLM.from_config(config, torch_dtype=torch.float32)
@@ -119,17 +109,11 @@ def build_skeleton(directory: Path, config: Any, weights: CheckpointWeights) -> 
                 continue
             if matrix and name == "weight":
                 source = weights.find_name(full)
-                weights.check_shape(source, tuple(parameter.shape))
                 tag = FIRST_TAG + len(tags)
                 tags[tag] = source
                 value = torch.tensor(float(tag)).expand(parameter.shape)
             else:
                 value = weights.read(weights.find_name(full)).to(torch.float32)
-                if tuple(value.shape) != tuple(parameter.shape):
-                    raise InputError(
-                        f"tensor {full} has shape {list(value.shape)}; the configuration asks for "
-                        f"{list(parameter.shape)}"
-                    )
             new = torch.nn.Parameter(value, requires_grad=False)
             tagged[id(parameter)] = new
             # Keeps the old one alive, so that its id is not given to another.

@@ -38,12 +38,7 @@ class Blocks:
 
 
 def quantize(weights: Array, *, bits: int, block: int, symmetric: bool, search: bool) -> Blocks:
-    """Quantize float32 `weights` [N, K].
-
-    Raises ValueError for bits other than 4 and 8, or a block that is no power of two from 16.
-    """
-    if bits not in (4, 8) or block < 16 or block & (block - 1):
-        raise ValueError(f"expected 4 or 8 bits and a block of 16, 32, …; got {bits} and {block}")
+    """Quantize float32 `weights` [N, K] to 4 or 8 bits, in blocks of a power of two from 16."""
     n_rows, n_columns = weights.shape
     n_blocks = -(-n_columns // block)
     padding = n_blocks * block - n_columns

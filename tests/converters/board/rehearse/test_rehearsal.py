@@ -117,7 +117,7 @@ def test_wheels_of_another_python_are_caught(rebundled: Callable[..., Bundle], r
         jetson, find_profile("jetson-orin-nano-8gb"), Options(root=root, how="proot"), Quiet()
     )
     assert found.problem and found.problem.kind == "wrong-wheel"
-    assert "cp310" in found.problem.message and "3.11" in found.problem.message
+    assert "Python 3.10" in found.problem.message and "3.11" in found.problem.message
 
 
 def test_a_missing_library_is_caught(pi4_bundle: Bundle, root: Path, tmp_path: Path) -> None:

@@ -148,16 +148,16 @@ def family_spec(case: Case, directory: Path) -> ModelSpec:
     """A checkpoint of a family as a spec, with the vocabulary of the models made up here."""
     write_case(case, directory)
     checkpoint = SafetensorsCheckpoint(directory, case.config)
-    family = family_for(case.config)
-    shape = family.shape(checkpoint)
+    family = family_for(case.config)(checkpoint)
+    shape = family.shape()
     made_up = _metadata(Dims(family.arch, n_vocab=shape.n_vocab))
     vocabulary = [kv for kv in made_up if kv.key.startswith("tokenizer.")]
     return ModelSpec(
         name=case.name,
         family=family.arch,
         shape=shape,
-        metadata=(*made_up[:2], *family.metadata(checkpoint), *vocabulary),
-        tensors=tuple(family.tensors(checkpoint)),
+        metadata=(*made_up[:2], *family.metadata(), *vocabulary),
+        tensors=tuple(family.tensors()),
         source=SourceIdentity("hf-directory", "memory", {"made-up": shape.n_params}, case.name),
     )
 

@@ -64,7 +64,7 @@ def test_artifact_bytes_is_the_size_of_the_file(
         )
     )  # fmt: skip
     out = tmp_path / "out.gguf"
-    artifact = write_gguf(spec, recipe, out, overwrite=True, threads=2)  # type: ignore[arg-type]
+    artifact = write_gguf(spec, recipe, out, threads=2)  # type: ignore[arg-type]
     assert artifact.nbytes == out.stat().st_size == artifact_bytes(spec, recipe)  # type: ignore[arg-type]
     assert artifact.sha256 == hashlib.sha256(out.read_bytes()).hexdigest()
     header = read_header(out)
@@ -102,7 +102,7 @@ def test_one_pass_over_the_checkpoint_writes_many_files(tmp_path: Path) -> None:
     together = write_many(watched, jobs)
     assert reads == {t.name: t.n_rows for t in spec.tensors}
     for recipe, artifact in zip(recipes, together, strict=True):
-        alone = write_gguf(spec, recipe, tmp_path / "alone.gguf", overwrite=True)
+        alone = write_gguf(spec, recipe, tmp_path / "alone.gguf")
         assert artifact.sha256 == alone.sha256
         assert artifact.path.read_bytes() == (tmp_path / "alone.gguf").read_bytes()
 
@@ -143,23 +143,12 @@ def test_a_reader_that_gives_too_few_rows_is_caught(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_existing_output_is_kept_unless_overwritten(tmp_path: Path) -> None:
-    out = tmp_path / "out.gguf"
-    out.write_bytes(b"precious")
-    with pytest.raises(UsageError, match="exists already"):
-        write_gguf(make_spec(TINY), load_recipe("q8_0"), out)
-    assert out.read_bytes() == b"precious"
-    write_gguf(make_spec(TINY), load_recipe("q8_0"), out, overwrite=True)
-    assert out.read_bytes()[:4] == b"GGUF"
-    assert list(tmp_path.iterdir()) == [out]
-
-
 def test_a_failed_overwrite_keeps_the_old_file(tmp_path: Path) -> None:
     out = tmp_path / "out.gguf"
     out.write_bytes(b"precious")
     spec = replaced(make_spec(TINY), "output.weight", read=lambda a, b: np.zeros((0,), np.uint16))
     with pytest.raises(InputError):
-        write_gguf(spec, load_recipe("q8_0"), out, overwrite=True)
+        write_gguf(spec, load_recipe("q8_0"), out)
     assert out.read_bytes() == b"precious"
     assert list(tmp_path.iterdir()) == [out]
 
@@ -176,25 +165,13 @@ def test_a_full_disk_is_seen_before_the_first_byte(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bad_outputs_are_refused(tmp_path: Path) -> None:
-    spec, recipe = make_spec(TINY), load_recipe("q8_0")
-    with pytest.raises(UsageError, match="does not exist"):
-        write_gguf(spec, recipe, tmp_path / "nowhere" / "out.gguf")
-    with pytest.raises(UsageError, match="is a directory"):
-        write_gguf(spec, recipe, tmp_path)
-    with pytest.raises(UsageError, match="same output"):
-        write_many(spec, [(recipe, tmp_path / "a.gguf"), (recipe, tmp_path / "a.gguf")])
-    with pytest.raises(UsageError, match="no recipe"):
-        write_many(spec, [])
-
-
 def test_without_the_engine_the_pip_line_is_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from boardfit.converters.formats.gguf import kernels
 
     kernels.load_kernels.cache_clear()
-    monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(kernels, "find_engine_folder", lambda: None)
     with pytest.raises(EngineMissingError) as caught:
         write_gguf(make_spec(TINY), load_recipe("q8_0"), tmp_path / "out.gguf")
     assert "pip install" in str(caught.value.next_step)

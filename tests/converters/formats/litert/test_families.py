@@ -40,7 +40,6 @@ def test_logits_are_the_sources(
         model,
         prefill_lengths=[16],
         cache_length=64,
-        flavour="tflite",
         threads=1,
     )
     result = subprocess.run(

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from boardfit.converters.formats.base import FORMATS
-from boardfit.converters.formats.converted import FAMILIES, ConvertedFormat, Made
+from boardfit.converters.formats.converted import FAMILIES, ConvertedFormat
 from boardfit.converters.formats.litert.convert import (
-    check_request,
     convert_litert,
     start_token,
     stop_tokens,
@@ -26,12 +25,6 @@ def spec() -> ModelSpec:
     return open_directory(MODEL_DIR)
 
 
-def convert(spec: ModelSpec, out: Path, **changes: object) -> Made:
-    options = {"prefill_lengths": [128], "cache_length": 512, **changes}
-    recipe = load_recipe(str(options.pop("recipe", "litert_int4_b32")))
-    return convert_litert(spec, MODEL_DIR, recipe, out / "x", **options)  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("name", ["litertlm", "tflite", "onnx"])
 def test_a_family_that_is_not_supported(name: str) -> None:
     target = FORMATS[name].load()
@@ -46,33 +39,30 @@ def test_a_family_that_is_not_supported(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("name", "recipe", "message", "advice"),
     [
-        ({"prefill_lengths": []}, "at least one"),
-        ({"prefill_lengths": [0]}, "at least one"),
-        ({"prefill_lengths": [1024]}, "does not go into a cache of 512"),
-        ({"cache_length": 4096}, "more than the 1024 that the model was trained for"),
-        ({"flavour": "tflite"}, "makes litertlm, not tflite"),
-        ({"recipe": "tflite_int4"}, "makes tflite, not litertlm"),
+        ("tflite", "litert_int8", "makes litertlm, not tflite", "tflite_int4"),
+        ("litertlm", "tflite_int4", "makes tflite, not litertlm", "litert_int8"),
     ],
+    ids=["tflite", "litertlm"],
 )
-def test_lengths_and_flavours(
-    spec: ModelSpec, tmp_path: Path, changes: dict[str, object], message: str
+def test_a_recipe_of_the_other_flavour_is_refused_before_anything_is_planned(
+    spec: ModelSpec, name: str, recipe: str, message: str, advice: str
 ) -> None:
-    with pytest.raises(UsageError, match=message):
-        convert(spec, tmp_path, **changes)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_recipes_of_the_flavour_are_named(spec: ModelSpec) -> None:
-    with pytest.raises(UsageError) as caught:
-        check_request(spec, load_recipe("litert_int8"), [16], 64, "tflite")
-    assert "tflite_int4" in str(caught.value.next_step)
+    target = FORMATS[name].load()
+    assert isinstance(target, ConvertedFormat)
+    for ask in (target.describe_recipe, lambda recipe: target.weigh(spec, recipe)):
+        with pytest.raises(UsageError, match=message) as caught:
+            ask(recipe)
+        assert advice in str(caught.value.next_step)
 
 
 def test_a_folder_that_is_not_there(spec: ModelSpec, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no folder"):
-        convert(spec, tmp_path / "nowhere")
+        convert_litert(
+            spec, MODEL_DIR, load_recipe("litert_int4_b32"), tmp_path / "nowhere/x.litertlm",
+            prefill_lengths=[128], cache_length=512,
+        )  # fmt: skip
 
 
 def test_where_texts_begin_and_answers_end(spec: ModelSpec) -> None:

@@ -90,5 +90,5 @@ def test_memory_is_checked_before_anything_is_made(
 ) -> None:
     monkeypatch.setattr(target, "available_bytes", lambda: 100 << 20)
     with pytest.raises(DoesNotFitError) as caught:
-        target.convert_onnx(MODEL_DIR, tmp_path / "out", load_recipe("int4_b32"))
+        target.convert_onnx(MODEL_DIR, tmp_path / "out", load_recipe("int4_b32"), n_ctx=512)
     assert caught.value.shortfall_bytes and not list(tmp_path.iterdir())

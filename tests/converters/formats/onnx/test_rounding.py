@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boardfit.converters.formats.onnx.recipe import (
+    BLOCKS,
     list_recipes,
     load_recipe,
-    parse_recipe,
+    make_recipe,
 )
 from boardfit.converters.formats.onnx.worker.rounding import Blocks, quantize
-from boardfit.edge.errors import InputError, UsageError
+from boardfit.edge.errors import UsageError
 
 
 def weights(rows: int, columns: int, seed: int = 0) -> np.ndarray:
@@ -81,7 +82,7 @@ def test_constant_blocks(value: float) -> None:
         assert np.allclose(back, w, rtol=2e-3, atol=1e-4)
 
 
-def test_recipes_are_data_that_is_checked() -> None:
+def test_every_value_of_a_recipe_is_known() -> None:
     assert [r.id for r in list_recipes()] == [
         "onnx_f32", "onnx_int8", "onnx_int4_best", "onnx_int4_b32", "onnx_int4_rtn",
         "onnx_int4_b128",
@@ -89,12 +90,13 @@ def test_recipes_are_data_that_is_checked() -> None:
     assert load_recipe("INT4-B32").default.bpw == 4.625
     with pytest.raises(UsageError, match="onnx_int4_best"):
         load_recipe("onnx_int4_bset")
-    with pytest.raises(InputError, match="bits"):
-        parse_recipe('id = "x"\nbits = 5', "x")
-    with pytest.raises(InputError, match="search"):
-        parse_recipe('id = "x"\nbits = 4\nserach = true', "x")
-    rules = 'id = "x"\nbits = 4\n[[rules]]\nmatch = "*/down_proj/MatMul"\nbits = 8'
-    assert parse_recipe(rules, "x").rules[0][1].bits == 8
+    for recipe in list_recipes():
+        schemes = (recipe.default, recipe.head, recipe.embedding, *(s for _, s in recipe.rules))
+        assert all(s.bits in (4, 8, 32) and s.block in BLOCKS for s in schemes)
+        assert all({type(s.symmetric), type(s.search)} == {bool} for s in schemes)
+    rule = {"match": "*/down_proj/MatMul", "bits": 8}
+    made = make_recipe({"id": "x", "about": "", "bits": 4, "block": 64, "rules": [rule]}, "x")
+    assert (made.rules[0][1].bits, made.rules[0][1].block, made.head.block) == (8, 64, 64)
 
 
 def test_rules_speak_of_matrices_by_the_names_of_the_graph() -> None:

@@ -62,8 +62,6 @@ def test_an_answer_with_progress_and_peaks(job: Callable[..., dict[str, Any]]) -
     assert answer["environment"]["HF_HUB_OFFLINE"] == "1"
     assert answer["environment"]["OMP_NUM_THREADS"] == "3"
     assert "PYTHONPATH" not in answer["environment"]
-    if sys.platform == "linux":
-        assert answer["peak_rss_bytes"] > answer["peak_anon_bytes"] > 0
 
 
 def test_our_errors_come_through_whole(job: Callable[..., dict[str, Any]]) -> None:
@@ -91,13 +89,6 @@ def test_no_network(job: Callable[..., dict[str, Any]]) -> None:
 def test_the_limit_holds(job: Callable[..., dict[str, Any]]) -> None:
     with pytest.raises(DoesNotFitError, match=r"ran out of memory \(limit 300.0 MiB\)"):
         job("fill", memory_limit=300 << 20)
-
-
-@linux_only
-def test_peaks_are_the_childs_own(job: Callable[..., dict[str, Any]]) -> None:
-    ours = bytearray(os.urandom(1 << 20) * 256)  # 256 MiB that the child must not be charged for
-    answer = job("take", request={"n_bytes": 64 << 20})
-    assert 64 << 20 <= answer["peak_anon_bytes"] <= answer["peak_rss_bytes"] < len(ours)
 
 
 def test_a_python_that_is_none(tmp_path: Path) -> None:

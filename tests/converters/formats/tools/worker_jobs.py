@@ -46,14 +46,6 @@ def job_fill(request: dict[str, Any], report: Any) -> dict[str, Any]:
         held.append(bytearray(16 << 20))
 
 
-def job_take(request: dict[str, Any], report: Any) -> dict[str, Any]:
-    held = bytearray(request["n_bytes"])
-    for i in range(0, len(held), 4096):
-        held[i] = 1
-    time.sleep(0.3)  # seen by the sampler
-    return {}
-
-
 def job_sleep(request: dict[str, Any], report: Any) -> dict[str, Any]:
     report.say(str(os.getpid()))
     time.sleep(60)

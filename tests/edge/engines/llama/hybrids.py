@@ -35,11 +35,11 @@ def write_hybrid(folder: Path, kind: str) -> Path:
     config, shapes = CONFIGS[kind]
     write_checkpoint(folder / kind, config, shapes(), dtype="F32")
     checkpoint = SafetensorsCheckpoint(folder / kind, config)
-    family = family_for(config)
+    family = family_for(config)(checkpoint)
     path = folder / f"{kind}.gguf"
     writer = tiny_gguf.start(path, family.arch, n_ctx=4096, add_bos=True, template=THINKING)
     known = set(writer.kv_data[0])
-    for entry in family.metadata(checkpoint):
+    for entry in family.metadata():
         if entry.key not in known:
             item = entry.item_type if entry.value_type is GGUFValueType.ARRAY else None
             writer.add_key_value(entry.key, entry.value, entry.value_type, item)
@@ -47,7 +47,7 @@ def write_hybrid(folder: Path, kind: str) -> Path:
         tensor.name: np.reshape(
             to_f32(tensor.read(0, tensor.n_rows), tensor.source_type), tensor.shape
         )
-        for tensor in family.tensors(checkpoint)
+        for tensor in family.tensors()
     }
     tiny_gguf.finish(writer, tensors)
     return path

@@ -1,4 +1,4 @@
-"""A GGUF header → `ModelShape`, for any architecture.
+"""GGUF metadata → `ModelShape`, for any architecture.
 
 Sizes come from the `<arch>.*` keys. What the engine knows without an entry in the file (which
 layers of an architecture have sliding windows, which are recurrent) is in `architectures.toml`. One
@@ -6,17 +6,18 @@ that is in no table there counts as full attention in every layer, and the shape
 `memory_known` is false.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from boardfit.converters.families.decoder import MOST_LAYERS, active_parameters
 from boardfit.converters.spec import TargetTensor
 from boardfit.device_profiles.shape import LayerShape, ModelShape, is_behind
 from boardfit.device_profiles.toml_parser import load_toml
 from boardfit.edge.errors import InputError
-from boardfit.edge.files.gguf import GgufHeader
 from boardfit.edge.files.gguf.purpose import ENCODERS
 
-_DATA = load_toml("boardfit.converters.source", "architectures.toml")
+# Far above every published model; more is a damaged file, and would cost time before it is noticed.
+MOST_LAYERS = 4096
+_DATA = load_toml("boardfit.converters.families", "architectures.toml")
 _SETS = {key: frozenset(names) for key, names in _DATA.items() if isinstance(names, list)}
 _FULL_EVERY: dict[str, int] = _DATA["full_every"]
 _DEFAULT_WINDOW: dict[str, int] = _DATA["default_window"]
@@ -28,9 +29,13 @@ KNOWN_ARCHITECTURES = set(_FULL_INTERVAL).union(
 )
 
 
-def shape_from_header(header: GgufHeader, tensors: Sequence[TargetTensor]) -> ModelShape:
-    """Raises InputError when a size that every language model has is missing or impossible."""
-    keys = _Keys(header)
+def find_shape(
+    arch: str, entries: Mapping[str, Any], tensors: Sequence[TargetTensor]
+) -> ModelShape:
+    """The shape of a model with these metadata entries. Raises InputError when a size that every
+    language model has is missing or impossible.
+    """
+    keys = _Keys(arch, entries)
     n_blocks = keys.require("block_count")
     if n_blocks > MOST_LAYERS:
         raise InputError(f"GGUF key {keys.arch}.block_count is {n_blocks}; no model has that many")
@@ -46,12 +51,12 @@ def shape_from_header(header: GgufHeader, tensors: Sequence[TargetTensor]) -> Mo
     heads = keys.per_layer("attention.head_count", n_blocks, 0)
     read = [tensor for tensor in tensors if not is_behind(tensor.name, n_layer)]
     return ModelShape(
-        arch=header.arch,
+        arch=arch,
         n_layer=n_layer,
         n_embd=n_embd,
         n_head=max(heads),
         n_ff=max(keys.per_layer("feed_forward_length", n_blocks, 0)),
-        n_vocab=_n_vocab(header, keys, tensors),
+        n_vocab=_n_vocab(keys, tensors),
         n_ctx_train=keys.require("context_length"),
         layers=_layers(keys, n_layer, n_blocks, n_embd, heads),
         n_params=sum(tensor.n_elements for tensor in tensors),
@@ -64,13 +69,17 @@ def shape_from_header(header: GgufHeader, tensors: Sequence[TargetTensor]) -> Mo
 
 
 class _Keys:
-    """Typed access to the `<arch>.*` keys of a header."""
+    """Typed access to the `<arch>.*` keys."""
 
-    def __init__(self, header: GgufHeader) -> None:
-        self.arch, self._header = header.arch, header
+    def __init__(self, arch: str, entries: Mapping[str, Any]) -> None:
+        self.arch, self.entries = arch, entries
 
     def integer(self, name: str) -> int | None:
-        value = self._header.integer(f"{self.arch}.{name}")
+        value = self.raw(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            raise InputError(
+                f"GGUF key {self.arch}.{name}: expected an integer, got {type(value).__name__}"
+            )
         if value is not None and not 0 <= value < 2**31:
             raise InputError(f"GGUF key {self.arch}.{name} is {value}; expected a size")
         return value
@@ -87,7 +96,7 @@ class _Keys:
         return value
 
     def raw(self, name: str) -> object:
-        return self._header.get(f"{self.arch}.{name}")
+        return self.entries.get(f"{self.arch}.{name}")
 
     def per_layer(self, name: str, n_layer: int, default: int) -> list[int]:
         """One value per layer, from a number or an array of at least `n_layer` numbers."""
@@ -233,9 +242,29 @@ def _state_values(keys: _Keys, n_embd: int, n_head: int) -> int:
     return max(0, kernel - 1) * (inner + 2 * groups * state) + state * inner
 
 
-def _n_vocab(header: GgufHeader, keys: _Keys, tensors: Sequence[TargetTensor]) -> int:
+def _n_vocab(keys: _Keys, tensors: Sequence[TargetTensor]) -> int:
     embedding = next((t for t in tensors if t.name == "token_embd.weight"), None)
     if embedding is not None:
         return embedding.n_rows
-    tokens = header.get("tokenizer.ggml.tokens")
+    tokens = keys.entries.get("tokenizer.ggml.tokens")
     return len(tokens) if isinstance(tokens, list) else keys.require("vocab_size")
+
+
+def active_parameters(
+    tensors: Sequence[TargetTensor], n_expert: int, n_used: int, n_embd: int
+) -> int:
+    """Parameters that one token reads: the used share of stacked experts, and one row of the
+    embedding unless it is the output head too, and of per-layer embeddings.
+    """
+    tied = all(tensor.name != "output.weight" for tensor in tensors)
+    total = 0
+    for tensor in tensors:
+        if "_exps." in tensor.name and n_expert:
+            total += tensor.n_elements // n_expert * n_used
+        elif tensor.name == "token_embd.weight" and not tied:
+            total += n_embd
+        elif tensor.name == "per_layer_token_embd.weight":
+            total += tensor.n_per_row
+        else:
+            total += tensor.n_elements
+    return total

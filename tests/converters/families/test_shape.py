@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from boardfit.converters.source.gguf_shape import KNOWN_ARCHITECTURES, shape_from_header
+from boardfit.converters.families.shape import KNOWN_ARCHITECTURES, find_shape
 from boardfit.device_profiles.cost.memory import kv_bytes
 from boardfit.device_profiles.shape import ModelShape
 from boardfit.edge.errors import InputError
 from boardfit.edge.files.gguf import read_header
 from lab.memory.header_engine import measure_caches, write_header
-from tests.converters.source.header_keys import make_keys
+from tests.converters.families.header_keys import make_keys
 
 # Blocks of next-token prediction: architectures for which the engine makes one up.
 _WITH_NEXTN = (
@@ -48,7 +48,8 @@ _VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
 def _shape(tmp_path: Path, arch: str, keys: dict[str, Any]) -> ModelShape:
     path = tmp_path / "header.gguf"
     write_header(path, arch, keys)
-    return shape_from_header(read_header(path, arrays="full"), ())
+    header = read_header(path, arrays="full")
+    return find_shape(header.arch, header.kv, ())
 
 
 @pytest.mark.engine
