@@ -290,7 +290,7 @@ LONG = [
     _R + "{% set q = range(100000)|list %}{% for i in range(99999) %}{% if q == r %}{% endif %}"
     "{% endfor %}",
     _R + "{{ [" + ",".join(["-1 is in r"] * 2400) + "]|length }}",
-    _R + "{{ [" + ",".join(["r[1:]|length"] * 1500) + "]|length }}",
+    _R + "{{ [" + ",".join(["r[1:]|length"] * 9000) + "]|length }}",
     _R + "{% macro m(n) %}{% if -1 in r %}{% endif %}{% if n %}{{ m(n-1) }}{{ m(n-1) }}{% endif %}"
     "{% endmacro %}{{ m(30) }}",
     _R + "{% for i in range(99999) %}{% set x = r.index(99999) %}{% endfor %}",
@@ -323,8 +323,8 @@ ENDLESS = "{{ (3 ** (10 ** 9)) % 7 }}"
 def test_a_long_run_is_ended(template: str) -> None:
     start = time.monotonic()
     with pytest.raises(UnsafeInputError, match="template"):
-        run(template, max_seconds=0.5)
-    assert time.monotonic() - start < 3  # 0.7 s, and what a busy machine adds
+        run(template, max_seconds=0.2)
+    assert time.monotonic() - start < 3  # 0.4 s, and what a busy machine adds
 
 
 @pytest.mark.parametrize(("template", "expected"), HARMLESS)
