@@ -99,8 +99,14 @@ class Course:
     info: dict[str, Any] = field(default_factory=dict)
     baseline: dict[str, Any] = field(default_factory=dict)
 
-    def find_run(self, test: Test) -> TestRun:
-        return next(run for run in self.runs if run.test == test)
+    def find_median(self, test: Test, name: str) -> float | None:
+        run = next(run for run in (*self.runs, self.loads) if run.test == test)
+        figure = run.metrics().get(name)
+        return None if figure is None else float(figure["median"])
+
+    @property
+    def flags(self) -> list[str]:
+        return sorted({flag for run in self.runs for flag in run.flags})
 
 
 def run_race(
