@@ -20,7 +20,7 @@ TILE, UNFUSED_TILE = 64, 32
 #: are there more or fewer of them, and what a stuck one has computed is lost.
 _SHARED_STEP_S = 0.25
 #: A step that reads a prompt beside other answers takes about this: so long they get no token.
-_MIXED_STEP_S = 0.12
+_MIXED_STEP_S = 0.08
 
 
 class StopWatcher:

@@ -191,7 +191,7 @@ class SequenceEngine(ABC, Generic[C]):
                     if config.ticks:
                         yield TokenEvent(None, "", time.monotonic_ns())
                     continue
-            chosen = stream.chosen.popleft()
+            chosen, stream.is_ahead = stream.chosen.popleft(), False
             if chosen.is_end:
                 yield TokenEvent(None, text.flush(), chosen.t_ns, "stop")
                 return

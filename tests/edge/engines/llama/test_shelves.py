@@ -320,6 +320,20 @@ def test_answers_at_once_share_their_steps(flock: World) -> None:
     assert flock.engine.n_shared > before
 
 
+def test_every_round_gives_each_a_token(plain: Path) -> None:
+    """Beside a prompt that is read, too: then no step leaves those out that wait for a token."""
+    with opened(plain, n_slots=3) as engine:
+        config = GenerationConfig(max_tokens=30, ignore_eos=True, ticks=True)
+        reader = engine.stream([5 + i % 200 for i in range(1500)], config)
+        next(reader)
+        others = [engine.stream([5 + i, 9], config) for i in range(2)]
+        while any(next(other).is_tick for other in others):
+            next(reader)
+        for _ in range(8):
+            next(reader)
+            assert not any(next(other).is_tick for other in others)
+
+
 def test_answers_that_do_not_fit_together_wait(plain: Path) -> None:
     """Three that take half of the cells each: the newest reads its prompt again later."""
     with opened(plain, n_ctx=256, n_slots=3) as engine:
