@@ -104,14 +104,20 @@ class ToolShaper(Protocol):
         """
 
 
-class Passing(Protocol):
-    """Lets more urgent streams of the same engine pass one, between two of its steps."""
+@dataclass(frozen=True)
+class Constraint:
+    """What an answer must be: JSON by a schema (`text` is its JSON), a text that a regular
+    expression matches, one of some texts (a JSON list), or what a Lark grammar of ours writes.
 
-    def is_wanted(self) -> bool:
-        """Whether another one waits. From any thread."""
+    Everything up to `after` is free, and so are thoughts, from the first to the second of
+    `thoughts`, when the answer begins with them. Engines raise UsageError for a text that they
+    cannot enforce.
+    """
 
-    def let_pass(self) -> None:
-        """Run them, to their ends."""
+    kind: Literal["json_schema", "regex", "choice", "lark"]
+    text: str
+    after: str = ""
+    thoughts: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -124,8 +130,10 @@ class GenerationConfig:
     Engines that cannot do this (`describe().details["can_close"]`) ignore it.
 
     `marks` are lengths of beginnings that later prompts are likely to share: a memory that cannot
-    be cut back is kept there, where it can be. `passing` is asked between steps whether more urgent
-    streams are to be run first.
+    be cut back is kept there, where it can be. With `ticks` a stream yields an event without a
+    token after each step that chose none for it, so that others can be asked on meanwhile. Under a
+    `constraint`, `tokens_left` is asked for how many tokens there is time: the answer is closed
+    while they suffice.
     """
 
     max_tokens: int = -1
@@ -139,7 +147,9 @@ class GenerationConfig:
     ignore_eos: bool = False
     pressure: Callable[[], float] | None = field(default=None, compare=False)
     marks: tuple[int, ...] = field(default=(), compare=False)
-    passing: Passing | None = field(default=None, compare=False)
+    ticks: bool = field(default=False, compare=False)
+    constraint: Constraint | None = None
+    tokens_left: Callable[[], float] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.max_tokens == 0 or self.max_tokens < -1:
@@ -170,6 +180,12 @@ class TokenEvent:
     t_ns: int
     finish_reason: FinishReason | None = None
     thought: str = ""
+
+    @property
+    def is_tick(self) -> bool:
+        """Whether it only says that a step was made (GenerationConfig.ticks)."""
+        return self.token_id is None and self.finish_reason is None
+
     calls: tuple[ToolCall, ...] = ()
 
 
@@ -180,6 +196,9 @@ class AnswerFilter:
 
     def __call__(self, event: TokenEvent) -> TokenEvent:
         return event
+
+    #: What opens and ends the thoughts that the answer may begin with; None: it has none.
+    thoughts: tuple[str, str] | None = None
 
     def find_closing(self) -> tuple[str, Sequence[int]] | None:
         """The text, and its token ids, that ends the thoughts that are open now; None outside."""
@@ -389,8 +408,8 @@ class Engine(Protocol):
         """How the chat template is rendered where no other choice is given."""
 
     @property
-    def template(self) -> tuple[str, str, str]:
-        """The chat template, and the texts of the tokens that begin and end a text."""
+    def template(self) -> str:
+        """The chat template; "" for none."""
 
     def prompt(self, text: str) -> list[int]:
         """Token ids of a plain text to be continued, with the beginning-of-text token if asked
@@ -421,6 +440,11 @@ class Engine(Protocol):
     ) -> AnswerFilter:
         """The filter for the stream that answers `messages`."""
 
+    def count_shortest(self, constraint: Constraint) -> int:
+        """About how many tokens the shortest answer under a constraint has. Raises UsageError for
+        what cannot be enforced, EngineMissingError without the package that does it.
+        """
+
     def stream(
         self,
         tokens: Sequence[int],
@@ -428,8 +452,10 @@ class Engine(Protocol):
         stop: Callable[[], bool] | None = None,
     ) -> Iterator[TokenEvent]:
         """Generate after `tokens`. The KV cache of the longest common prefix with the previous call
-        is reused, or with an earlier one if the engine has shelves. `stop` is honoured within
-        50 ms, during prefill too. Raises InputError if `tokens` is empty or fills the context.
+        is reused, or with an earlier one if the engine has shelves. Streams may be asked on in
+        turns: where there are slots for them, a step serves all that wait. `stop` is honoured
+        within 50 ms, during prefill too. Raises InputError if `tokens` is empty or fills the
+        context.
         """
 
     @property
@@ -454,6 +480,16 @@ class Engine(Protocol):
     @property
     def threads_now(self) -> int:
         """Threads that compute the next step; fewer while other processes hold the cores."""
+
+    @property
+    def n_shared(self) -> int:
+        """Steps so far that served several streams."""
+
+    def slowdown(self, n: int) -> float:
+        """How many times longer a step for `n` streams takes than one for a single stream."""
+
+    def sharing_pays(self, n: int) -> bool:
+        """Whether `n` streams are done sooner together than one after another, as measured."""
 
     def reusable(self, tokens: Sequence[int]) -> int:
         """How many leading `tokens` a stream of them would find in the KV cache."""

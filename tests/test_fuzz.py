@@ -17,6 +17,7 @@ import struct
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,6 @@ from boardfit.edge.flash.board import DirectoryBoard
 from boardfit.edge.flash.checks import parse_facts
 from boardfit.edge.flash.flash import FlashOptions, flash
 from boardfit.edge.flash.fleet import read_inventory
-from boardfit.edge.flash.gate import read_report
 from boardfit.edge.flash.session import Done
 from boardfit.edge.flash.target import parse_flash_target
 from boardfit.edge.probe import machine
@@ -52,10 +52,11 @@ from boardfit.edge.probe.system import parse_dump
 from boardfit.edge.report.figures import group_runs
 from boardfit.edge.report.kinds import run_lines
 from boardfit.edge.report.verify import verify_run
-from boardfit.edge.slots.health import Health
+from boardfit.edge.slots.health import Health, parse_health
 from boardfit.edge.slots.layout import SlotState, parse_pointer, parse_state
 from boardfit.edge.tasks.task import parse_task
-from boardfit.edge.template.render import render_here
+from boardfit.edge.template.render import kept_worker
+from boardfit.edge.template.render import render as render_template
 from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.trust.board_rules import BoardRules, Floor, parse_rules
 from boardfit.edge.trust.bundle_signature import NAMESPACE
@@ -162,8 +163,8 @@ def show_manifest(data: bytes) -> None:
 
 def render(data: bytes) -> None:
     messages = [{"role": r, "content": "Hi"} for r in ("system", "user", "assistant", "user")]
-    variables = {"messages": messages, "add_generation_prompt": True, "bos_token": "<s>"}
-    render_here(data.decode("utf-8", "replace"), variables, None, 1.0)
+    text = data.decode("utf-8", "replace")
+    render_template(text, messages, bos_token="<s>", eos_token="", max_seconds=1.0)
 
 
 def results() -> Seeds:
@@ -242,7 +243,7 @@ IN_MEMORY: dict[str, tuple[Callable[[bytes], object], Seeds, tuple[Any, ...]]] =
     ),
     "board rules": (lambda data: parse_rules(data, "there"), [RULES], mutate.JSON),
     "slots state": (parse_state, [STATE], mutate.JSON),
-    "health": (lambda data: read_report(Done(0, data, "")), [HEALTH], mutate.JSON),
+    "health": (lambda data: parse_health(Done(0, data, "").last_record()), [HEALTH], mutate.JSON),
     "pointer": (as_text(parse_pointer), [f"releases/{SHA}".encode()], mutate.TEXT),
     "listing": (as_text(lambda t: parse_entries(t, "/r", "there")), [LISTING], mutate.TEXT),
     "free space": (as_text(lambda t: parse_free_bytes(t, "b")), [b"10 4096\n"], mutate.TEXT),
@@ -316,7 +317,8 @@ def test_damaged_inputs_are_read_or_refused(name: str, n: int, tmp_path: Path) -
     if n != N_QUICK:
         n = n // (len(IN_MEMORY) + len(IN_FILES))
     if name in IN_MEMORY:
-        accepted, faults = attack(*IN_MEMORY[name], n)
+        with kept_worker() if name == "template" else nullcontext():
+            accepted, faults = attack(*IN_MEMORY[name], n)
     else:
         read, files, ways = IN_FILES[name]
         accepted, faults = attack(reader_in_memory(read, tmp_path), files, ways, n)

@@ -46,6 +46,7 @@ from boardfit.edge.disk.atomic import fsync_directory
 from boardfit.edge.disk.rooted import work_beside
 from boardfit.edge.engines.model_file import built_file
 from boardfit.edge.files.kind import open_regular
+from boardfit.edge.template.tool_format import ToolFormat
 from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.types import Plan, Thinking
 
@@ -147,7 +148,8 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
                 request.spec, plan, artifact, checked, used, loss=losses.get(plan.recipe)
             )
             model = built_file(artifact.path).replace(sha256=artifact.sha256)
-            warm = make_warm(prompts, job, plan, model, folder / f"warm-{job.name}")
+            form = ToolFormat.from_dict(tools["tools"]) if prompts else None
+            warm = make_warm(prompts, job, plan, model, folder / f"warm-{job.name}", form)
             seal(
                 request.spec,
                 plan,

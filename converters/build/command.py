@@ -106,7 +106,11 @@ RECIPES = tuple(recipe.id for recipe in list_recipes())
 )  # fmt: skip
 @click.option(
     "--warm", multiple=True, type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Text of a system prompt; its state is computed now and put into the bundle. Repeatable.",
+    help="Text of a system prompt, or a .json request with tools; its state goes into the bundle.",
+)  # fmt: skip
+@click.option(
+    "--check-tools", is_flag=True,
+    help="Ask the finished model for calls of tools, and print how many were right.",
 )  # fmt: skip
 @click.option(
     "--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224",
@@ -153,6 +157,7 @@ class BuildOptions:
     accept_tokenizer: bool
     quality_text: Path | None
     warm: tuple[Path, ...]
+    check_tools: bool
     shapes: tuple[str, ...]
     thinking: Thinking | None
     template_vars: tuple[str, ...]
@@ -202,8 +207,22 @@ def build_language_model(typed: BuildOptions) -> list[tuple[dict[str, object], s
             accept_tokenizer=typed.accept_tokenizer,
             warm=typed.warm,
         )
+        if typed.check_tools and (request.spec.chat_template is None or request.spec.is_embedder):
+            raise UsageError("--check-tools needs a model that chats", next_step="leave it out")
         built = build(request, reporter)
-    return [(as_record(done), summary(done)) for done in built]
+        checks = [ask_for_calls(done, reporter) if typed.check_tools else None for done in built]
+    return [
+        (as_record(done) | ({"tool_check": check} if check else {}), summary(done, check))
+        for done, check in zip(built, checks, strict=True)
+    ]
+
+
+def ask_for_calls(done: Built, reporter: TerminalReporter) -> dict[str, Any]:
+    """Ask the model of a bundle for calls."""
+    from boardfit.converters.build.tool_check import check_tools
+
+    reporter.stage("asking for calls of tools")
+    return check_tools(done.bundle.path, reporter.progress)
 
 
 def adapter_request(typed: BuildOptions) -> AdapterRequest | None:
@@ -222,6 +241,7 @@ def build_networks(typed: BuildOptions) -> list[tuple[dict[str, object], str]]:
         "--mtp": typed.mtp, "--thinking": typed.thinking, "--template-var": typed.template_vars,
         "--no-quality": typed.no_quality, "--quality-text": typed.quality_text,
         "--lora": typed.lora, "--lora-scale": typed.lora_scale, "--warm": typed.warm,
+        "--check-tools": typed.check_tools,
     })  # fmt: skip
     source = Path(typed.model)
     network.check_format(source, typed.formats)
@@ -261,8 +281,11 @@ def as_record(done: Built) -> dict[str, object]:
     }
 
 
-def summary(done: Built) -> str:
+def summary(done: Built, tool_check: dict[str, Any] | None = None) -> str:
     """One bundle in a few lines for a person."""
+    from boardfit.converters.build.tool_check import check_lines
+
+    calls = [*tool_lines(done.bundle.manifest), *(check_lines(tool_check) if tool_check else [])]
     bundle, artifact, plan = done.bundle, done.artifact, done.bundle.plan
     embeds = "pooling" in bundle.manifest["model"]
     return (
@@ -276,7 +299,7 @@ def summary(done: Built) -> str:
         )
         + f"  quality: {quality_lines(bundle.manifest)[0]}\n"
         + "".join(f"  note: {note}\n" for note in note_lines(bundle.manifest))
-        + "".join(f"  tools: {line}\n" for line in tool_lines(bundle.manifest))
+        + "".join(f"  tools: {line}\n" for line in calls)
         + "".join(f"  tokenizer: {line}\n" for line in tokenizer_lines(bundle.manifest))
         + f"  next: edge {'run' if embeds else 'chat'} {bundle.path}"
         + (" --embed TEXT" if embeds else "")

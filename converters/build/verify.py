@@ -73,7 +73,7 @@ def find_tools(spec: ModelSpec) -> dict[str, Any]:
 
     folder = spec.tokenizer_dir
     stated = TokenizerFiles(folder, {}).tokenizer_config if folder else {}
-    form = find_tool_format(spec.chat_template, "<s>", "</s>", stated.get("response_template"))
+    form = find_tool_format(spec.chat_template, stated.get("response_template"))
     return {"tools": form.to_dict()}
 
 

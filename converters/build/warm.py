@@ -1,10 +1,12 @@
 """States of system prompts that a bundle brings along, so that its board need not read them."""
 
+import json
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from boardfit.converters.build.jobs import BuildJob
 from boardfit.converters.documents import read_text
@@ -15,6 +17,8 @@ from boardfit.edge.engines.kv_state import remove_mac
 from boardfit.edge.engines.settings import usable_cpus
 from boardfit.edge.errors import EngineMissingError, InputError, UnsupportedModelError, UsageError
 from boardfit.edge.states.store import MIN_TOKENS, file_label, system_prefix
+from boardfit.edge.template.tool_format import ToolFormat
+from boardfit.edge.template.tools import Tool, ToolUse
 from boardfit.edge.types import Engine, GenerationConfig, Plan
 
 FOLDER = "prefix"
@@ -35,20 +39,42 @@ class WarmState:
         return {"file": self.name, "n_tokens": self.n_tokens, "n_bytes": self.path.stat().st_size}
 
 
-def read_prompts(files: Sequence[Path]) -> dict[str, str]:
-    """The system prompts in the files, by the files' names without suffix.
+class WarmPrompt(NamedTuple):
+    """A system prompt, and the tools that are offered with it."""
+
+    text: str
+    tools: tuple[Tool, ...] = ()
+
+
+def read_prompts(files: Sequence[Path]) -> dict[str, WarmPrompt]:
+    """The system prompts in the files, by the files' names without suffix. A .json file holds the
+    system message and the tools of a request.
 
     Raises InputError for one that is empty, too long or no text, UsageError for two of one name.
     """
-    prompts: dict[str, str] = {}
+    prompts: dict[str, WarmPrompt] = {}
     for path in files:
         text, name = read_text(path, MAX_PROMPT_BYTES).strip(), file_label(path.stem)
         if not text:
             raise InputError(f"{path}: there is no system prompt in it")
+        prompt = _read_request(text, path) if path.suffix == ".json" else WarmPrompt(text)
         if name in prompts:
             raise UsageError(f"--warm: two files are called {name}", next_step="rename one")
-        prompts[name] = text
+        prompts[name] = prompt
     return prompts
+
+
+def _read_request(text: str, path: Path) -> WarmPrompt:
+    try:
+        request = json.loads(text)
+        first = (request.get("messages") or [{}])[0]
+        system = first.get("content") if first.get("role") == "system" else None
+        found = tuple(map(Tool.from_dict, request.get("tools") or ()))
+        return WarmPrompt(system if isinstance(system, str) else "", found)
+    except (ValueError, RecursionError, AttributeError, LookupError, TypeError):
+        raise InputError(
+            f"{path}: it is no request", next_step='write {"messages": […], "tools": […]}'
+        ) from None
 
 
 def check_warm(spec: ModelSpec, jobs: Sequence[BuildJob]) -> None:
@@ -65,7 +91,12 @@ def check_warm(spec: ModelSpec, jobs: Sequence[BuildJob]) -> None:
 
 
 def make_warm(
-    prompts: dict[str, str], job: BuildJob, plan: Plan, model: OpenedFile, folder: Path
+    prompts: dict[str, WarmPrompt],
+    job: BuildJob,
+    plan: Plan,
+    model: OpenedFile,
+    folder: Path,
+    form: ToolFormat | None,
 ) -> list[WarmState]:
     """Compute the states of all prompts with the engine and the settings that the board will use.
     `model` is the artifact, its hash known: that is what the states belong to.
@@ -73,7 +104,7 @@ def make_warm(
     Raises UnsupportedModelError for an engine that saves no states, InputError for a prompt that is
     too short to be worth a file, or too long for the context.
     """
-    if not prompts:
+    if not prompts or form is None:
         return []
     settings = EngineSettings.to_use(plan).replace(
         n_threads=usable_cpus(), prefill_chunk=_STEP, adapt_threads=False
@@ -86,11 +117,15 @@ def make_warm(
                 f"--warm: the engine {plan.engine} saves no states",
                 next_step="leave --warm out, or choose another --format",
             )
-        return [save_state(engine, name, text, folder) for name, text in prompts.items()]
+        return [save_state(engine, name, each, folder, form) for name, each in prompts.items()]
 
 
-def save_state(engine: Engine, name: str, text: str, folder: Path) -> WarmState:
-    tokens = system_prefix(engine.render, text)
+def save_state(
+    engine: Engine, name: str, prompt: WarmPrompt, folder: Path, form: ToolFormat
+) -> WarmState:
+    use = ToolUse(form, prompt.tools) if prompt.tools else None
+    choice = replace(engine.choice, tools=use)
+    tokens = system_prefix(partial(engine.render, choice=choice), prompt.text)
     if not MIN_TOKENS <= len(tokens) < engine.n_ctx:
         raise InputError(
             f"--warm {name}: {len(tokens)} tokens; from {MIN_TOKENS} up to the context of "

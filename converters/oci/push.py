@@ -6,12 +6,9 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
-
-import httpx
 
 from boardfit.converters.oci.artifact import bundle_layers, make_config, make_manifest
 from boardfit.converters.oci.registry import TRIES, Registry, redirect_target
@@ -100,12 +97,11 @@ def upload(
         location, sent, failures = begin(registry), 0, 0
         while True:
             size = min(CHUNK_BYTES, n_bytes - sent)
+            is_last = sent + size == n_bytes
             try:
-                if sent + size == n_bytes:
-                    finish(registry, location, file, sent, size, sha256)
-                    progress(size)
-                    return
-                location = patch(registry, location, file, sent, size)
+                location = send_piece(
+                    registry, location, file, sent, size, sha256 if is_last else None
+                )
             except DeviceUnreachableError:
                 failures += 1
                 if failures >= TRIES:
@@ -118,8 +114,10 @@ def upload(
                 progress(kept - sent)
                 sent = kept
                 continue
-            sent, failures = sent + size, 0
             progress(size)
+            if is_last:
+                return
+            sent, failures = sent + size, 0
 
 
 def begin(registry: Registry) -> str:
@@ -130,23 +128,28 @@ def begin(registry: Registry) -> str:
         return next_location(registry, response.headers.get("Location"), registry.url(""))
 
 
-@contextmanager
 def send_piece(
-    registry: Registry, method: str, url: str, file: BinaryIO, start: int, n_bytes: int
-) -> Iterator[httpx.Response]:
-    """The answer to `n_bytes` of a file from `start`."""
+    registry: Registry, location: str, file: BinaryIO, start: int, n_bytes: int, sha256: str | None
+) -> str:
+    """Send `n_bytes` of a file from `start`; with `sha256` they are the last, and it is the digest
+    of the whole. The address of the next piece.
+    """
     headers = {"Content-Type": "application/octet-stream", "Content-Length": str(n_bytes)}
-    if start or method == "PATCH":
+    method, url, code = "PATCH", location, 202
+    if sha256 is not None:
+        separator = "&" if "?" in location else "?"
+        method, url, code = "PUT", f"{location}{separator}digest=sha256:{sha256}", 201
+    if start or sha256 is None:
         headers["Content-Range"] = f"{start}-{start + n_bytes - 1}"
     content = lambda: piece(file, start, n_bytes)  # noqa: E731  # read anew after a 401
-    with registry.request(method, url, headers=headers, content=content, retry=False) as got:
-        yield got
-
-
-def patch(registry: Registry, location: str, file: BinaryIO, start: int, n_bytes: int) -> str:
-    with send_piece(registry, "PATCH", location, file, start, n_bytes) as response:
-        registry.expect(response, 202)
-        return next_location(registry, response.headers.get("Location"), location)
+    with registry.request(method, url, headers=headers, content=content, retry=False) as response:
+        registry.expect(response, code)
+        if sha256 is None:
+            return next_location(registry, response.headers.get("Location"), location)
+        stored = response.headers.get("Docker-Content-Digest", f"sha256:{sha256}")
+        if stored != f"sha256:{sha256}":
+            raise IntegrityError(f"{registry.reference.registry} stored {stored!r:.90} instead")
+        return location
 
 
 def find_upload(registry: Registry, location: str) -> tuple[str, int]:
@@ -160,19 +163,6 @@ def find_upload(registry: Registry, location: str) -> tuple[str, int]:
             raise InputError(f"{registry.reference.registry} does not report how far an upload is")
         kept = int(last) + 1 if last != "0" else 0
         return next_location(registry, response.headers.get("Location"), location), kept
-
-
-def finish(
-    registry: Registry, location: str, file: BinaryIO, start: int, n_bytes: int, sha256: str
-) -> None:
-    """The last piece, with the digest that the whole must have."""
-    separator = "&" if "?" in location else "?"
-    url = f"{location}{separator}digest=sha256:{sha256}"
-    with send_piece(registry, "PUT", url, file, start, n_bytes) as response:
-        registry.expect(response, 201)
-        stored = response.headers.get("Docker-Content-Digest", f"sha256:{sha256}")
-        if stored != f"sha256:{sha256}":
-            raise IntegrityError(f"{registry.reference.registry} stored {stored!r:.90} instead")
 
 
 def next_location(registry: Registry, location: str | None, url: str) -> str:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from boardfit.edge.bench.language_model import bench_language_model, bench_workl
 from boardfit.edge.bench.network import bench_network, is_network
 from boardfit.edge.bench.request import DEFAULT_REPEATS, BenchRequest, workload_options
 from boardfit.edge.bench.sampler import read_memory
-from boardfit.edge.bench.store import append_results, data_directory
+from boardfit.edge.bench.store import append_results, find_month_file
 from boardfit.edge.errors import UsageError
 from boardfit.edge.process.live import publish_status
 from boardfit.edge.report.figures import group_runs
@@ -105,8 +104,7 @@ def measure(request: BenchRequest, baseline: Mapping[str, Any]) -> list[dict[str
 
 def store(records: list[dict[str, Any]], output: Path | None, as_json: bool) -> None:
     """Append the records of one run to the results and show them."""
-    stamp = datetime.now(timezone.utc).strftime("%Y-%m")
-    path = output or data_directory() / f"{stamp}.jsonl"
+    path = output or find_month_file()
     try:
         append_results(path, records)
     finally:  # minutes of measuring are not lost to a folder that cannot be written

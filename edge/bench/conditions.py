@@ -68,10 +68,14 @@ def disturbances(
             flags.append(f"swapped out {swapped} bytes")
     if any(h.throttled is not None and h.throttled & THROTTLE_NOW for h in heat):
         flags.append("throttled: the firmware lowered clocks or saw under-voltage")
+    return flags + find_drift(samples)
+
+
+def find_drift(samples: Sequence[float]) -> list[str]:
+    """A flag where rates changed over a run."""
     change = drift(samples)
-    if change is not None and abs(change) > MAX_DRIFT:
-        flags.append(f"drift: the second half ran {change:+.0%}")
-    return flags
+    is_large = change is not None and abs(change) > MAX_DRIFT
+    return [f"drift: the second half ran {change:+.0%}"] if is_large else []
 
 
 def machine_state() -> dict[str, Any]:

@@ -124,18 +124,9 @@ def measure_network(
             network.run()
             latencies.append((time.perf_counter_ns() - t_ns) / 1e9)
             ends.append(time.monotonic_ns())
-        end_ns = time.monotonic_ns()
-    trace = Trace(
-        request_start_ns=start_ns,
-        n_prompt=0,
-        n_reused=0,
-        prefill_end_ns=None,
-        events=tuple(TokenEvent(0, "", t) for t in ends),
-        request_end_ns=end_ns,
-        memory=sampler.between(start_ns, end_ns) or (read_memory(),),
-        heat=sampler.heat_between(start_ns, end_ns),
-    )
-    around, rates = sampler.heat_around(start_ns, end_ns), [1 / s for s in latencies if s > 0]
+        events = tuple(TokenEvent(0, "", t) for t in ends)
+        trace = Trace(start_ns, 0, 0, None, events, time.monotonic_ns(), (read_memory(),))
+    trace, rates = sampler.attach(trace), [1 / s for s in latencies if s > 0]
     shown = ", ".join(shape_text(shape) for shape in list(shapes.values())[:3])
     more = "" if len(shapes) <= 3 else f" and {len(shapes) - 3} more"
     signature = repr([(spec.name, spec.dtype, shapes[spec.name]) for spec in network.inputs])
@@ -144,7 +135,7 @@ def measure_network(
         hashlib.sha256(signature.encode()).hexdigest(),
         traces=[trace],
         figures=[{"latency_s": seconds} for seconds in latencies],
-        flags=disturbances(before, read_conditions(), around, rates),
+        flags=disturbances(before, read_conditions(), sampler.heat_around(trace), rates),
     )
 
 

@@ -29,9 +29,13 @@ _KINDS: Mapping[str, fields.FieldKind] = {
     "signed": fields.Real(-_MOST, _MOST),
     "figures": fields.TableOf(_SIGNED),
     "object": fields.AnyObject(),
-    "objects": fields.ListOf(fields.AnyObject(), 1_000_000),
+    "rows": fields.ListOf(fields.TableOf(_SIGNED), 1_000_000),
+    "spreads": fields.TableOf(fields.OrNull(fields.AnyObject())),
 }
 _REQUIRED = {
+    "record": frozenset(
+        ("run_id", "time", "kit", "engine", "artifact", "machine", "settings", "test", "metrics")
+    ),
     "test": frozenset({"kind"}),
     "artifact": frozenset({"name"}),
     "part": frozenset({"index", "of"}),
@@ -55,28 +59,21 @@ def read_schemas() -> dict[str, fields.Schema]:
     }
 
 
-def check_entries(record: Mapping[str, Any], where: str) -> None:
+def check_entries(record: Any, where: str) -> None:
     """Raise InputError that names the entry which is not as a report reads it."""
-    schemas = read_schemas()
-    fields.check_fields(record, schemas["record"], where, others=True)
-    for name, schema in schemas.items():
-        section: Any = record
-        for part in name.split("."):
-            section = (section or {}).get(part)
+    for name, schema in read_schemas().items():
+        parts = [] if name == "record" else name.split(".")
+        section = functools.reduce(lambda found, part: (found or {}).get(part), parts, record)
         if section is not None:
             required = _REQUIRED.get(name, frozenset())
-            fields.check_fields(section, schema, f"{where}: {name}", required=required, others=True)
+            place = f"{where}: {name}" if parts else where
+            fields.check_fields(section, schema, place, required=required, others=True)
     position = _POSITIONS.get(record["test"]["kind"])
     if position and record["test"].get(position) is None:
         raise InputError(f"{where}: test: entry {position!r} is missing")
     for name, figure in record["metrics"].items():
         if figure is not None:
             _check_spread(figure, f"{where}: metric {fields.shown(name)}")
-    for number, figures in enumerate(record.get("figures") or (), 1):
-        for name, value in figures.items():
-            if not _SIGNED.accepts(value):
-                got = f"{fields.shown(value)} as {fields.shown(name)}"
-                raise InputError(f"{where}: repetition {number} holds {got}, which is not a figure")
     _check_deadline(record.get("deadline") or {}, f"{where}: deadline")
     _check_quality(record.get("quality") or {}, f"{where}: quality")
 

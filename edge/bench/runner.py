@@ -179,10 +179,8 @@ def finish(run: TestRun, sampler: ResourceSampler, before: Conditions, after: Co
     """Attach memory and heat to the traces and derive the figures."""
     heat: set[HeatSample] = set()
     for i, trace in enumerate(run.traces):
-        memory = sampler.between(trace.request_start_ns, trace.request_end_ns) + trace.memory
-        spell = sampler.heat_between(trace.request_start_ns, trace.request_end_ns)
-        heat.update(sampler.heat_around(trace.request_start_ns, trace.request_end_ns))
-        run.traces[i] = replace(trace, memory=memory, heat=spell)
+        heat.update(sampler.heat_around(trace))
+        run.traces[i] = sampler.attach(trace)
         run.figures.append(numbers(measure(run.traces[i])))
     run.flags = disturbances(before, after, sorted(heat, key=lambda h: h.t_ns), run.rates())
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 
 from boardfit.edge.bench.heat import HeatReader
 from boardfit.edge.probe.system import System, read_text
-from boardfit.edge.types import HeatSample, MemorySample
+from boardfit.edge.types import HeatSample, MemorySample, Trace
 
 _STATUS_KEYS = (("VmRSS", "rss_bytes"), ("RssAnon", "anon_bytes"), ("RssFile", "file_bytes"),
                 ("VmSwap", "swap_bytes"))  # fmt: skip
@@ -71,17 +72,17 @@ class ResourceSampler:
                 self.memory.append(read_memory())
                 return
 
-    def between(self, start_ns: int, end_ns: int) -> tuple[MemorySample, ...]:
-        """Memory samples of one span of time."""
-        return tuple(s for s in list(self.memory) if start_ns <= s.t_ns <= end_ns)
+    def attach(self, trace: Trace) -> Trace:
+        """The trace with the samples of its span, before those that it holds."""
+        start_ns, end_ns = trace.request_start_ns, trace.request_end_ns
+        memory = tuple(s for s in list(self.memory) if start_ns <= s.t_ns <= end_ns)
+        heat = tuple(s for s in list(self.heat) if start_ns <= s.t_ns <= end_ns)
+        return replace(trace, memory=memory + trace.memory, heat=heat)
 
-    def heat_between(self, start_ns: int, end_ns: int) -> tuple[HeatSample, ...]:
-        return tuple(s for s in list(self.heat) if start_ns <= s.t_ns <= end_ns)
-
-    def heat_around(self, start_ns: int, end_ns: int) -> tuple[HeatSample, ...]:
-        """Heat samples of one span and the last one before it: a short span may hold none."""
-        before = [s for s in list(self.heat) if s.t_ns < start_ns][-1:]
-        return (*before, *self.heat_between(start_ns, end_ns))
+    def heat_around(self, trace: Trace) -> tuple[HeatSample, ...]:
+        """Heat samples of a trace's span and the last one before it: a short one may hold none."""
+        before = [s for s in list(self.heat) if s.t_ns < trace.request_start_ns][-1:]
+        return (*before, *self.attach(trace).heat)
 
     def __enter__(self) -> ResourceSampler:
         """Take the first look here, so that even the shortest span has one before it."""

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,12 @@ from boardfit.edge.bench.trace_rows import check_trace
 from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.disk.rooted import open_to_append
 from boardfit.edge.errors import InputError
-from boardfit.edge.fields import is_finite, read_finite, refuse_constant, shown
+from boardfit.edge.fields import read_finite, refuse_constant
 from boardfit.edge.units import printable
 
 SCHEMA = 2
 READS = (1, 2)  # 1: no digest, no times between traces, loads without a trace
 KIND = "boardfit-result"
-REQUIRED = ("run_id", "time", "kit", "engine", "artifact", "machine", "settings", "test", "metrics")
 MAX_LINE_BYTES = 64 * 1024 * 1024
 MAX_FILE_BYTES = 1024 * 1024 * 1024
 DIGEST = "digest"
@@ -49,6 +49,11 @@ def data_directory() -> Path:
     """Where results are kept: the user's data folder (XDG_DATA_HOME), boardfit/results."""
     base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share"
     return Path(base) / "boardfit/results"
+
+
+def find_month_file() -> Path:
+    """Where the results of this month are kept."""
+    return data_directory() / f"{datetime.now(timezone.utc):%Y-%m}.jsonl"
 
 
 def append_results(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
@@ -145,21 +150,6 @@ def check_record(record: Any, where: str) -> dict[str, Any]:
             f"reads {' and '.join(map(str, READS))}",
             next_step="report it with the boardfit version that made it",
         )
-    for key in REQUIRED:
-        if key not in record:
-            raise InputError(f"{where}: entry {key!r} is missing")
-        if key in REQUIRED[2:] and not isinstance(found := record[key], dict):
-            raise InputError(
-                f"{where}: entry {key!r} must be an object, got {printable(str(found))}"
-            )
-    for name, figure in record["metrics"].items():
-        if not isinstance(figure, (dict, type(None))):
-            raise InputError(f"{where}: metric {shown(name)} must be an object or null")
-        for value in (figure or {}).values():
-            if value is not None and not is_finite(value):
-                raise InputError(
-                    f"{where}: metric {shown(name)} holds {shown(value)}, which is not a figure"
-                )
     check_entries(record, where)
     check_traces(record.get("traces", []), where)
     return record

@@ -7,7 +7,7 @@ from typing import Any
 
 from boardfit.edge.bench.metrics import LoadTrace, check_order
 from boardfit.edge.errors import InputError
-from boardfit.edge.fields import FieldKind, OrNull, Real, Whole, shown
+from boardfit.edge.fields import FieldKind, ListOf, OrNull, Real, Schema, Whole, check_fields, shown
 from boardfit.edge.types import HeatSample, MemorySample, TokenEvent, Trace
 
 # Columns of a stored memory row after its time.
@@ -55,16 +55,35 @@ def memory_row(sample: MemorySample, start_ns: int) -> list[int | None]:
     return [sample.t_ns - start_ns, *(getattr(sample, name) for name in MEMORY_FIELDS)]
 
 
+_TIME, _COUNT = Whole(0, MAX_NS), Whole(0, MAX_COUNT)
+_REQUEST: Schema = {
+    "start_ns": OrNull(Whole(-MAX_RUN_NS, MAX_RUN_NS)),
+    "n_prompt": _COUNT,
+    "n_reused": _COUNT,
+    "prefill_end_ns": OrNull(_TIME),
+    "token_t_ns": ListOf(_TIME, 10_000_000),
+    "end_ns": _TIME,
+    "deadline_s": OrNull(Real(0, MAX_NS / 1e9)),
+}
+_LOAD: Schema = {"start_ns": _REQUEST["start_ns"], "loaded_ns": _TIME, "first_token_ns": _TIME}
+
+
+def _check(stored: Mapping[str, Any], schema: Schema, *optional: str) -> None:
+    required = frozenset(schema).difference(("start_ns", "deadline_s", *optional))
+    check_fields(stored, schema, "trace refused", required=required, others=True)
+
+
 def expand_trace(stored: Mapping[str, Any]) -> Trace:
     """A stored request as a Trace that starts at 0. Raises InputError on anything out of place."""
-    deadline_s = _field(stored, "deadline_s")
+    _check(stored, _REQUEST, "prefill_end_ns")
+    deadline_s = stored.get("deadline_s")
     return Trace(
         request_start_ns=0,
-        n_prompt=_field(stored, "n_prompt"),
-        n_reused=_field(stored, "n_reused"),
-        prefill_end_ns=_field(stored, "prefill_end_ns"),
-        events=tuple(TokenEvent(0, "", t) for t in _token_times(stored.get("token_t_ns"))),
-        request_end_ns=_field(stored, "end_ns"),
+        n_prompt=stored["n_prompt"],
+        n_reused=stored["n_reused"],
+        prefill_end_ns=stored.get("prefill_end_ns"),
+        events=tuple(TokenEvent(0, "", t) for t in stored["token_t_ns"]),
+        request_end_ns=stored["end_ns"],
         memory=expand_memory(stored.get("memory", [])),
         heat=expand_heat(stored.get("heat", [])),
         deadline_s=None if deadline_s is None else float(deadline_s),
@@ -72,8 +91,9 @@ def expand_trace(stored: Mapping[str, Any]) -> Trace:
 
 
 def expand_load(stored: Mapping[str, Any]) -> LoadTrace:
-    loaded_ns, first_ns = (_field(stored, name) for name in ("loaded_ns", "first_token_ns"))
-    return LoadTrace(0, loaded_ns, first_ns, expand_memory(stored.get("memory", [])))
+    _check(stored, _LOAD)
+    memory = expand_memory(stored.get("memory", []))
+    return LoadTrace(0, stored["loaded_ns"], stored["first_token_ns"], memory)
 
 
 def expand_memory(rows: Any) -> tuple[MemorySample, ...]:
@@ -91,50 +111,17 @@ def expand_heat(rows: Any) -> tuple[HeatSample, ...]:
 
 
 def check_trace(stored: Mapping[str, Any]) -> None:
-    """Raise InputError where a stored trace is not as a chart reads it. Memory is checked later."""
-    check_clock(stored)
-    _field(stored, "start_ns")
-    expand_heat(stored.get("heat", []))
-    _field(stored, "deadline_s")
-
-
-def check_clock(stored: Mapping[str, Any]) -> None:
-    """Raise InputError where the times of a stored request or load are not in order."""
+    """Raise InputError where a stored request or load is not as a chart reads it: an entry, or the
+    order of its times. Sizes and memory are checked later.
+    """
     if "loaded_ns" in stored:
-        times = [_field(stored, "loaded_ns"), _field(stored, "first_token_ns")]
-    else:
-        prefill_end = _field(stored, "prefill_end_ns")
-        times = [] if prefill_end is None else [prefill_end]
-        times += [*_token_times(stored.get("token_t_ns", [])), _field(stored, "end_ns")]
-    check_order([0, *times])
-
-
-_SINCE_START = "nanoseconds since the request's start"
-_TIME, _COUNT = (Whole(0, MAX_NS), _SINCE_START), (Whole(0, MAX_COUNT), "a count")
-_FIELDS: Mapping[str, tuple[FieldKind, str]] = {
-    **dict.fromkeys(("end_ns", "loaded_ns", "first_token_ns"), _TIME),
-    **dict.fromkeys(("n_prompt", "n_reused"), _COUNT),
-    "prefill_end_ns": (OrNull(_TIME[0]), _SINCE_START),
-    "start_ns": (OrNull(Whole(-MAX_RUN_NS, MAX_RUN_NS)), "nanoseconds"),
-    "deadline_s": (OrNull(Real(0, MAX_NS / 1e9)), "seconds"),
-}
-
-
-def _field(stored: Mapping[str, Any], name: str) -> Any:
-    kind, what = _FIELDS[name]
-    return _check(stored.get(name), kind, name, what)
-
-
-def _check(value: Any, kind: FieldKind, name: str, what: str) -> Any:
-    if not kind.accepts(value):
-        raise InputError(f"trace refused: {name!r} must be {what}, got {shown(value)}")
-    return value
-
-
-def _token_times(value: Any) -> list[int]:
-    if not isinstance(value, list):
-        raise InputError("trace refused: 'token_t_ns' must be a list")
-    return [_check(t_ns, _TIME[0], "token_t_ns", _SINCE_START) for t_ns in value]
+        _check(stored, _LOAD)
+        check_order([0, stored["loaded_ns"], stored["first_token_ns"]])
+        return
+    _check(stored, _REQUEST, "n_prompt", "n_reused", "prefill_end_ns", "token_t_ns")
+    begin = stored.get("prefill_end_ns") or 0
+    check_order([0, begin, *stored.get("token_t_ns", []), stored["end_ns"]])
+    expand_heat(stored.get("heat", []))
 
 
 def _rows(value: Any, name: str, kind: FieldKind, *widths: int) -> Sequence[Sequence[Any]]:

@@ -7,15 +7,18 @@ with open_chat("out/pi5", system="You are brief.") as model:
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from boardfit.edge.chat.session import Answer, Session
 from boardfit.edge.chat.timed_open import add_deadline, open_session
 from boardfit.edge.engines.settings import CHAT_MARKS
 from boardfit.edge.engines.target import OpenModel, open_model
 from boardfit.edge.types import (
+    Constraint,
     EngineInfo,
     GenerationConfig,
     Message,
@@ -93,12 +96,17 @@ class Model:
         config: GenerationConfig | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: str = "auto",
+        schema: Mapping[str, Any] | None = None,
+        choice: Sequence[str] | None = None,
     ) -> Reply:
         """Answer `text` in the conversation so far, which then holds both.
 
         `tools` are functions that the model may ask for, in OpenAI's form; `calls` of the reply are
         what it asks for. Their results go back as messages: `Message("tool", "21 °C",
         call_id=call.id)`. `tool_choice` is auto, none, required or the name of one tool.
+
+        With a JSON `schema` the answer is JSON that fits it, with `choice` it is one of these
+        texts; a schema that cannot be enforced raises UsageError.
 
         With `within_s` the whole answer takes no longer than that; with `first_within_s` its first
         word. The first call with a budget measures the board before, for three seconds at most.
@@ -108,6 +116,10 @@ class Model:
         """
         if tools is not None or self._has_tools:
             self._offer(tools or (), tool_choice)
+        if schema is not None or choice is not None:
+            kind: Literal["json_schema", "choice"] = "choice" if schema is None else "json_schema"
+            form = Constraint(kind, json.dumps(list(choice or ()) if schema is None else schema))
+            config = dataclasses.replace(config or GenerationConfig(), constraint=form)
         if within_s is None and first_within_s is None:
             return self._reply(self._session, text, config)
         from boardfit.edge.deadline.budget import Budget

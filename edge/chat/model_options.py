@@ -1,19 +1,24 @@
 """Command-line options that `chat` and `run` share, and what they mean."""
 
+import json
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import click
 
 from boardfit.edge.engines.settings import CHAT_MARKS, KV_TYPES
 from boardfit.edge.engines.target import OpenModel, open_model
+from boardfit.edge.errors import UsageError
+from boardfit.edge.files.kind import read_regular_text
 from boardfit.edge.template.options import TEMPLATE_OPTIONS, parse_variables
 from boardfit.edge.terminal.options import pass_value
 from boardfit.edge.terminal.progress import ProgressLine
-from boardfit.edge.types import GenerationConfig
+from boardfit.edge.types import Constraint, GenerationConfig
 
 _DEFAULT = GenerationConfig()
+_MAX_SCHEMA = 256 * 1024
 _ENGINE = (
     click.option(
         "--threads", "n_threads", type=int, help="Number of threads. [default: the plan's]"
@@ -56,6 +61,34 @@ _GENERATION = (
     click.option("--stop", multiple=True, help="Text that ends an answer. Repeatable."),
 )
 
+_FORM = (
+    click.option(
+        "--schema", metavar="FILE",
+        help="Answer with JSON that fits the JSON schema in FILE (or given as it is: '{…}').",
+    ),
+    click.option("--choice", metavar="A,B", help="Answer with one of these texts."),
+    click.option("--pattern", metavar="REGEX", help="Answer with a text that REGEX matches."),
+)  # fmt: skip
+
+
+def _make_constraint(
+    *, schema: str | None, choice: str | None, pattern: str | None
+) -> Constraint | None:
+    """Raises UsageError for two forms at once, InputError for a file that cannot be read."""
+    if sum(each is not None for each in (schema, choice, pattern)) > 1:
+        raise UsageError("--schema, --choice and --pattern: give one of them")
+    if choice is not None:
+        texts = [text.strip() for text in choice.split(",")]
+        return Constraint("choice", json.dumps(texts))
+    if pattern is not None:
+        return Constraint("regex", pattern)
+    if schema is None:
+        return None
+    is_text = schema.lstrip().startswith("{")
+    return Constraint(
+        "json_schema", schema if is_text else read_regular_text(Path(schema), _MAX_SCHEMA)
+    )
+
 
 def _make_overrides(
     *, no_memory_check: bool, template_vars: Sequence[str], **settings: Any
@@ -69,6 +102,8 @@ def _make_overrides(
 
 #: Adds the options of sampling to a command, which gets `config`, a GenerationConfig.
 generation_options = pass_value("config", GenerationConfig, *_GENERATION)
+#: Adds the options of an answer's form to a command, which gets `constraint`.
+form_options = pass_value("constraint", _make_constraint, *_FORM)
 #: Adds the options of the engine to a command, which gets `overrides` for `open_with_progress`.
 engine_options = pass_value("overrides", _make_overrides, *_ENGINE)
 

@@ -5,6 +5,7 @@
     edge run BUNDLE --task summarize page.txt
     edge run BUNDLE --task translate --to zh "Where is the station?"
     edge run BUNDLE "dim the lights" --json | jq .text
+    edge run BUNDLE "Is it cold at 2 °C?" --choice yes,no
 
 Exit code 0 for an answer, however it ended; 130 if Ctrl-C stopped it; errors as everywhere.
 """
@@ -23,7 +24,12 @@ import click
 
 from boardfit.edge.chat.embed import write_vectors
 from boardfit.edge.chat.interrupt import Interrupt
-from boardfit.edge.chat.model_options import engine_options, generation_options, open_with_progress
+from boardfit.edge.chat.model_options import (
+    engine_options,
+    form_options,
+    generation_options,
+    open_with_progress,
+)
 from boardfit.edge.chat.sandbox import is_inside, run_in_cage
 from boardfit.edge.chat.session import Session
 from boardfit.edge.chat.timed_open import draft_tokens, open_session
@@ -34,7 +40,7 @@ from boardfit.edge.process.live import STATUS, publish_status
 from boardfit.edge.tasks.use import TaskUse, read_text, task_options
 from boardfit.edge.terminal.option_groups import GroupedCommand
 from boardfit.edge.terminal.output import echo, json_line, terminal_safe, write_text
-from boardfit.edge.types import Engine, GenerationConfig, Message, TokenEvent
+from boardfit.edge.types import Constraint, Engine, GenerationConfig, Message, TokenEvent
 from boardfit.edge.units import printable
 
 if TYPE_CHECKING:  # a run without a budget never imports it
@@ -56,6 +62,7 @@ ONLY_THOUGHT = "the model thought and gave no answer; --thinking off makes it an
 )  # fmt: skip
 @task_options
 @budget_options
+@form_options
 @generation_options
 @engine_options
 @click.option("--system", help="System prompt.")
@@ -72,6 +79,7 @@ def run(
     embed: bool,
     use: TaskUse | None,
     budget: Budget | None,
+    constraint: Constraint | None,
     config: GenerationConfig,
     overrides: dict[str, Any],
     system: str | None,
@@ -88,7 +96,7 @@ def run(
     if sandbox and not is_inside():
         sys.exit(run_in_cage(Path(bundle), sys.argv[1:]))
     if embed:
-        if use or budget or system or raw:
+        if use or budget or system or raw or constraint:
             raise UsageError("--embed answers nothing: leave the options of an answer out")
         write_vectors(bundle, prompts, overrides)
         return
@@ -97,6 +105,7 @@ def run(
             f"one prompt is answered, {len(prompts)} were given", next_step="put it into quotes"
         )
     prompt = prompts[0] if prompts else None
+    config = dataclasses.replace(config, constraint=constraint)
     is_path = use is not None and use.task.input == "file" and prompt not in (None, "-")
     text = read_text(prompt or "") if is_path else read_prompt(prompt)
     started_s = time.monotonic()

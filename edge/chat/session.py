@@ -22,7 +22,13 @@ from typing import TYPE_CHECKING
 
 from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.engines.prefix_cache import common
-from boardfit.edge.errors import DeadlineError, EdgeError, InputError, UsageError
+from boardfit.edge.errors import (
+    DeadlineError,
+    EdgeError,
+    EngineMissingError,
+    InputError,
+    UsageError,
+)
 from boardfit.edge.process.live import STATUS
 from boardfit.edge.states.store import (
     MIN_TOKENS,
@@ -33,6 +39,7 @@ from boardfit.edge.states.store import (
 )
 from boardfit.edge.types import (
     AnswerFilter,
+    Constraint,
     Engine,
     FinishReason,
     GenerationConfig,
@@ -148,10 +155,12 @@ class Session:
         self.last_answer: Answer | None = None
         self.last_trace: Trace | None = None
         self.last_outcome: Outcome | None = None  # how the last answer's budget was kept
+        self.notes: list[str] = []  # what was done otherwise than asked
         self.problems: list[str] = []  # stored states that could not be used; a caller empties it
         self._raw = raw
         self._choice = choice
         self._tools: ToolUse | None = None
+        self._held_to: Constraint | None = None  # what calls are held to
         self._restored = Restored()  # since the last answer
         self._cached: list[int] = []  # prompt and answer of the last turn
         #: Tokens of system prompts. Sessions on one engine may share it.
@@ -161,13 +170,44 @@ class Session:
         self._tried: str | bool | None = False  # the system prompt that storing was tried for
         self._saved: tuple[int, ...] = ()  # what the stored state of this conversation holds
 
-    def offer(self, tools: ToolUse | None) -> None:
-        """Offer tools from now on; with None, or without any, calls of the past are still written
-        as the model writes them.
+    def offer(self, tools: ToolUse, *, is_held: bool = True) -> None:
+        """Offer tools from now on. Without any, calls of the past are still written as the model
+        writes them. `is_held`: a mask holds calls to their schemas. Raises UsageError for a schema
+        that it cannot enforce.
         """
         self._tools = tools
         choice = self._choice or self.engine.choice
         self._choice = dataclasses.replace(choice, tools=tools)
+        self._held_to = None
+        try:
+            self._held_to = tools.constrain(self._find_control) if is_held else None
+        except UsageError as error:
+            self._leave_free(error)
+
+    def _leave_free(self, error: EdgeError) -> None:
+        """Note that calls cannot be held to their schemas; raise it where one must come."""
+        if self._tools is None or self._tools.must_call:
+            raise error
+        self._held_to = None
+        self.notes.append(f"calls are not held to their schemas: {error}")
+
+    def _hold_calls(self, config: GenerationConfig) -> GenerationConfig:
+        """`config`, with calls held to the tools on offer."""
+        if config.constraint is not None and not (self._tools and self._tools.must_call):
+            if self._held_to is not None:
+                self.notes.append("the answer is held to a form: no tool can be called")
+            return config
+        try:
+            if self._held_to is not None:
+                self.engine.count_shortest(self._held_to)
+        except (UsageError, EngineMissingError) as error:
+            self._leave_free(error)
+        return dataclasses.replace(config, constraint=self._held_to or config.constraint)
+
+    def _find_control(self, marker: str) -> int | None:
+        """The id of a marker that is one token without a text."""
+        ids = self.engine.tokenize(marker, special=True)
+        return ids[0] if len(ids) == 1 and not self.engine.detokenize(ids) else None
 
     def ask(
         self,
@@ -193,6 +233,10 @@ class Session:
         asked_ns = time.monotonic_ns()
         received_ns = asked_ns if received_ns is None else received_ns
         asked = [*self.messages, *as_messages(text)]
+        if self._tools is not None:
+            config = self._hold_calls(config)
+        if config.constraint is not None:
+            config, budget = self._bind(config, config.constraint, budget, asked)
         try:
             turn = self._begin(asked, config, budget, received_ns, asked_ns)
         except DeadlineError as refusal:
@@ -208,12 +252,37 @@ class Session:
         config = dataclasses.replace(config, marks=self._marks(turn))
         try:
             for event in turn.stream(config, stop):
-                turn.events.append(event)
+                if not event.is_tick:
+                    turn.events.append(event)
                 yield event
         except GeneratorExit:  # the caller stopped reading: keep the answer so far
             self._finish(asked, turn)
             raise
         self._finish(asked, turn)
+
+    def _bind(
+        self,
+        config: GenerationConfig,
+        constraint: Constraint,
+        budget: Budget | None,
+        asked: Sequence[Message],
+    ) -> tuple[GenerationConfig, Budget | None]:
+        """Let thoughts come before what a constraint is for, and its shortest text fit a budget."""
+        thoughts = constraint.thoughts or self.filter_answer(asked).thoughts
+        config = dataclasses.replace(
+            config, constraint=dataclasses.replace(constraint, thoughts=thoughts)
+        )
+        if constraint.after:  # what it is for may never come
+            return config, budget
+        n_least = self.engine.count_shortest(constraint)
+        if config.max_tokens >= 0 and n_least > config.max_tokens:
+            raise UsageError(
+                f"the shortest answer of this form has about {n_least} tokens; "
+                f"{config.max_tokens} are allowed"
+            )
+        if budget is not None:
+            budget = dataclasses.replace(budget, n_min=n_least, tell=False)
+        return config, budget
 
     def check_template(self) -> None:
         """Render a trial conversation. Raises for a template that is missing or unfit."""

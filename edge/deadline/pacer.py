@@ -47,6 +47,7 @@ class PacedTurn:
         self._stop: Callable[[], bool] | None = None
         self._hold = SentenceHold()
         self._stopped_ns = 0  # when a running step was first stopped for time; 0: not yet
+        self._n_shared = timing.engine.n_shared
         self._start: StreamStart | None = None  # of the thoughts, when an answer followed
 
     @property
@@ -127,16 +128,23 @@ class PacedTurn:
         hold = self._hold = SentenceHold()
         self._stopped_ns, began_ns = 0, time.monotonic_ns()
         timing.freezes.begin()
-        pressure = self._pressure if timing.can_close else None
-        config = dataclasses.replace(self._config, pressure=pressure)
+        bound = self._config.constraint  # where it begins, the engine itself leads it to its end
+        is_bound = bound is not None and not bound.after
+        pressure = self._pressure if timing.can_close and not is_bound else None
+        config = dataclasses.replace(
+            self._config, pressure=pressure, tokens_left=self._count_left if bound else None
+        )
         sort = self._filter_answer(self.messages)
         for event in self._stream_answering(config, lambda: self._must_stop(end_ns), sort):
+            if event.is_tick:
+                yield event
+                continue
             if event.token_id is not None:
                 self._count_token(event.t_ns, began_ns)
                 request.latest_ns.append(event.t_ns)
             shown = hold.push(event.text)
             if event.finish_reason is None:
-                ends = self._must_end(shown)
+                ends = not is_bound and self._must_end(shown)
             else:
                 ends = self._was_stopped_for_time(event)
             if ends:
@@ -181,6 +189,9 @@ class PacedTurn:
         request.adjustments += (Adjustment("thoughts ended", cost, 0.0),)
         if config.max_tokens >= 0:
             config = dataclasses.replace(config, max_tokens=config.max_tokens - request.n_out)
+        if config.constraint is not None:
+            bound = dataclasses.replace(config.constraint, thoughts=None)
+            config = dataclasses.replace(config, constraint=bound)
         yield from self._open_stream([*tokens, *ids], config, stop, sort)
 
     def _must_answer(self, config: GenerationConfig, n_closing: int) -> bool:
@@ -264,14 +275,23 @@ class PacedTurn:
     def _learn_prefill(self, began_ns: int) -> None:
         timing = self._timing
         start = timing.engine.last_start
-        if start is not None:
+        if start is not None and self._was_alone():
             seconds = (start.t_prefill_end_ns - began_ns) / 1e9
             n_new = start.n_prompt - start.n_reused
             times = timing.follow_threads()
             times.observe_prefill(n_new, start.n_reused, seconds, cold=timing.cold)
             timing.cold = False
 
+    def _was_alone(self) -> bool:
+        """Whether no step since this was last asked served others too: such steps teach nothing of
+        what an answer takes.
+        """
+        before, self._n_shared = self._n_shared, self._timing.engine.n_shared
+        return before == self._n_shared
+
     def _learn_cut(self, began_ns: int) -> None:
+        if not self._was_alone():
+            return
         seconds, version = (time.monotonic_ns() - began_ns) / 1e9, self._request.version
         self._timing.times.observe_cut_prefill(
             version.n_new, version.n_reused, seconds, cold=self._timing.cold
@@ -280,7 +300,7 @@ class PacedTurn:
     def _learn_decode(self) -> None:
         request = self._request
         n, ns = request.n_out - request.learned_at, request.last_ns - request.learned_ns
-        if n > 0 and ns > 0:
+        if n > 0 and ns > 0 and self._was_alone():
             depth = len(self.tokens) + request.learned_at
             self._timing.times.observe_decode(n, depth, ns / 1e9)
         request.learned_at, request.learned_ns = request.n_out, request.last_ns

@@ -19,12 +19,14 @@ TILE, UNFUSED_TILE = 64, 32
 #: A step that threads share takes no longer than this, where its tile allows: only between steps
 #: are there more or fewer of them, and what a stuck one has computed is lost.
 _SHARED_STEP_S = 0.25
+#: A step that reads a prompt beside other answers takes about this: so long they get no token.
+_MIXED_STEP_S = 0.08
 
 
 class StopWatcher:
     """Polls `stop` on a thread of its own while the engine is inside native code, and calls
-    `on_stop` once. What `stop` raises is kept in `error`, and stops too. `on_look` is called
-    whenever it looks. `is_passed` is asked between steps alone.
+    `on_stop` once, after `has_fired` is set. What `stop` raises is kept in `error`, and stops too.
+    `on_look` is called whenever it looks.
     """
 
     def __init__(
@@ -32,12 +34,9 @@ class StopWatcher:
         stop: Callable[[], bool] | None,
         on_stop: Callable[[], None],
         on_look: Callable[[], None] | None = None,
-        is_passed: Callable[[], bool] | None = None,
     ) -> None:
         self._stop, self._on_stop, self._on_look = stop, on_stop, on_look
-        self._is_passed = is_passed
-        #: Held while the engine works for others: their steps are not to be stopped.
-        self.pausing = threading.Lock()
+        self.has_fired = False
         self._done = threading.Event()
         self._poll_s = _POLL_S
         self._thread: threading.Thread | None = None
@@ -65,10 +64,6 @@ class StopWatcher:
             raise self.error
         return self._stop is not None and self._stop()
 
-    def must_leave(self) -> bool:
-        """Whether the next step is not to begin: stopped, or others wait (`is_passed`)."""
-        return self.stopped() or (self._is_passed is not None and self._is_passed())
-
     def expect(self, call_s: float) -> None:
         """Say how long the next native call will take: rarely woken, the watcher is cheaper."""
         self._poll_s = _POLL_S if call_s > _POLL_S else _IDLE_POLL_S
@@ -77,15 +72,16 @@ class StopWatcher:
         assert self._stop is not None
         try:
             while not self._done.wait(self._poll_s):
-                with self.pausing:
-                    if self._stop():
-                        self._on_stop()
-                        return
-                    if self._on_look is not None:
-                        self._on_look()
+                if self._stop():
+                    break
+                if self._on_look is not None:
+                    self._on_look()
+            else:
+                return
         except BaseException as error:
             self.error = error
-            self._on_stop()
+        self.has_fired = True
+        self._on_stop()
 
 
 class ChunkSizer:
@@ -116,10 +112,14 @@ class ChunkSizer:
         """Most tokens that a step may take."""
         return self._largest if self._fixed is None else min(self._fixed, self._largest)
 
-    def next_size(self, *, interruptible: bool) -> int:
-        """Tokens of the next step; all there is room for if no stop can come."""
+    def next_size(self, *, interruptible: bool, n_beside: int = 0) -> int:
+        """Tokens of the next step; all there is room for if no stop can come. With `n_beside`
+        tokens of others in the step these are left room for, and wait no longer than they may.
+        """
         if self._fixed is not None:
-            return min(self._fixed, self._largest)
+            return min(self._fixed, self._largest - n_beside)
+        if n_beside:
+            return self._size_beside(n_beside)
         if not interruptible:
             return self._largest
         if self._s_per_token is None:
@@ -132,6 +132,13 @@ class ChunkSizer:
         if fits >= self._tile:
             return fits - fits % self._tile
         return 1 << max(0, fits.bit_length() - 1)
+
+    def _size_beside(self, n_others: int) -> int:
+        s_per_token = self._s_per_token
+        fits = _FIRST_CHUNK if s_per_token is None else int(_MIXED_STEP_S / s_per_token) - n_others
+        if fits > self._tile:
+            fits -= fits % self._tile
+        return max(1, min(fits, self._largest - n_others))
 
     def measured(self, n_tokens: int, seconds: float) -> None:
         """Take in how long a step of `n_tokens` took."""

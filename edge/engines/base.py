@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.engines.abort import StopWatcher
-from boardfit.edge.engines.generation import TokenGeneration
+from boardfit.edge.engines.generation import AnswerStream, SequenceEngine
 from boardfit.edge.engines.kv_state import count_to_save, mapped_state, write_state
 from boardfit.edge.engines.lease import Lease
 from boardfit.edge.engines.prefix_cache import PrefixCache, SavableCache
@@ -22,6 +22,7 @@ from boardfit.edge.errors import InputError, UnsupportedModelError
 from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.types import (
     AnswerFilter,
+    Constraint,
     EngineInfo,
     GenerationConfig,
     Message,
@@ -69,7 +70,7 @@ class LogitRows:
             self._progress(self._done, self._n)
 
 
-class EngineBase(TokenGeneration[C]):
+class EngineBase(SequenceEngine[C]):
     """One model and one context: `boardfit.edge.types.Engine`. Calls may come from any thread, one
     at a time; `close` may come while a stream runs on another: the stream then ends.
     """
@@ -123,9 +124,8 @@ class EngineBase(TokenGeneration[C]):
         return self._choice
 
     @property
-    def template(self) -> tuple[str, str, str]:
-        vocabulary = self._vocabulary
-        return vocabulary.template or "", vocabulary.bos_text, vocabulary.eos_text
+    def template(self) -> str:
+        return self._vocabulary.template or ""
 
     def count(self, text: str) -> int:
         return len(self.tokenize(text))
@@ -228,8 +228,8 @@ class EngineBase(TokenGeneration[C]):
         config: GenerationConfig,
         stop: Callable[[], bool] | None = None,
     ) -> Iterator[TokenEvent]:
-        """As the protocol says. `stop` is called from a second thread too. A stream that is not
-        finished when another one starts raises EngineError when it is asked to go on.
+        """As the protocol says. `stop` is called from a second thread too. A stream whose slot was
+        taken by another one reads its tokens again when it is asked to go on.
         """
         t_start_ns = time.monotonic_ns()
         prompt = list(tokens)
@@ -251,9 +251,13 @@ class EngineBase(TokenGeneration[C]):
                 f"the context holds {self.n_ctx}"
             )
         self._check_ids(tokens)
-        stream_id = self._begin()
         with StopWatcher(stop, self._lease.interrupt) as watcher:
-            return self._prefill(stream_id, prompt, watcher)
+            stream = AnswerStream(prompt, GenerationConfig(), watcher)
+            with self._joined(stream):
+                while stream.start is None:
+                    if watcher.stopped() or not self._ask_on(stream):
+                        return False
+        return True
 
     def piece(self, token: int) -> bytes:
         """The bytes that a token stands for; b"" for special tokens."""
@@ -274,12 +278,16 @@ class EngineBase(TokenGeneration[C]):
             raise InputError(f"logits of {len(ids)} tokens; the context holds 1 to {self.n_ctx}")
         self._check_ids(ids)
         found = LogitRows(len(ids), self._vocabulary.n_tokens, progress, visit)
-        self._compute_logits(self._begin(), ids, found)
+        number = self._lease.begin()
+        try:
+            self._compute_logits(number, ids, found)
+        finally:
+            self._lease.end(number)
         return found.rows
 
     @abstractmethod
     def _compute_logits(self, stream_id: int, tokens: list[int], found: LogitRows) -> None:
-        """Put the logits of checked tokens into `found`, for the stream that owns the lease."""
+        """Put the logits of checked tokens into `found`, for the stream that owns a slot."""
 
     def _check_prompt(self, prompt: list[int]) -> None:
         self._lease.get()
@@ -301,6 +309,12 @@ class EngineBase(TokenGeneration[C]):
                 f"the vocabulary has 0 to {n_vocab - 1}"
             )
 
+    def count_shortest(self, constraint: Constraint) -> int:
+        """As the protocol says."""
+        with self._text_lock:
+            self._lease.get()
+            return self.grammars.shortest(self.grammars.compile(constraint))
+
     # ---- state --------------------------------------------------------------------------------
 
     def save_prefix(
@@ -317,11 +331,15 @@ class EngineBase(TokenGeneration[C]):
 
     def restore_prefix(self, path: PathLike[str]) -> int:
         source = path if isinstance(path, OpenedFile) else Path(path)
-        with self._lease.lock:
-            cache = self._get_savable()
-            with mapped_state(source, self._identify(), self.n_ctx) as (tokens, state):
-                cache.load(state, tokens, Path(str(source)))
-            return len(tokens)
+        number = self._lease.begin()
+        try:
+            with self._lease.lock:
+                cache = self._get_savable()
+                with mapped_state(source, self._identify(), self.n_ctx) as (tokens, state):
+                    cache.load(state, tokens, Path(str(source)))
+                return len(tokens)
+        finally:
+            self._lease.end(number)
 
     def _get_savable(self) -> SavableCache:
         """What is held. Raises UnsupportedModelError if its state cannot be saved."""
@@ -344,7 +362,9 @@ class EngineBase(TokenGeneration[C]):
 
     def reset(self) -> None:
         with self._lease.lock:
-            self._lease.get().forget()
+            self._lease.get()
+            for slot in self._lease.slots:
+                slot.forget()
 
     @abstractmethod
     def describe(self) -> EngineInfo:

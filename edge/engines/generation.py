@@ -1,15 +1,23 @@
-"""Tokens in, tokens out: the prefill in steps, and a token at a time, or with guesses behind it."""
+"""Tokens in, tokens out: steps that read a part of a prompt, and a token for every other stream, or
+guesses behind one. A single stream is the case of one.
+"""
+
+from __future__ import annotations
 
 import codecs
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Generic, Protocol, TypeVar
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from boardfit.edge.engines.abort import StopWatcher
+from boardfit.edge.engines.constraint import ConstrainedSampler, Grammars, TokenSampler
 from boardfit.edge.engines.lease import Lease
-from boardfit.edge.engines.lookup import Guesser
+from boardfit.edge.engines.lookup import Guesser, Sharing
 from boardfit.edge.engines.prefix_cache import PrefixCache
 from boardfit.edge.engines.vocabulary import EngineVocabulary
 from boardfit.edge.template.thinking import count_begun
@@ -60,14 +68,49 @@ class TextStream:
         return text[: len(text) - keep]
 
 
-class TokenSampler(Protocol):
-    """Chooses a token under a pressure. `source` is what `TokenGeneration._logits` returns."""
+@dataclass(eq=False)
+class AnswerStream:
+    """One answer on its way. `known` are its tokens, prompt and answer; a step evaluates those that
+    its slot does not hold, with `guesses` behind them. `chosen` waits for the consumer, and while
+    `is_ahead` the consumer has not asked since the last step.
+    """
 
-    def sample(self, source: Any, pressure: float, index: int, /) -> int: ...
+    known: list[int]
+    config: GenerationConfig
+    watcher: StopWatcher
+    sampler: TokenSampler | None = None  # None: nothing is chosen
+    closer: TokenSampler | None = None
+    bound: ConstrainedSampler | None = None
+    guesser: Guesser | None = None
+    id: int = 0
+    guesses: list[int] = field(default_factory=list)
+    #: Where in the last step the logits are.
+    index: int = -1
+    is_ahead: bool = False
+    is_held: bool = False  # until others have ended: the cache has no room for all
+    n_prompt: int = 0
+    n_reused: int = 0
+    t_start_ns: int = 0
+    start: StreamStart | None = None
+    error: Exception | None = None
+    chosen: deque[ChosenToken] = field(default_factory=deque)
 
 
-class TokenGeneration(ABC, Generic[C]):
-    """The generation loop of every engine. `n_ctx` tokens were asked for; a library may round up.
+class ChosenToken(NamedTuple):
+    """A token, when it was chosen, how many were cached before it, whether it ends the turn, and
+    whether nothing may follow it.
+    """
+
+    id: int
+    t_ns: int
+    n_cached: int
+    is_end: bool
+    is_last: bool
+
+
+class SequenceEngine(ABC, Generic[C]):
+    """The generation loop of every engine. Streams begin and end at any time; asking one on makes
+    a step for all whose consumers wait. `n_ctx` tokens were asked for; a library may round up.
     `stop_texts` end an answer beside the tokens that do.
     """
 
@@ -81,13 +124,15 @@ class TokenGeneration(ABC, Generic[C]):
         self._lease, self._vocabulary, self.n_ctx = lease, vocabulary, n_ctx
         self._stop_texts = stop_texts
         self.last_start: StreamStart | None = None
-        self._marks: tuple[int, ...] = ()  # of the newest stream
+        self._streams: list[AnswerStream] = []  # the one that began first comes first
+        self._sharing = Sharing()
+        self.n_shared = 0
 
-    def _begin(self) -> int:
-        """Lease what is held to a new stream; returns the stream's number."""
-        stream_id = self._lease.begin()
-        self.last_start, self._marks = None, ()
-        return stream_id
+    def slowdown(self, n: int) -> float:
+        return self._sharing.slowdown(n)
+
+    def sharing_pays(self, n: int) -> bool:
+        return self._sharing.pays(n)
 
     def _generate(
         self,
@@ -97,98 +142,156 @@ class TokenGeneration(ABC, Generic[C]):
         t_start_ns: int,
     ) -> Iterator[TokenEvent]:
         """Answer a checked prompt; the time to the first token counts from `t_start_ns`."""
-        stream_id = self._begin()
-        self._marks = config.marks
-        lease, vocabulary, n_out = self._lease, self._vocabulary, 0
-        stops = config.stop if config.ignore_eos else (*config.stop, *self._stop_texts)
-        text = TextStream(stops)
-        is_passed = config.passing.is_wanted if config.passing else None
         with (
             self._samplers(config, prompt) as (sampler, closer),
-            StopWatcher(stop, lease.interrupt, self._get_look(), is_passed) as watcher,
+            StopWatcher(stop, self._lease.interrupt, self._get_look()) as watcher,
         ):
-            with lease.lock:
-                n_reused = lease.get_for(stream_id).keep_prefix(prompt)
-            known = list(prompt)
-            if not (stream_id := self._read(stream_id, known, config, watcher)):
-                yield aborted(text)
+            bound = self._bind(sampler, config, self.n_ctx - len(prompt))
+            guesser = self._make_guesser(config, prompt, bound)
+            stream = AnswerStream(list(prompt), config, watcher, sampler, closer, bound, guesser)
+            stream.t_start_ns, stream.n_prompt = t_start_ns, len(prompt)
+            self.last_start = None
+            with self._joined(stream):
+                yield from self._deliver(stream)
+
+    @contextmanager
+    def _joined(self, stream: AnswerStream) -> Iterator[None]:
+        """Let the stream take part in steps within the block."""
+        self._take_slot(stream)
+        self._streams.append(stream)
+        try:
+            yield
+        finally:
+            self._streams.remove(stream)
+            self._lease.end(stream.id)
+            for other in self._streams:
+                other.is_held = False
+
+    def _take_slot(self, stream: AnswerStream) -> None:
+        """Another stream may have taken this one's: then it reads again what that dropped."""
+        stream.id = self._lease.begin(stream.known)
+        with self._lease.lock:
+            if (slot := self._lease.get_for(stream.id)) is not None:
+                n_kept = slot.keep_prefix(stream.known)
+                stream.n_reused = n_kept if stream.start is None else stream.n_reused
+
+    def _deliver(self, stream: AnswerStream) -> Iterator[TokenEvent]:
+        """The events of a stream that has joined."""
+        config, watcher = stream.config, stream.watcher
+        stops = config.stop if config.ignore_eos else (*config.stop, *self._stop_texts)
+        text, n_out, t_before_ns = TextStream(stops), 0, 0
+        while True:
+            if not stream.chosen:
+                is_stopped = watcher.stopped() or not self._ask_on(stream)
+                self.last_start = stream.start
+                if is_stopped:
+                    yield TokenEvent(None, text.flush(), time.monotonic_ns(), "aborted")
+                    return
+                if not stream.chosen:
+                    if config.ticks:
+                        yield TokenEvent(None, "", time.monotonic_ns())
+                    continue
+            chosen, stream.is_ahead = stream.chosen.popleft(), False
+            if chosen.is_end:
+                yield TokenEvent(None, text.flush(), chosen.t_ns, "stop")
                 return
-            t_ns = t_prefill_ns = time.monotonic_ns()
-            self.last_start = StreamStart(len(prompt), n_reused, t_start_ns, t_prefill_ns)
-            guesser = self._make_guesser(config, prompt)
-            while True:
-                with lease.lock:
-                    held = lease.get_for(stream_id)
-                    pressure = config.pressure() if config.pressure else 0.0
-                    chosen_by = closer if pressure > 0 and closer is not None else sampler
-                    index = guesser.index if guesser else -1
-                    token = chosen_by.sample(self._logits(held), pressure, index)
-                    t_before_ns, t_ns = t_ns, time.monotonic_ns()
-                    ended = not config.ignore_eos and vocabulary.is_eog(token)
-                    piece = vocabulary.piece(token)
-                    is_cached = False
-                    n_cached = len(held.cached)
-                    if guesser is not None:
-                        # The token itself does not count as cached yet, guessed or not.
-                        n_cached -= guesser.n_left
-                        is_cached, n_wrong = guesser.check(token)
-                        if n_wrong:
-                            held.truncate(n_cached)
-                if ended:
-                    yield TokenEvent(None, text.flush(), t_ns, "stop")
-                    return
-                n_out += 1
-                known.append(token)
-                shown = text.push(piece)
-                finish = self._finish(text, n_out, n_cached, config)
-                if finish is not None:
-                    yield TokenEvent(token, shown + text.flush(), t_ns, finish)
-                    return
-                yield TokenEvent(token, shown, t_ns)
-                if n_out > 1:
-                    watcher.expect((t_ns - t_before_ns) / 1e9)
-                if watcher.stopped():
-                    yield aborted(text)
-                    return
-                if is_cached:
-                    continue
-                if watcher.must_leave():
-                    if not (stream_id := self._read(stream_id, known, config, watcher)):
-                        yield aborted(text)
-                        return
-                    continue
-                tokens = [token]
-                if guesser is not None:
-                    # What may still come behind this token: guesses beyond it would be thrown away.
-                    room = self.n_ctx - n_cached - 2 if pressure == 0 else 0
-                    if config.max_tokens > 0:
-                        room = min(room, config.max_tokens - n_out - 1)
-                    tokens += guesser.guess(room)
-                if not self._step(stream_id, tokens, guesser, watcher):
-                    yield aborted(text)
-                    return
+            n_out += 1
+            shown = text.push(self._vocabulary.piece(chosen.id))
+            finish = self._finish(text, n_out, chosen.n_cached, config)
+            if finish is None and chosen.is_last:
+                finish = "stop"
+            if finish is not None:
+                yield TokenEvent(chosen.id, shown + text.flush(), chosen.t_ns, finish)
+                return
+            if n_out > 1:
+                watcher.expect((chosen.t_ns - t_before_ns) / 1e9)
+            t_before_ns = chosen.t_ns
+            yield TokenEvent(chosen.id, shown, chosen.t_ns)
+            if stream.chosen and watcher.stopped():
+                stream.chosen.clear()
 
-    def _read(
-        self, stream_id: int, known: list[int], config: GenerationConfig, watcher: StopWatcher
-    ) -> int:
-        """Evaluate what of `known` is not cached. More urgent streams may pass meanwhile: then this
-        one has another number. Returns the number; 0 if stopped.
+    def _ask_on(self, stream: AnswerStream) -> bool:
+        """Make a step for every stream that waits, unless one was made since this one was asked
+        last. False if the stream was stopped.
         """
-        while not self._prefill(stream_id, known, watcher):
-            if config.passing is None or watcher.stopped() or self._lease.is_closing:
-                return 0
-            start = self.last_start
-            with watcher.pausing:
-                config.passing.let_pass()
-                stream_id = self._begin()
-            self.last_start, self._marks = start, config.marks
-            with self._lease.lock:
-                self._lease.get_for(stream_id).keep_prefix(known)
-            self._resume()
-        return stream_id
+        if not stream.is_ahead:
+            if not stream.is_held and self._lease.touch(stream.id) is None:
+                self._take_slot(stream)
+            if not self._advance(stream):
+                return False
+        stream.is_ahead = False
+        if stream.error is not None:
+            raise stream.error
+        return True
 
-    def _resume(self) -> None:
-        """Called when others have passed, and a stream goes on."""
+    def _advance(self, asked: AnswerStream) -> bool:
+        """One step for all streams whose consumers wait. False if `asked` was stopped in it."""
+        lease = self._lease
+        with lease.lock:
+            waiting = [each for each in self._streams if not (each.is_ahead or each.chosen)]
+            for each in waiting:
+                each.is_ahead = True
+            taking = [s for s in waiting if not s.is_held and lease.get_for(s.id) is not None]
+            lease.allow()
+            if taking and not self._step(taking):
+                return not (asked.watcher.has_fired or lease.is_closing)
+        return True
+
+    def _choose(self, stream: AnswerStream, slot: C) -> None:
+        """Choose the tokens behind what a step has evaluated: one, and one for each right guess."""
+        if stream.start is None:
+            now_ns = time.monotonic_ns()
+            started = (stream.n_prompt, stream.n_reused, stream.t_start_ns, now_ns)
+            stream.start = StreamStart(*started)
+        try:
+            while stream.sampler is not None and self._choose_one(stream, slot):
+                pass
+        except Exception as error:  # for the consumer of this stream alone
+            stream.error = error
+
+    def _choose_one(self, stream: AnswerStream, slot: C) -> bool:
+        """Choose a token. Whether it was guessed, so that what follows it can be chosen too."""
+        config, guesser, vocabulary = stream.config, stream.guesser, self._vocabulary
+        pressure = config.pressure() if config.pressure else 0.0
+        sampler = stream.closer if pressure > 0 and stream.closer is not None else stream.sampler
+        sampler = stream.bound or sampler
+        assert sampler is not None
+        index = stream.index + max(0, guesser.index) if guesser else stream.index
+        token = sampler.sample(self._logits(slot), pressure, index)
+        t_ns, n_cached, is_guessed = time.monotonic_ns(), len(slot.cached), False
+        if guesser is not None:
+            # The token itself does not count as cached yet, guessed or not.
+            n_cached -= guesser.n_left
+            is_guessed, n_wrong = guesser.check(token)
+            if n_wrong:
+                slot.truncate(n_cached)
+        is_end = not config.ignore_eos and vocabulary.is_eog(token)
+        is_last = is_end or (stream.bound is not None and stream.bound.is_done)
+        stream.chosen.append(ChosenToken(token, t_ns, n_cached, is_end, is_last))
+        if not is_end:
+            stream.known.append(token)
+        if not is_last and not is_guessed and guesser is not None:
+            # What may still come behind this token: guesses beyond it would be thrown away.
+            room = self.n_ctx - n_cached - 2 if pressure == 0 or stream.bound else 0
+            if config.max_tokens > 0:
+                room = min(room, config.max_tokens - len(stream.known) + stream.n_prompt - 1)
+            stream.guesses = guesser.guess(room)
+        return is_guessed and not is_last
+
+    def _bind(
+        self, sampler: TokenSampler, config: GenerationConfig, room: int
+    ) -> ConstrainedSampler | None:
+        """`sampler`, held to the constraint if there is one."""
+        if config.constraint is None:
+            return None
+        room = min(room, config.max_tokens) if config.max_tokens > 0 else room
+        words, mask = self._vocabulary, self._mask
+        return ConstrainedSampler(self.grammars, words, config, sampler, mask, room)
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """Compiles constraints for this vocabulary."""
+        return Grammars(self._vocabulary)
 
     def _finish(
         self, text: TextStream, n_out: int, n_cached: int, config: GenerationConfig
@@ -213,30 +316,21 @@ class TokenGeneration(ABC, Generic[C]):
         """Where a sampler finds the logits of the latest step."""
 
     @abstractmethod
-    def _prefill(self, stream_id: int, prompt: list[int], watcher: StopWatcher) -> bool:
-        """Evaluate what of `prompt` is not cached yet, in steps. False if stopped on the way."""
+    def _mask(self, source: Any, index: int, allowed: Any) -> Any:
+        """`source` with the logits of tokens that are not `allowed` (bool [n_vocab]) at -inf."""
 
     @abstractmethod
-    def _step(
-        self, stream_id: int, tokens: list[int], guesser: Guesser | None, watcher: StopWatcher
-    ) -> bool:
-        """Evaluate one generated token, and the guesses behind it. False if stopped meanwhile."""
+    def _step(self, streams: list[AnswerStream]) -> bool:
+        """Evaluate a next part of what these streams know and their slots do not hold, and choose
+        tokens behind what is complete. Holding the lease's lock. False if it was interrupted.
+        """
 
-    def _make_guesser(self, config: GenerationConfig, prompt: list[int]) -> Guesser | None:
+    def _make_guesser(
+        self, config: GenerationConfig, prompt: list[int], bound: ConstrainedSampler | None
+    ) -> Guesser | None:
         """What guesses the next tokens of a stream; None where nothing does."""
         return None
 
     def _get_look(self) -> Callable[[], None] | None:
         """What the watcher calls from its own thread whenever it looks."""
         return None
-
-
-def aborted(text: TextStream) -> TokenEvent:
-    """The last event of a stream that was stopped."""
-    return TokenEvent(None, text.flush(), time.monotonic_ns(), "aborted")
-
-
-def raise_stop_error(watcher: StopWatcher) -> None:
-    """Raise the error that the caller's `stop` raised, if it raised one."""
-    if watcher.error is not None:
-        raise watcher.error

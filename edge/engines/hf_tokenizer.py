@@ -140,6 +140,9 @@ class HfTokenizer(EngineVocabulary):
             known = self._pieces[token] = self._to_bytes(text) if text is not None else b""
         return known
 
+    def written(self, token: int) -> str:
+        return self._tokenizer.id_to_token(token) or ""
+
     @property
     def end_tokens(self) -> list[int]:
         return sorted(self.eog)

@@ -6,12 +6,17 @@ would have chosen are kept. It pays where a step of several tokens costs little 
 one and guesses are often right: both are measured, and guessing stops while it does not pay.
 """
 
+from collections import Counter
 from collections.abc import Sequence
+
+from boardfit.edge.engines.constraint import ConstrainedSampler
 
 #: Tokens that must be the same for what followed them to be guessed.
 N_GRAM = 3
 # Steps without guesses that must have been timed before the first guess.
 _PLAIN_FIRST = 2
+# Tokens that a grammar forces are read in one step, up to this many.
+_MOST_FORCED = 15
 # Of a sum over steps, what is kept with each new one: about 20 steps count.
 _FORGET = 0.95
 # Guessing steps that are made before their gain is judged.
@@ -103,15 +108,46 @@ class Gain:
                 self._next_pause = _PAUSE_FIRST
 
 
+class Sharing:
+    """How long a step takes that gives several streams a token each, beside a step for one."""
+
+    def __init__(self) -> None:
+        self._step_s: dict[int, float] = {}
+        self._n_steps: Counter[int] = Counter()
+
+    def observe(self, n: int, seconds: float) -> None:
+        """A step gave `n` streams a token in `seconds`."""
+        before = self._step_s.get(n, seconds)
+        self._n_steps[n] += 1
+        self._step_s[n] = 0.9 * before + 0.1 * min(seconds, 3 * before)
+
+    def slowdown(self, n: int) -> float:
+        """How many times longer a step for `n` takes than a step for one, at the most `n` times."""
+        one, several = self._step_s.get(1), self._step_s.get(n)
+        if n < 2 or one is None or several is None:
+            return float(n)
+        return min(float(n), max(1.0, several / one))
+
+    def pays(self, n: int) -> bool:
+        """Whether `n` streams are answered sooner together than one after another."""
+        if self._n_steps[n] < _TRIAL_STEPS or not self._n_steps[1]:
+            return True
+        return n >= _WORTH * self._step_s[n] / self._step_s[1]
+
+
 class Guesser:
     """The guesses of one stream: made before a step, checked token by token after it. `index` is
-    the place in the last step whose logits come next (-1: its only one).
+    the place in the last step whose logits come next (-1: its only one). Without a `gain` nothing
+    is looked up. `bound` knows what must follow, and which guesses may.
     """
 
-    def __init__(self, prompt: Sequence[int], gain: Gain) -> None:
+    def __init__(
+        self, prompt: Sequence[int], gain: Gain | None, bound: ConstrainedSampler | None = None
+    ) -> None:
         self.index = -1
-        self._gain = gain
-        self._lookup = Lookup(prompt)
+        self._gain, self._bound = gain, bound
+        self._lookup = Lookup(prompt if gain else ())
+        self.is_forced = False
         self._left: list[int] = []
         self._n_guesses = 0
         self._step_s = 0.0
@@ -123,15 +159,19 @@ class Guesser:
 
     def guess(self, room: int) -> list[int]:
         """Guesses to put behind the token that was checked last, at most `room`."""
-        n = min(self._gain.allows(), room)
-        return self._lookup.guess(n) if n > 0 else []
+        if room > 0 and self._bound is not None and self._bound.forced:
+            self.is_forced = True
+            return self._bound.forced[: min(room, _MOST_FORCED)]
+        n = min(self._gain.allows(), room) if self._gain else 0
+        guesses = self._lookup.guess(n) if n > 0 else []
+        return guesses[: self._bound.check(guesses)] if self._bound is not None else guesses
 
     def stepped(self, guesses: list[int], seconds: float) -> None:
         """A step with these guesses was computed in `seconds`."""
         if guesses:
-            self.index, self._left = 0, guesses
+            self.index, self._left = -1 if self.is_forced else 0, guesses
             self._n_guesses, self._step_s = len(guesses), seconds
-        else:
+        elif self._gain is not None:
             self._gain.plain(seconds)
 
     def check(self, token: int) -> tuple[bool, int]:
@@ -139,10 +179,10 @@ class Guesser:
         self._lookup.append(token)
         if self._left and self._left[0] == token:
             del self._left[0]
-            self.index += 1
+            self.index += not self.is_forced
             return True, 0
         n_wrong = len(self._left)
-        if self.index >= 0:
+        if self.index >= 0 and self._gain is not None and not self.is_forced:
             self._gain.guessed(self._n_guesses, self._n_guesses - n_wrong, self._step_s)
-        self.index, self._left = -1, []
+        self.index, self._left, self.is_forced = -1, [], False
         return False, n_wrong

@@ -24,9 +24,12 @@ def common(first: Sequence[object], second: Sequence[object]) -> int:
 
 
 class PrefixCache(ABC):
-    """A cache that can be cut to a prefix. `cached` are the tokens that it holds, in order."""
+    """A cache that can be cut to a prefix. `cached` are the tokens that it holds, in order.
+    `is_busy` while a stream computes with it.
+    """
 
     cached: list[int]
+    is_busy = False
 
     def keep_prefix(self, prompt: Sequence[int]) -> int:
         """Cut the cache to its common prefix with `prompt`; returns how many tokens stay.

@@ -26,6 +26,9 @@ MOST_DRAFT = 32
 #: Each shelf has a row of logits, and recurrent layers a state.
 MOST_SHELVES = 16
 
+#: Answers computed at once: each has a row of logits, and all share the context's cells.
+MOST_SLOTS = 16
+
 #: Of a chat with a recurrent model: behind its system prompt, its last question, that answer.
 CHAT_MARKS = 3
 
@@ -66,6 +69,8 @@ class EngineSettings:
                        cells; fewer where memory is short
     `n_marks`          shelves for a model whose recurrent states cannot be cut back, so that one
                        conversation's turns can reuse what they share
+    `n_slots`          answers computed at once, within the same cells; one where an engine or a
+                       memory cannot, fewer where memory is short
     `thinking`         whether a model that can think before its answer does: on, off, or auto (as
                        its chat template has it); `template_variables` go into that template
     `need_bytes`       memory that was predicted (Plan.peak_bytes); None: estimated from the header
@@ -87,6 +92,7 @@ class EngineSettings:
     n_draft: int = 0
     n_shelves: int = 0
     n_marks: int = 0
+    n_slots: int = 1
     thinking: Thinking = "auto"
     template_variables: Mapping[str, Any] = field(default_factory=dict, hash=False)
     need_bytes: int | None = None
@@ -103,6 +109,8 @@ class EngineSettings:
         for name in ("n_shelves", "n_marks"):
             if not 0 <= (value := getattr(self, name)) <= MOST_SHELVES:
                 raise UsageError(f"{name} must be 0 to {MOST_SHELVES}, got {value}")
+        if not 1 <= self.n_slots <= MOST_SLOTS:
+            raise UsageError(f"n_slots must be 1 to {MOST_SLOTS}, got {self.n_slots}")
         for name, kind in (("thinking", Thinking), ("flash_attn", FlashAttention)):
             if (value := getattr(self, name)) not in get_args(kind):
                 known = ", ".join(get_args(kind))

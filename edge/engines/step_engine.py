@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from boardfit.edge.engines.abort import StopWatcher
 from boardfit.edge.engines.base import EngineBase, LogitRows
-from boardfit.edge.engines.generation import TokenSampler, raise_stop_error
+from boardfit.edge.engines.constraint import TokenSampler
+from boardfit.edge.engines.generation import AnswerStream
 from boardfit.edge.engines.hf_tokenizer import HfTokenizer
 from boardfit.edge.engines.lease import Lease
-from boardfit.edge.engines.lookup import Guesser
 from boardfit.edge.engines.numpy_sampler import NumpyCloser, NumpySampler
 from boardfit.edge.engines.prefix_cache import PrefixCache, SavableCache
 from boardfit.edge.engines.settings import EngineSettings
@@ -104,7 +103,7 @@ class StepEngine(EngineBase[D]):
             )
         self._identity, self._n_threads = identity, n_threads
         graph = decoder.graph
-        lease = Lease(decoder, interrupt=graph.cancel, allow=graph.allow, release=graph.close)
+        lease = Lease([decoder], interrupt=graph.cancel, allow=graph.allow, release=graph.close)
         stop_texts = identity.stop_texts
         super().__init__(identity.model_name, lease, tokenizer, n_ctx, stop_texts)
         self._closer = NumpyCloser(tokenizer) if tokenizer.end_tokens else None
@@ -121,7 +120,7 @@ class StepEngine(EngineBase[D]):
             for token in tokens:
                 with self._lease.lock:
                     decoder = self._lease.get_for(stream_id)
-                    if not decoder.decode(token):
+                    if decoder is None or not decoder.decode(token):
                         raise EngineError("the engine was closed before its logits were known")
                     found.add(decoder.logits[None, :n_vocab])
         finally:
@@ -138,31 +137,24 @@ class StepEngine(EngineBase[D]):
         # A vocabulary padded for speed has logits that stand for nothing.
         return held.logits[: self._vocabulary.n_tokens]
 
-    def _prefill(self, stream_id: int, prompt: list[int], watcher: StopWatcher) -> bool:
-        budget_s = _STEP_BUDGET_S if watcher.active else None
-        while True:
-            if watcher.must_leave():
-                return False
-            with self._lease.lock:
-                decoder = self._lease.get_for(stream_id)
-                done = len(decoder.cached)
-                if done == len(prompt) - 1:
-                    break
-                ok = decoder.prefill(prompt[done:-1], budget_s=budget_s)
-            if not ok:
-                raise_stop_error(watcher)
-                return False
-        return self._step(stream_id, prompt[-1:], None, watcher)
+    def _mask(self, source: Any, index: int, allowed: Any) -> Any:
+        import numpy as np
 
-    def _step(
-        self, stream_id: int, tokens: list[int], guesser: Guesser | None, watcher: StopWatcher
-    ) -> bool:
+        return np.where(allowed, source, np.float32(-np.inf))
+
+    def _step(self, streams: list[AnswerStream]) -> bool:
         """A decoder takes one token a step, so there are no guesses."""
-        with self._lease.lock:
-            ok = self._lease.get_for(stream_id).decode(tokens[0])
-        if not ok:
-            raise_stop_error(watcher)
-        return ok
+        (stream,) = streams
+        decoder = self._lease.get_for(stream.id)
+        assert decoder is not None
+        new = stream.known[len(decoder.cached) :]
+        if len(new) > 1:
+            budget_s = _STEP_BUDGET_S if stream.watcher.active else None
+            return decoder.prefill(new[:-1], budget_s=budget_s)
+        if not decoder.decode(new[0]):
+            return False
+        self._choose(stream, decoder)
+        return True
 
     def _identify(self) -> dict[str, Any]:
         return {

@@ -48,7 +48,7 @@ class FoundTarget(Generic[E]):
 
         sealed = (self.manifest or {}).get("tools")
         assert isinstance(self.engine, Engine)
-        return ToolFormat.from_dict(sealed) if sealed else find_tool_format(*self.engine.template)
+        return ToolFormat.from_dict(sealed) if sealed else find_tool_format(self.engine.template)
 
     @property
     def manifest(self) -> Mapping[str, Any] | None:

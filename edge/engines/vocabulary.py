@@ -42,6 +42,10 @@ class EngineVocabulary(ABC):
         """The bytes that a generated token stands for; b"" for special tokens."""
 
     @abstractmethod
+    def written(self, token: int) -> str:
+        """How a special token is written; "" for one without a text."""
+
+    @abstractmethod
     def is_eog(self, token: int) -> bool:
         """Whether the token ends a generation (end of text, of turn, of message …)."""
 

@@ -113,15 +113,7 @@ def flash(bundle: Bundle, board: Board, options: FlashOptions, reporter: Reporte
             # Nothing of the bundle has run on the board so far.
             report.notes += check_on_board(board, slots, bundle, admission)
             report.signed_by = admission.signed_by
-        facts = {
-            "name": bundle.name,
-            "recipe": bundle.plan.recipe,
-            "device": bundle.plan.device,
-            # The host's clock: a board without a battery wakes up in 1970.
-            "flashed_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            **({"signed_by": admission.signed_by} if admission.signed_by else {}),
-        }
-        slots.note(bundle.id, **facts)
+        slots.note(bundle.id, **list_facts(bundle, admission))
         install_engine(board, bundle, reporter)
         if options.gate:
             reporter.stage("trying it")
@@ -140,6 +132,15 @@ def flash(bundle: Bundle, board: Board, options: FlashOptions, reporter: Reporte
         pin(slots, bundle, admission, report)
     report.total_s = time.monotonic() - started_s
     return report
+
+
+def list_facts(bundle: Bundle, admission: SignatureAdmission) -> dict[str, Any]:
+    """What is kept of a release beside it. The clock is the host's: a board without a battery wakes
+    up in 1970.
+    """
+    plan, now = bundle.plan, datetime.now(timezone.utc).isoformat(timespec="seconds")
+    facts = {"name": bundle.name, "recipe": plan.recipe, "device": plan.device, "flashed_at": now}
+    return {**facts, **({"signed_by": admission.signed_by} if admission.signed_by else {})}
 
 
 def transfer(

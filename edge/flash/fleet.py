@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,7 +37,7 @@ class BoardResult:
 
     name: str
     target: str
-    outcome: Outcome
+    outcome: Outcome = "not started"
     seconds: float | None = None
     exit_code: int | None = None
     message: str | None = None
@@ -53,38 +53,21 @@ def flash_boards(
     """Flash a fleet; one result per board, in the inventory's order. `arguments` are those of `edge
     flash` for a board, `done` is called as each ends. A failed canary ends everything.
     """
-    results: dict[str, BoardResult] = {}
-
-    def finish(result: BoardResult) -> None:
-        results[result.name] = result
-        done(result)
-
+    results = {board.name: BoardResult(board.name, board.target) for board in inventory.boards}
     for number, wave in enumerate(inventory.waves()):
-        run_wave(wave, inventory.parallel, arguments, finish)
+        with ThreadPoolExecutor(inventory.parallel) as pool:
+            flashed = [pool.submit(flash_process, board, arguments(board)) for board in wave]
+            try:
+                for future in as_completed(flashed):
+                    result = results[future.result().name] = future.result()
+                    done(result)
+            except BaseException:  # Ctrl-C: no other board is begun
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
         failed = sum(result.outcome == "failed" for result in results.values())
         if failed > (inventory.max_failures if number else 0):
             break
-    return [
-        results.get(board.name) or BoardResult(board.name, board.target, "not started")
-        for board in inventory.boards
-    ]
-
-
-def run_wave(
-    wave: Sequence[FleetBoard],
-    parallel: int,
-    arguments: Callable[[FleetBoard], Sequence[str]],
-    finish: Callable[[BoardResult], None],
-) -> None:
-    """Flash some boards at once. A board that fails does not stop the others."""
-    with ThreadPoolExecutor(parallel) as pool:
-        flashed = [pool.submit(flash_process, board, arguments(board)) for board in wave]
-        try:
-            for future in as_completed(flashed):
-                finish(future.result())
-        except BaseException:  # Ctrl-C: no other board is begun
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    return list(results.values())
 
 
 def flash_process(board: FleetBoard, arguments: Sequence[str]) -> BoardResult:
@@ -129,9 +112,8 @@ def flash_fleet(bundle: Bundle, path: Path, options: Sequence[str], *, as_json: 
     results = flash_boards(inventory, arguments, done)
     if as_json:
         counts = {f"n_{o.replace(' ', '_')}": n for o, n in count_outcomes(results).items()}
-        boards = [asdict(result) for result in results]
-        record = {"kind": "boardfit-fleet", "schema": 1, "bundle": bundle.id}
-        echo(json.dumps({**record, **counts, "boards": boards}))
+        record = {"kind": "boardfit-fleet", "schema": 1, "bundle": bundle.id, **counts}
+        echo(json.dumps({**record, "boards": [asdict(result) for result in results]}))
     else:
         for line in table(inventory, results):
             echo(line)
@@ -205,7 +187,6 @@ class Inventory:
     boards: tuple[FleetBoard, ...]
     parallel: int = DEFAULT_PARALLEL
     max_failures: int = 0
-    source: Path = field(default_factory=Path)
 
     def waves(self) -> list[list[FleetBoard]]:
         """Canaries first, then groups of at most `parallel`."""
@@ -242,7 +223,7 @@ def parse_inventory(document: Mapping[str, Any], path: Path) -> Inventory:
     if twice := next((t for t in targets if targets.count(t) > 1), None):
         raise InputError(f"{path}: two boards have the target {printable(twice)}")
     return Inventory(
-        found, document.get("parallel", DEFAULT_PARALLEL), document.get("max_failures", 0), path
+        found, document.get("parallel", DEFAULT_PARALLEL), document.get("max_failures", 0)
     )
 
 

@@ -72,7 +72,7 @@ def install_engine(board: Board, bundle: Bundle, reporter: Reporter) -> None:
     done = board.execute(f"sh {script} {env} && sync", timeout_s=_INSTALL_S)
     if done.rc != 0:
         raise EngineError(
-            f"{board.place}: the engine does not install there: {_last_words(done)}",
+            f"{board.place}: the engine does not install there: {last_words(done)}",
             next_step="edge rehearse BUNDLE --device BOARD shows the same without the board",
         )
 
@@ -121,7 +121,7 @@ def try_here(bundle: Bundle) -> GateVerdict:
     """Ask a bundle the fixed question with this machine's engine, in a process of its own."""
     path = str(bundle.path.absolute())
     done = Done.from_process(run_child(python_argv("boardfit", "slots", "check", path, "--json")))
-    if (health := read_report(done)) is None:
+    if (health := read_health(done, "this machine")) is None:
         return GateVerdict(failures=[explain_end(done)])
     return judge_here(bundle, health)
 
@@ -160,26 +160,18 @@ def find_edge(board: Board, bundle: Bundle) -> str | None:
     return shlex.quote(path) if path else None
 
 
-def read_report(done: Done) -> Health | None:
-    """The health report that a check printed as its last line; None when it printed none. Raises
-    InputError for a report with an entry that is not of its kind.
-    """
-    document = done.last_record()
-    if document.get("kind") != KIND:
-        return None
-    if document.get(DIGEST, digest_of(document)) != digest_of(document):
-        raise InputError("its digest is that of another report")
-    return parse_health(document)
-
-
 def read_health(done: Done, place: str) -> Health | None:
-    """The health report of a check; None when the check ended without one. Raises DeviceError for a
-    report that is none, or that contradicts the exit code.
+    """The health report that a check printed as its last line; None when the check ended without
+    one. Raises DeviceError for a report that is none, or that contradicts the exit code.
     """
-    try:
-        health, why = read_report(done), "its end is missing"
-    except InputError as error:
-        health, why = None, str(error)
+    document, health, why = done.last_record(), None, "its end is missing"
+    if document.get("kind") == KIND:
+        try:
+            health = parse_health(document)
+        except InputError as error:
+            why = str(error)
+        if document.get(DIGEST, digest_of(document)) != digest_of(document):
+            health, why = None, "its digest is that of another report"
     is_whole = health is not None and done.out.endswith(b"\n")
     if is_whole is not (done.rc == 0):
         raise DeviceError(
@@ -197,10 +189,10 @@ def explain_end(done: Done) -> str:
             "SIGSEGV": "its engine crashed",
         }.get(name, "it was killed")
         return f"the engine died of {name}: {what}"
-    return f"the check left with {done.rc}: {_last_words(done)}"
+    return f"the check left with {done.rc}: {last_words(done)}"
 
 
-def _last_words(done: Done) -> str:
+def last_words(done: Done) -> str:
     line = find_error_line(done.err or done.text)
     return printable(line) or f"no message, exit code {done.rc}"
 

@@ -11,7 +11,7 @@ from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.disk.data_files import read_text_beside
 from boardfit.edge.errors import DeviceError, EngineError, UsageError
 from boardfit.edge.flash.board import Board
-from boardfit.edge.flash.gate import explain_end, find_edge, read_health
+from boardfit.edge.flash.gate import explain_end, find_edge, last_words, read_health
 from boardfit.edge.flash.session import Done
 from boardfit.edge.serve.unit import KEY_FILE, SERVE_SERVICE, avahi_service, serve_unit
 from boardfit.edge.slots import layout
@@ -46,7 +46,7 @@ def check_can_serve(board: Board, place: str) -> None:
         "systemctl": "command -v systemctl",
         "a way to become root (be root, or sudo without a password)": _BECOME + "$r true",
     }
-    lacks = [what for what, script in missing.items() if _run(board, script).rc]
+    lacks = [what for what, script in missing.items() if board.execute(script, timeout_s=60).rc]
     if lacks:
         raise UsageError(
             f"--serve needs what {board.place} lacks: {'; '.join(lacks)}",
@@ -70,13 +70,14 @@ def serve_release(
         avahi_text=shlex.quote(avahi_service(bundle.name, port)), key=KEY_FILE,
         key_folder=KEY_FILE.rpartition("/")[0],
     )  # fmt: skip
-    done = _run(board, script)
+    done = board.execute(script, timeout_s=60)
     if done.rc:
-        why = f"its unit cannot be written: {_last_line(done)}"
+        why = f"its unit cannot be written: {last_words(done)}"
         raise _unusable(board, bundle, why, _restore(board, slots, bundle, previous))
     failures = _start_and_ask(board, bundle, port)
     if failures:
-        log = _run(board, _BECOME + f"$r journalctl -n 3 -o cat -u {SERVE_SERVICE} 2>/dev/null")
+        read_log = _BECOME + f"$r journalctl -n 3 -o cat -u {SERVE_SERVICE} 2>/dev/null"
+        log = board.execute(read_log, timeout_s=60)
         words = find_error_line(log.out.decode("utf-8", "replace"))
         after = _restore(board, slots, bundle, previous)
         why = "; ".join([*failures, *([printable(words, 200)] if words else [])])
@@ -104,9 +105,9 @@ def _find_program(board: Board, bundle: Bundle) -> str:
 def _start_and_ask(board: Board, bundle: Bundle, port: int) -> list[str]:
     """Start the service and ask the fixed question. What went wrong, in sentences."""
     start = f"$r systemctl enable {SERVE_SERVICE} && $r systemctl restart {SERVE_SERVICE}"
-    done = _run(board, _BECOME + start, _START_S)
+    done = board.execute(_BECOME + start, timeout_s=_START_S)
     if done.rc:
-        return [f"the service does not start: {_last_line(done)}"]
+        return [f"the service does not start: {last_words(done)}"]
     edge = find_edge(board, bundle)
     folder = shlex.quote(f"{board.files.root}/{layout.bundle_folder(bundle.id)}")
     _read_token(board)  # checked; the board's list of processes does not show it
@@ -114,7 +115,7 @@ def _start_and_ask(board: Board, bundle: Bundle, port: int) -> list[str]:
         f"cd / && BOARDFIT_TOKEN=$($r cat {KEY_FILE}) {edge} slots check {folder} --json "
         f"--url http://127.0.0.1:{port}"
     )
-    done = _run(board, _BECOME + ask, _ASK_S)
+    done = board.execute(_BECOME + ask, timeout_s=_ASK_S)
     health = read_health(done, board.place)
     if health is None:
         return [explain_end(done)]
@@ -128,9 +129,9 @@ def _restore(board: Board, slots: Slots, bundle: Bundle, previous: str | None) -
     script = read_text_beside(
         __file__, "serve_restore.sh", unit=_UNIT, avahi=_AVAHI, service=SERVE_SERVICE
     )
-    done = _run(board, script, _START_S)
+    done = board.execute(script, timeout_s=_START_S)
     if done.rc:
-        return f"What was served before does not start again: {_last_line(done)}"
+        return f"What was served before does not start again: {last_words(done)}"
     if previous is None or previous == bundle.id:
         return "What was served before still is, if anything"
     return f"Switched back to {previous[:12]}"
@@ -154,19 +155,10 @@ def _read_token(board: Board) -> str:
 
 
 def _must(board: Board, script: str) -> Done:
-    done = _run(board, _BECOME + script, _START_S)
+    done = board.execute(_BECOME + script, timeout_s=_START_S)
     if done.rc:
         raise DeviceError(
-            f"{board.place}: a step of the service failed: {_last_line(done)}",
+            f"{board.place}: a step of the service failed: {last_words(done)}",
             next_step="look at the board, then run the same command again",
         )
     return done
-
-
-def _run(board: Board, script: str, timeout_s: float = 60.0) -> Done:
-    return board.execute(script, timeout_s=timeout_s)
-
-
-def _last_line(done: Done) -> str:
-    line = find_error_line(done.err or done.out.decode("utf-8", "replace"))
-    return printable(line, 200) or f"exit code {done.rc}"

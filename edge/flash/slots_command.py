@@ -3,7 +3,6 @@
 import json
 import os
 from contextlib import closing
-from datetime import datetime, timezone
 from pathlib import Path
 
 import click
@@ -104,12 +103,12 @@ def bench_command(
 
     `edge report` and `edge compare` read them like the results of this machine.
     """
-    from boardfit.edge.bench.store import data_directory
+    from boardfit.edge.bench.store import find_month_file
     from boardfit.edge.flash.board_bench import bench_board
     from boardfit.edge.report.figures import group_runs
     from boardfit.edge.report.kinds import run_lines
 
-    path = output or data_directory() / f"{datetime.now(timezone.utc):%Y-%m}.jsonl"
+    path = output or find_month_file()
     reporter = TerminalReporter(quiet=as_json, is_timed=False, in_bytes=True)
     board = connect(parse_flash_target(target), ssh_config=ssh_config)
     with closing(board), reporter:

@@ -20,8 +20,7 @@ from boardfit.edge.disk.data_files import find_trouble
 from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.errors import DeviceError, DeviceUnreachableError, EdgeError
 from boardfit.edge.flash.session import Channel, Done, shell_error
-from boardfit.edge.flash.shell_files import ShellBoard
-from boardfit.edge.flash.stream import send_stream
+from boardfit.edge.flash.shell_files import ShellBoard, send_stream
 from boardfit.edge.flash.target import FlashTarget
 from boardfit.edge.process import child
 from boardfit.edge.process.listener import run_limited

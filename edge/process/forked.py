@@ -1,13 +1,16 @@
-"""Run a function of ours in a forked copy of this process, under a limit that the kernel enforces.
+"""Run a function of ours in a child, under limits of time and memory that the kernel enforces.
 
 Python looks at its clock, and at Ctrl-C, between two operations only; one in C may take minutes. A
-fork costs milliseconds. The function must be pure Python: the child has no other threads.
+fork costs milliseconds. The function must be pure Python: the child has no other threads. Where a
+fork is not safe (macOS), a module is started instead, and its memory is watched from here.
 """
+
+from __future__ import annotations
 
 import contextlib
 import gc
 import os
-import select
+import resource
 import signal
 import struct
 import sys
@@ -16,15 +19,20 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import TYPE_CHECKING
 
-_LENGTH = struct.Struct("<Q")
-_REQUEST = struct.Struct("<Qd")  # bytes that follow, and seconds allowed
+from boardfit.edge.process.child import DEVNULL, Popen, python_argv, start_child
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+_SECONDS = struct.Struct("<d")  # begins a request: how long its answer may take
 #: What the parent waits beyond the child's own limit, before it kills the child itself.
 _GRACE_S = 0.2
 #: How long an answer may take after a Ctrl-C that is only noted, and how often that is looked at.
-_PATIENCE_S, _LOOK_S = 0.3, 0.1
-#: Answers are read in pieces of at most this many bytes.
-_CHUNK = 1 << 20
+_PATIENCE_S, _LOOK_S = 0.3, 0.05
+#: Memory that a child may take beyond what it starts with, and more for each byte of a request.
+MEMORY_BYTES, MEMORY_PER_BYTE = 128 << 20, 16
 
 
 class ForkedDeathError(Exception):
@@ -53,17 +61,22 @@ def run_forked(function: Callable[[], bytes], seconds: float) -> bytes:
 
 
 class ForkedWorker:
-    """A child that is forked once and answers requests, until it is closed.
+    """A child that is started once and answers requests, until it is closed.
+
+    It is a fork; where that is not safe, and `module` is given, `python -m MODULE FILE` instead.
+    That program calls `serve_started` with its function.
 
     A fork copies the page tables of an engine's buffers, and the engine then faults on every page
     that it writes. Start a worker for many requests before such buffers exist. Requests of several
     threads wait for each other. A child that died is forked anew for the next request.
     """
 
-    def __init__(self, function: Callable[[bytes], bytes]) -> None:
+    def __init__(self, function: Callable[[bytes], bytes], *, module: str | None = None) -> None:
         self._function = function
+        self._module = None if can_fork() else module
+        self._started: Popen[bytes] | None = None
         self._lock = threading.Lock()
-        self._child: tuple[int, int, int] | None = None  # its id, and our ends of two pipes
+        self._child: tuple[int, Connection] | None = None  # its id, and our end of the pipe
 
     def start(self) -> None:
         """Fork the child now. Raises OSError when no process can be started."""
@@ -73,14 +86,14 @@ class ForkedWorker:
     def ask(self, data: bytes, seconds: float) -> bytes:
         """What the function returns for `data`, computed within `seconds`.
 
-        Raises TimeoutError when it takes longer, ForkedDeathError when it raises or dies, OSError
-        when no child can be started. An interrupt of the caller ends the child.
+        Raises TimeoutError when it takes longer, ForkedDeathError when it raises, dies or takes
+        too much memory, OSError when no child can be started. An interrupt of the caller ends it.
         """
         with self._lock:
             is_old = self._child is not None
             try:
                 return self._ask(data, seconds)
-            except (BrokenPipeError, ForkedDeathError):
+            except (ConnectionError, ForkedDeathError):
                 if not is_old:
                     raise
                 return self._ask(data, seconds)  # it may have been killed before it was asked
@@ -92,13 +105,13 @@ class ForkedWorker:
                 self._end()
 
     def _ask(self, data: bytes, seconds: float) -> bytes:
-        writer, reader = self._open()
+        pipe = self._open()
         answer: bytes | None = None
         deadline = time.monotonic() + seconds + _GRACE_S
         try:
             with _noticed_interrupt() as is_interrupted:
-                _write(writer, _REQUEST.pack(len(data), seconds) + data)
-                answer = _read_answer(reader, deadline, is_interrupted)
+                pipe.send_bytes(_SECONDS.pack(seconds) + data)
+                answer = _receive(pipe, deadline, is_interrupted, self._watch_memory(len(data)))
         finally:
             status = self._end() if answer is None else None
         if answer is not None:
@@ -108,33 +121,60 @@ class ForkedWorker:
             raise TimeoutError(f"it takes more than {seconds:g} s")
         raise death
 
-    def _open(self) -> tuple[int, int]:
-        """Our ends of the child's pipes, for requests and for answers."""
+    def _open(self) -> Connection:
+        """Our end of the child's pipe."""
         if self._child is None:
-            requests, answers = os.pipe(), os.pipe()
+            from multiprocessing.connection import Pipe  # slow to import, and rarely needed
+
+            ours, theirs = Pipe()
             # Blocked, so that no handler of ours runs in the child before it has its own.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
             try:
-                child = _fork()
-                if not child:
-                    _serve(self._function, requests[0], answers[1], before)  # never returns
-                self._child = child, requests[1], answers[0]
+                self._child = self._start(theirs, before), ours
             except OSError:
-                os.close(requests[1])
-                os.close(answers[0])
+                ours.close()
                 raise
             finally:
-                os.close(requests[0])
-                os.close(answers[1])
+                theirs.close()
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        return self._child[1:]
+        return self._child[1]
+
+    def _start(self, pipe: Connection, mask: set[int | signal.Signals]) -> int:
+        """Start the child on its end of the pipe; returns its id."""
+        if self._module is not None:
+            argv, ends = python_argv(self._module, str(pipe.fileno())), (pipe.fileno(),)
+            self._started = start_child(argv, stdout=DEVNULL, stderr=DEVNULL, pass_fds=ends)
+            return self._started.pid
+        child = _fork()
+        if not child:
+            _serve(self._function, pipe, mask)  # never returns
+        return child
+
+    def _watch_memory(self, n_bytes: int) -> Callable[[], bool]:
+        """Whether a started program's memory is within its limit; a fork's is the kernel's."""
+        if self._started is None:
+            return lambda: True
+        import psutil
+
+        process = psutil.Process(self._started.pid)
+        most = process.memory_info().rss + MEMORY_BYTES + MEMORY_PER_BYTE * n_bytes
+
+        def is_within() -> bool:
+            try:
+                return bool(process.memory_info().rss <= most)
+            except psutil.Error:
+                return False
+
+        return is_within
 
     def _end(self) -> int | None:
         """Kill and reap the child; its wait status. None where the system reaps by itself."""
         assert self._child is not None
-        (child, *ends), self._child = self._child, None
-        for end in ends:
-            os.close(end)
+        (child, pipe), self._child = self._child, None
+        pipe.close()
+        if self._started is not None:
+            self._started.returncode = 0  # it is reaped here
+            self._started = None
         with contextlib.suppress(ChildProcessError, ProcessLookupError):
             pid, status = os.waitpid(child, os.WNOHANG)
             if pid:
@@ -152,7 +192,7 @@ def _fork() -> int:
 
 
 def _serve(
-    function: Callable[[bytes], bytes], reader: int, writer: int, mask: set[int | signal.Signals]
+    function: Callable[[bytes], bytes], pipe: Connection, mask: set[int | signal.Signals]
 ) -> None:
     """In the child: answer until the parent's end is closed, and leave without any clean-up that is
     the parent's.
@@ -163,36 +203,57 @@ def _serve(
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask - {signal.SIGALRM})
-        gc.disable()  # finalizers of the parent's objects must not run
+        gc.freeze()  # finalizers of the parent's objects must not run
+        gc.enable()
         # A copy of a pipe, socket or lock of the parent's would outlive it.
         for file in map(int, os.listdir("/proc/self/fd")):
             with contextlib.suppress(OSError):
-                if file not in (reader, writer):
+                if file != pipe.fileno():
                     os.close(file)
-        while head := _read(reader, _REQUEST.size):
-            n_bytes, seconds = _REQUEST.unpack(head)
-            data = _read(reader, n_bytes)
-            signal.setitimer(signal.ITIMER_REAL, seconds)
-            answer = function(data)
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            _write(writer, _LENGTH.pack(len(answer)) + answer)
+        _answer_requests(function, pipe)
         code = 0
     finally:
         os._exit(code)
 
 
-def _read(reader: int, n_bytes: int) -> bytes:
-    """The next bytes; fewer at the end."""
-    taken = bytearray()
-    while len(taken) < n_bytes and (chunk := os.read(reader, min(_CHUNK, n_bytes - len(taken)))):
-        taken += chunk
-    return bytes(taken)
+def serve_started(function: Callable[[bytes], bytes], file: str) -> None:
+    """In a program that `ForkedWorker` started: answer over the pipe `file`."""
+    from multiprocessing.connection import Connection
+
+    _answer_requests(function, Connection(int(file)))
 
 
-def _write(writer: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(writer, rest) :]
+def _answer_requests(function: Callable[[bytes], bytes], pipe: Connection) -> None:
+    """Answer each request within its limits, until the parent's end is closed."""
+    # If the board's memory runs out all the same, this process ends first.
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
+    taken = _mapped_bytes()
+    with contextlib.suppress(EOFError):
+        while True:
+            request = pipe.recv_bytes()
+            _limit_memory(taken, MEMORY_BYTES + MEMORY_PER_BYTE * len(request))
+            signal.setitimer(signal.ITIMER_REAL, *_SECONDS.unpack_from(request))
+            answer = function(request[_SECONDS.size :])
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            pipe.send_bytes(answer)
+
+
+def _mapped_bytes() -> int | None:
+    """Bytes of this process's address space; None where the kernel does not list them."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        return None
+
+
+def _limit_memory(taken: int | None, more: int) -> None:
+    if taken is not None:
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        most = taken + more
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (most, hard))
 
 
 @contextlib.contextmanager
@@ -215,23 +276,23 @@ def _noticed_interrupt() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, previous)
 
 
-def _read_answer(reader: int, deadline: float, is_interrupted: Callable[[], bool]) -> bytes | None:
-    """The whole answer; None when the child or the time ends before. Raises KeyboardInterrupt
-    when Ctrl-C was noticed and the answer does not follow soon.
+def _receive(
+    pipe: Connection,
+    deadline: float,
+    is_interrupted: Callable[[], bool],
+    is_within: Callable[[], bool],
+) -> bytes | None:
+    """The answer; None when the child or the time ends before, or its memory is not within its
+    limit. Raises KeyboardInterrupt when Ctrl-C was noticed and no answer follows soon.
     """
     patience = time.monotonic() + _PATIENCE_S
-    taken, waiting = bytearray(), select.poll()
-    waiting.register(reader, select.POLLIN)
-    while len(taken) < _LENGTH.size or len(taken) < _LENGTH.size + _LENGTH.unpack_from(taken)[0]:
+    while not pipe.poll(_LOOK_S):
         now = time.monotonic()
-        if now >= deadline:
+        if now >= deadline or not is_within():
             return None
         if is_interrupted() and now >= patience:
             raise KeyboardInterrupt
-        if not waiting.poll(1000 * min(deadline - now, _LOOK_S)):
-            continue
-        chunk = os.read(reader, _CHUNK)
-        if not chunk:
-            return None
-        taken += chunk
-    return bytes(taken[_LENGTH.size :])
+    try:
+        return pipe.recv_bytes()
+    except (EOFError, OSError):
+        return None

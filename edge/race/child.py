@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from boardfit.edge.bench.conditions import disturbances, read_conditions
@@ -74,12 +74,10 @@ def measure(engine: Engine, tests: Sequence[Test]) -> Iterator[Answer]:
     with ResourceSampler() as sampler:
         for test in tests:
             before = read_conditions()
-            trace = run_once(engine, test, tokens)
-            memory = sampler.between(trace.request_start_ns, trace.request_end_ns) + trace.memory
-            heat = sampler.heat_between(trace.request_start_ns, trace.request_end_ns)
+            trace = sampler.attach(run_once(engine, test, tokens))
             yield {
-                "trace": compact_trace(replace(trace, memory=memory, heat=heat)),
-                "flags": disturbances(before, read_conditions(), heat, []),
+                "trace": compact_trace(trace),
+                "flags": disturbances(before, read_conditions(), trace.heat, []),
                 "prompt_sha256": prompt_hash(tokens[: prompt_length(test)]),
             }
 

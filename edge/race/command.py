@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from boardfit.edge.bench.record import MeasuredArtifact, make_records
-from boardfit.edge.bench.store import append_results, data_directory
+from boardfit.edge.bench.store import append_results, find_month_file
 from boardfit.edge.bench.workloads import Test
 from boardfit.edge.bundle.bundle import Bundle, open_bundle
 from boardfit.edge.errors import UsageError
@@ -97,8 +97,7 @@ def hold_race(
         )
     longest = max(test.n_prompt for test in tests)
     found = find_leads([measure_pace(course) for course in courses], longest)
-    stamp = datetime.now(timezone.utc).strftime("%Y-%m")
-    path = output or data_directory() / f"{stamp}.jsonl"
+    path = output or find_month_file()
     append_results(path, make_race_records(courses, found))
     if as_json:
         echo(json.dumps(as_record(courses, found, agreements)))
@@ -168,12 +167,12 @@ def record_course(course: Course) -> dict[str, Any]:
         "n_threads": entrant.n_threads,
         "bundle": str(entrant.bundle.path),
         "n_bytes": entrant.bundle.n_bytes,
-        "load_s": median(course.loads.metrics(), "load_s"),
+        "load_s": find_load(course),
         "peak_anon_bytes": peak_anonymous(course),
         "tests": {
             label: {name: found.get(name) for name in names} for label, found in metrics.items()
         },
-        "flags": sorted({flag for run in course.runs for flag in run.flags}),
+        "flags": course.flags,
     }
 
 
@@ -182,38 +181,30 @@ def record_course(course: Course) -> dict[str, Any]:
 
 def measure_pace(course: Course) -> EntrantPace:
     """Medians of a finished course."""
-    prefill: dict[int, float] = {}
-    decode: dict[int, float] = {}
-    for run in course.runs:
-        if run.test.kind == "prefill" and (value := median(run.metrics(), "prefill_s")):
-            prefill[run.test.n_prompt] = value
-        if run.test.kind == "decode" and (value := median(run.metrics(), "decode_tps")):
-            decode[run.test.n_depth] = value
-    return EntrantPace(course.entrant.label, prefill, decode)
-
-
-def median(metrics: dict[str, dict[str, Any] | None], name: str) -> float | None:
-    figure = metrics.get(name)
-    return None if figure is None else float(figure["median"])
+    tests = [run.test for run in course.runs]
+    prefill = {t.n_prompt: course.find_median(t, "prefill_s") for t in tests if t.kind == "prefill"}
+    decode = {t.n_depth: course.find_median(t, "decode_tps") for t in tests if t.kind == "decode"}
+    known = [{n: value for n, value in found.items() if value} for found in (prefill, decode)]
+    return EntrantPace(course.entrant.label, *known)
 
 
 def table(courses: Sequence[Course], tests: Sequence[Test]) -> list[str]:
     """Tokens per second by test; TTFT of the shortest prompt, load, peak of anonymous memory."""
-    shortest = next((t for t in tests if t.kind == "prefill"), None)
+    shortest = next(t for t in tests if t.kind == "prefill")
     heads = [f"pp{t.n_prompt}" if t.kind == "prefill" else f"tg@{t.n_depth}" for t in tests]
     rows = [("entrant", *heads, "TTFT", "load", "anonymous", "file")]
     for course in sorted(courses, key=lambda c: measure_pace(c).seconds(128)):
-        cells = []
-        for test in tests:
-            metrics = course.find_run(test).metrics()
-            rate = median(metrics, f"{test.kind}_tps")
-            cells.append("–" if rate is None else f"{rate:.1f}" if rate < 100 else f"{rate:.0f}")
-        ttft = median(course.find_run(shortest).metrics(), "ttft_s") if shortest else None
-        load = median(course.loads.metrics(), "load_s")
-        times = (format_seconds(ttft), format_seconds(load))
+        rates = [course.find_median(test, f"{test.kind}_tps") for test in tests]
+        cells = ["–" if r is None else f"{r:.1f}" if r < 100 else f"{r:.0f}" for r in rates]
+        ttft_s, load_s = course.find_median(shortest, "ttft_s"), find_load(course)
         sizes = (peak_anonymous(course), course.entrant.bundle.n_bytes)
+        times = (format_seconds(ttft_s), format_seconds(load_s))
         rows.append((course.entrant.label, *cells, *times, *map(format_bytes, sizes)))
     return align_columns(rows)
+
+
+def find_load(course: Course) -> float | None:
+    return course.find_median(course.loads.test, "load_s")
 
 
 def peak_anonymous(course: Course) -> int | None:
@@ -236,7 +227,7 @@ def race_lines(
             f"{row.entrant.engine} {row.entrant.recipe} {row.share:.1%}" for row in agreements
         )
         lines.append(f"  same greedy token as {first.engine} {first.recipe}: {shares}")
-    flags = sorted({flag.split(":")[0] for c in courses for run in c.runs for flag in run.flags})
+    flags = sorted({flag.split(":")[0] for course in courses for flag in course.flags})
     if flags:
         lines.append(f"  disturbed: {', '.join(flags)}; repeat it on a quiet machine")
     return lines

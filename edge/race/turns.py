@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import boardfit.edge.errors
-from boardfit.edge.bench.metrics import drift, measure, measure_load, numbers
+from boardfit.edge.bench.conditions import find_drift
+from boardfit.edge.bench.metrics import measure, measure_load, numbers
 from boardfit.edge.bench.runner import TestRun
 from boardfit.edge.bench.trace_rows import expand_load, expand_trace
 from boardfit.edge.bench.workloads import Test
@@ -26,7 +27,6 @@ from boardfit.edge.process.last_words import explain_death
 from boardfit.edge.terminal.progress import PartProgress
 from boardfit.edge.units import printable
 
-MAX_DRIFT = 0.05
 _TAIL_LINES = 8
 
 
@@ -99,8 +99,14 @@ class Course:
     info: dict[str, Any] = field(default_factory=dict)
     baseline: dict[str, Any] = field(default_factory=dict)
 
-    def find_run(self, test: Test) -> TestRun:
-        return next(run for run in self.runs if run.test == test)
+    def find_median(self, test: Test, name: str) -> float | None:
+        run = next(run for run in (*self.runs, self.loads) if run.test == test)
+        figure = run.metrics().get(name)
+        return None if figure is None else float(figure["median"])
+
+    @property
+    def flags(self) -> list[str]:
+        return sorted({flag for run in self.runs for flag in run.flags})
 
 
 def run_race(
@@ -126,9 +132,7 @@ def run_race(
         progress(total, total, "")
     for course in courses:
         for run in course.runs:
-            change = drift(run.rates())
-            if change is not None and abs(change) > MAX_DRIFT:
-                run.flags.append(f"drift: the second half ran {change:+.0%}")
+            run.flags += find_drift(run.rates())
     return courses
 
 

@@ -219,7 +219,8 @@ def speed_over_time(run: Run) -> Chart | Missing:
     """Decode speed of each repetition, and the sensor values during the run."""
     title = "Speed, temperature and clock over the run"
     speeds, sensors = decode_speeds(run), sensor_points(run)
-    summary, held = speed_summary(run, speeds), sustained_share(run)
+    held = sustained_share(run)
+    summary = speed_summary(held, speeds)
     measured = {label: points for label, points in sensors.items() if points}
     if not summary and not measured:
         return Missing(title, "there are fewer than four repetitions of decoding of one kind")
@@ -261,9 +262,9 @@ def sustained_share(run: Run) -> float | None:
     return sustained_ratio([(start_s, rate) for start_s, rate in rates if rate is not None])
 
 
-def speed_summary(run: Run, speeds: Mapping[str, Points]) -> str:
+def speed_summary(held: float | None, speeds: Mapping[str, Points]) -> str:
     """Whether the run slowed down; empty below four repetitions of any test."""
-    if held := sustained_share(run):
+    if held:
         return f"At the end of the run decode holds {held:.0%} of its first burst."
     changes = [drift([rate for _, rate in points]) for points in speeds.values()]
     known = [change for change in changes if change is not None]

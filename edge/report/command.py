@@ -14,7 +14,7 @@ from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.errors import InputError, IntegrityError, UsageError
 from boardfit.edge.report.exports import to_csv, to_llama_bench
 from boardfit.edge.report.figures import Record, group_runs, page_title
-from boardfit.edge.report.kinds import key_figures, run_charts, verdict
+from boardfit.edge.report.kinds import find_kind, key_figures
 from boardfit.edge.report.markdown import render
 from boardfit.edge.report.verify import verify_run
 from boardfit.edge.terminal.output import echo
@@ -130,8 +130,9 @@ def picture(records: Sequence[Record], within_s: float | None) -> bytes:
 
     run = group_runs(records)[-1]
     figures = " · ".join(f"{name} {text}" for name, text in key_figures(run))
-    charts = [chart for chart in run_charts(run, within_s) if isinstance(chart, Chart)]
-    return draw_png(charts, [page_title([run]), verdict(run), figures])
+    kind = find_kind(run)
+    charts = [chart for chart in kind.charts(run, within_s) if isinstance(chart, Chart)]
+    return draw_png(charts, [page_title([run]), kind.verdict(run), figures])
 
 
 def check(records: Sequence[Record], *, as_json: bool) -> None:

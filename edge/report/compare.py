@@ -92,47 +92,41 @@ class Ratio:
 # ---- what is alike -------------------------------------------------------------------------------
 
 
-def dimensions(run: Run) -> dict[str, Any]:
-    """What a run is of, by the dimensions in which two runs may differ."""
+def dimensions(run: Run) -> dict[str, tuple[Any, str]]:
+    """What a run is of, by the dimensions in which two runs may differ: identity and name."""
     head = run.head
     artifact, engine, settings = head["artifact"], head["engine"], head["settings"]
     hashes = {test_key(record): record["test"].get("prompt_sha256") for record in run.records}
+    known = artifact.get("sha256") or (artifact.get("name"), artifact.get("n_bytes"))
+    name = f"{artifact.get('name')} {engine.get('quant') or ''}".rstrip()
+    used = tuple(map(settings.get, ("n_threads", "n_ctx", "n_batch", "kv_type")))
+    tool = (head.get("imported") or {}).get("tool")
     return {
-        "machine": machine_key(head),
-        "artifact": artifact.get("sha256") or (artifact.get("name"), artifact.get("n_bytes")),
-        "engine": tuple(map(engine.get, ("name", "version", "build"))),
-        "settings": tuple(map(settings.get, ("n_ctx", "n_threads", "n_batch", "kv_type"))),
-        "prompts": {key: found for key, found in hashes.items() if found},
-        "tool": (head.get("imported") or {}).get("tool"),
+        "machine": (machine_key(head), run.machine_name),
+        "artifact": (known, name),
+        "engine": (tuple(map(engine.get, ("name", "version", "build"))), run.engine_text),
+        "tool": (tool, str(tool or "edge bench")),
+        "settings": (used, run.settings_text),
+        "prompts": ({key: found for key, found in hashes.items() if found}, "its own prompts"),
     }
 
 
-def describe(run: Run, dimension: str) -> str:
-    head = run.head
-    text = {
-        "machine": run.machine_name,
-        "artifact": f"{head['artifact'].get('name')} {head['engine'].get('quant') or ''}".rstrip(),
-        "engine": run.engine_text,
-        "settings": run.settings_text,
-        "prompts": "its own prompts",
-        "tool": (head.get("imported") or {}).get("tool") or "edge bench",
-    }[dimension]
-    return printable(str(text), 80)
-
-
-def differences(a: Run, b: Run) -> list[str]:
-    """The dimensions in which two runs differ."""
-    one, two = dimensions(a), dimensions(b)
-    found = [key for key in ("machine", "artifact", "engine", "tool") if one[key] != two[key]]
-    settings = [one["settings"], two["settings"]]
-    if "machine" in found:  # another board has other cores: its threads follow from it
-        settings = [(values[0], *values[2:]) for values in settings]
-    if settings[0] != settings[1]:
-        found.append("settings")
-    common = one["prompts"].keys() & two["prompts"].keys()
-    if any(one["prompts"][key] != two["prompts"][key] for key in common):
-        found.append("prompts")
-    return found
+def differences(a: Run, b: Run) -> dict[str, str]:
+    """The dimensions in which two runs differ, and how."""
+    others = dimensions(b)
+    pairs = {key: (one, others[key]) for key, one in dimensions(a).items()}
+    found = []
+    for key, ((one, _), (two, _)) in pairs.items():
+        if key == "prompts":
+            one, two = (
+                {test: part[test] for test in one.keys() & two.keys()} for part in (one, two)
+            )
+        if key == "settings" and "machine" in found:  # another board has other cores and threads
+            one, two = one[1:], two[1:]
+        if one != two:
+            found.append(key)
+    names = {key: [printable(name, 80) for _, name in pairs[key]] for key in found}
+    return {key: " against ".join(both) for key, both in names.items()}
 
 
 def check_alike(first: Side, other: Side) -> None:
@@ -140,10 +134,7 @@ def check_alike(first: Side, other: Side) -> None:
     found = differences(first.runs[-1], other.runs[-1])
     if len(found) <= 1 and "prompts" not in found:
         return
-    causes = "; ".join(
-        f"{name}: {describe(first.runs[-1], name)} against {describe(other.runs[-1], name)}"
-        for name in found
-    )
+    causes = "; ".join(f"{name}: {both}" for name, both in found.items())
     raise InputError(
         f"these runs differ in {' and '.join(found)}, so a ratio has no single cause ({causes})",
         next_step="use --unlike to compare them anyway",

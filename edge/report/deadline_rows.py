@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from boardfit.edge.report.figures import Figure, Record, Run, Table, name_test
-from boardfit.edge.report.rows import align_columns
-from boardfit.edge.units import format_bytes, format_seconds, printable
+from boardfit.edge.units import format_bytes, format_seconds
 
 
 def find_section(record: Record) -> Mapping[str, Any]:
@@ -126,12 +125,3 @@ def deadline_figures(run: Run) -> list[Figure]:
         ("peak anonymous memory", format_bytes(run.peak("peak_anon_bytes")), ""),
         ("file", format_bytes(run.head["artifact"].get("n_bytes")), ""),
     ]
-
-
-def deadline_lines(run: Run) -> list[str]:
-    """A run for a terminal."""
-    lines = [printable(deadline_verdict(run), 400)]
-    for header, rows in deadline_tables(run):
-        lines += ["", *align_columns([header, *rows])]
-    notes = deadline_notes(run)
-    return [*lines, *([""] if notes else []), *(f"note: {printable(n, 300)}" for n in notes)]

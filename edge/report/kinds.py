@@ -10,7 +10,7 @@ from boardfit.edge.report import language_rows as language
 from boardfit.edge.report import network_rows as network
 from boardfit.edge.report.draw import Chart, Missing
 from boardfit.edge.report.figures import Figure, Run, Table, median
-from boardfit.edge.report.rows import flag_lines
+from boardfit.edge.report.rows import align_columns, flag_lines
 from boardfit.edge.units import MIB, format_bytes, format_seconds, printable
 
 
@@ -49,14 +49,13 @@ LOAD = Column(
 
 @dataclass(frozen=True)
 class Kind:
-    """What a report prints of runs of one kind. `lines` are for a terminal."""
+    """What a report prints of runs of one kind."""
 
     name: str
     columns: tuple[Column, ...]
     verdict: Callable[[Run], str]
     figures: Callable[[Run], list[Figure]]
     tables: Callable[[Run], list[Table]]
-    lines: Callable[[Run], list[str]]
     charts: Callable[[Run, float | None], list[Chart | Missing]]
     notes: Callable[[Run], list[str]] = lambda run: []
 
@@ -82,7 +81,6 @@ LANGUAGE = Kind(
     language.language_verdict,
     language.language_figures,
     lambda run: [(language.SPEED_HEADER, language.speed_rows(run))],
-    language.language_lines,
     charts.language_charts,
 )  # fmt: skip
 #: By the kind that all tests of a run share. Any other run is a language model's.
@@ -100,7 +98,6 @@ KINDS = {
         network.network_verdict,
         network.network_figures,
         network.network_tables,
-        network.network_lines,
         charts.network_charts,
     ),
     "deadline": Kind(
@@ -117,7 +114,6 @@ KINDS = {
         workload.deadline_verdict,
         workload.deadline_figures,
         workload.deadline_tables,
-        workload.deadline_lines,
         charts.deadline_charts,
         workload.deadline_notes,
     ),
@@ -151,11 +147,6 @@ def name_kind(run: Run) -> str:
     return workload[0].removesuffix(", warm") if workload else find_kind(run).name
 
 
-def verdict(run: Run) -> str:
-    """One sentence: how quick the run was, and what limits it."""
-    return find_kind(run).verdict(run)
-
-
 def key_figures(run: Run) -> list[tuple[str, str]]:
     """The figures that matter, each with its text."""
     return [
@@ -165,12 +156,11 @@ def key_figures(run: Run) -> list[tuple[str, str]]:
 
 
 def run_lines(run: Run) -> list[str]:
-    """Print a run in about twelve lines: verdict, one line per test, figures, flags."""
-    flags = [f"flagged: {printable(flag, 300)}" for flag in flag_lines(run)]
-    lines = [*find_kind(run).lines(run), *(["", *flags] if flags else [])]
-    return [printable(line, 1000) for line in lines]
-
-
-def run_charts(run: Run, within_s: float | None = None) -> list[Chart | Missing]:
-    """All charts of a run in the order of the page. Raises InputError on a broken trace."""
-    return find_kind(run).charts(run, within_s)
+    """Print a run for a terminal: verdict, one line per test, figures, notes, flags."""
+    kind = find_kind(run)
+    lines = [kind.verdict(run)]
+    for header, rows in (*kind.tables(run), (("figure", "value"), key_figures(run))):
+        lines += ["", *align_columns([header, *rows])]
+    doubts = [f"note: {printable(note, 300)}" for note in kind.notes(run)]
+    doubts += [f"flagged: {printable(flag, 300)}" for flag in flag_lines(run)]
+    return [printable(line, 1000) for line in [*lines, *([""] if doubts else []), *doubts]]

@@ -9,8 +9,7 @@ from boardfit.edge.report.figures import (
     name_test,
     spread_text,
 )
-from boardfit.edge.report.rows import align_columns
-from boardfit.edge.units import format_bytes, format_seconds, printable
+from boardfit.edge.units import format_bytes, format_seconds
 
 
 def language_verdict(run: Run) -> str:
@@ -92,15 +91,3 @@ def speed_rows(run: Run) -> list[tuple[str, ...]]:
         for record in run.records
         if (kind := record["test"]["kind"]) != "load"
     ]
-
-
-def language_lines(run: Run) -> list[str]:
-    """Print a run for a terminal: one line per test, without the repeats."""
-    header = ("test", "tokens/s (p10–p90)", *SPEED_HEADER[2:4])
-    table = align_columns([header, *(row[:4] for row in speed_rows(run))])
-    figures = [
-        (name, f"{text}, {basis}" if basis else text)
-        for name, text, basis in language_figures(run)
-        if "tokens/s" not in text
-    ]
-    return [printable(language_verdict(run), 400), "", *table, "", *align_columns(figures)]

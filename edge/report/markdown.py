@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from boardfit.edge.report.figures import Record, Run, group_runs, name_clashes
 from boardfit.edge.report.kinds import find_kind, key_figures
-from boardfit.edge.report.rows import energy_method, energy_rows, flag_lines, load_rows, memory_rows
-from boardfit.edge.units import format_bytes, printable
+from boardfit.edge.report.rows import flag_lines, list_sections, provenance
+from boardfit.edge.units import printable
 
 
 def escape(text: object, limit: int = 120) -> str:
@@ -32,46 +32,27 @@ def render(records: Sequence[Record], notes: Sequence[str] = ()) -> str:
 
 
 def render_run(run: Run) -> list[str]:
-    kind, head = find_kind(run), run.head
-    artifact, machine = head["artifact"], head["machine"]
-    lines = [f"# {escape(artifact['name'])} on {escape(run.machine_name)}", ""]
-    lines += [escape(kind.verdict(run), limit=500), ""]
-    lines += table(("figure", "value"), key_figures(run))
-    lines += ["", "## Speed"]
-    for header, cells in kind.tables(run):
-        lines += ["", *table(header, cells)]
+    kind = find_kind(run)
+    name = escape(run.head["artifact"]["name"])
+    lines = [
+        f"# {name} on {escape(run.machine_name)}",
+        "",
+        escape(kind.verdict(run), limit=500),
+        "",
+    ]
+    lines += [*table(("figure", "value"), key_figures(run)), "", "## Speed"]
+    for header, rows in kind.tables(run):
+        lines += ["", *table(header, rows)]
     lines += [f"- {escape(note, 300)}" for note in kind.notes(run)]
-    lines += ["", "## Memory", ""]
-    lines += table(("kind", "peak"), memory_rows(run))
-    if rows := energy_rows(run):
-        lines += ["", "## Energy", ""]
-        lines += table(("test", "power", "per token"), rows)
-        lines += ["", escape(energy_method(run), 300)]
-    if loads := run.tests("load"):
-        lines += ["", "## Load", ""]
-        lines += table(("page cache", "open", "open to first token"), load_rows(loads))
-    if found := run.find_predictions():
-        lines += ["", "## Predicted and measured", ""]
-        cells = [
-            (f"{name}, {unit}", f"{plan:,.0f}", f"{got:,.0f}", f"{got / plan:.2f}")
-            for name, unit, plan, got in found
-        ]
-        lines += table(("figure", "plan", "measured", "ratio"), cells)
+    for section in list_sections(run):
+        lines += ["", f"## {section.title}", "", *table(section.header, section.rows)]
+        lines += ["", escape(section.note, 300)] if section.note else []
     lines += ["", "## Conditions", ""]
     lines += [f"- flagged: {escape(flag, 300)}" for flag in flag_lines(run)]
     if origin := run.imported_note:
         lines.append(f"- {escape(origin, 500)}")
     elif not flag_lines(run):
         lines.append("- nothing was flagged")
-    facts = [machine.get(key) for key in ("cpu", "os", "kernel", "arch")]
-    cores, ram = machine.get("n_cores"), format_bytes(machine.get("ram_bytes"))
-    lines += [
-        f"- machine: {escape(', '.join(str(f) for f in facts if f) or '–')}; "
-        f"{cores or '–'} cores, {ram}",
-        f"- engine: {escape(run.engine_text)}, {escape(run.settings_text)}",
-        f"- artifact: {format_bytes(artifact.get('n_bytes'))}, sha256 "
-        f"`{escape(str(artifact.get('sha256') or '–')[:16])}`",
-        f"- boardfit {escape(head['kit'].get('version'))}, {escape(head['time'])}",
-        f"- repeat: `{printable(str(head.get('repeat', '–'))).replace('`', '')}`",
-    ]
-    return lines
+    lines += [f"- {name}: {escape(value)}" for name, value in provenance(run)]
+    repeat = printable(str(run.head.get("repeat", "–"))).replace("`", "")
+    return [*lines, f"- repeat: `{repeat}`"]

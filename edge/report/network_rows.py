@@ -1,7 +1,6 @@
 """Rows of a report about a network that is no language model: latency, not tokens per second."""
 
 from boardfit.edge.report.figures import Figure, Run, Table, median, name_test
-from boardfit.edge.report.rows import align_columns
 from boardfit.edge.units import format_bytes, format_seconds
 
 
@@ -51,10 +50,3 @@ def network_figures(run: Run) -> list[Figure]:
         ("file", format_bytes(run.head["artifact"].get("n_bytes")), ""),
         ("providers", ", ".join(map(str, providers)) or "–", ""),
     ]
-
-
-def network_lines(run: Run) -> list[str]:
-    """A run for a terminal."""
-    [(header, rows)] = network_tables(run)
-    figures = [(name, text) for name, text, _ in network_figures(run)]
-    return [network_verdict(run), "", *align_columns([header, *rows]), "", *align_columns(figures)]

@@ -24,7 +24,7 @@ from boardfit.edge.report.figures import (
 from boardfit.edge.report.kinds import find_kind, group_alike, name_kind
 from boardfit.edge.report.verify import verify_run
 from boardfit.edge.requirements import install_line
-from boardfit.edge.units import format_bytes, printable
+from boardfit.edge.units import printable
 
 # A page is for reading: the newest runs in full, more as rows, all of them in --format json.
 MAX_DETAILED, MAX_DETAILED_OF_MANY, MANY_RUNS = 6, 2, 50
@@ -148,54 +148,6 @@ def section(
         "run": run,
         "pictures": drawn,
         "missing": missing,
-        "facts": provenance(run),
+        "facts": rows.provenance(run),
         "check": verify_run(run, partial=partial),
     }
-
-
-def provenance(run: Run) -> list[tuple[str, str]]:
-    """What a reader needs to repeat or to doubt the run."""
-    head = run.head
-    artifact, engine, machine, kit = (head[k] for k in ("artifact", "engine", "machine", "kit"))
-    cores = machine.get("n_cores")
-    commit = str(kit.get("commit") or "")[:12]
-    changed = "changed since the commit" if kit.get("changed") else ""
-    facts = [
-        ("artifact", f"{artifact['name']}, {format_bytes(artifact.get('n_bytes'))}"),
-        ("artifact SHA-256", artifact.get("sha256")),
-        ("bundle", artifact.get("bundle_id")),
-        ("quantization", engine.get("quant")),
-        ("engine", _join_known(engine.get("name"), engine.get("version"), engine.get("build"))),
-        ("settings", run.settings_text),
-        ("machine", _join_known(run.machine_name, machine.get("cpu"), machine.get("arch"))),
-        ("cores, memory", f"{cores or '–'}, {format_bytes(machine.get('ram_bytes'))}"),
-        ("system", _join_known(machine.get("os"), machine.get("kernel"))),
-        ("governor", machine.get("governor")),
-        *((f"state {when}", state_text(head, when)) for when in ("before", "after")),
-        ("planned for", head.get("board")),
-        ("boardfit", _join_known(kit.get("version"), commit, changed)),
-        ("measured", head["time"]),
-        ("run", run.run_id),
-    ]
-    return [(name, str(value)) for name, value in facts if value not in (None, "")]
-
-
-def state_text(head: Record, when: str) -> str:
-    """Temperature, clock, throttle bits and load before or after, as far as they were readable."""
-    state = (head.get("states") or {}).get(when) or {}
-    forms = (
-        ("temp_c", "{:.0f} °C"),
-        ("clock_hz", "{:.3g} Hz"),
-        ("throttled", "throttle bits {:#x}"),
-        ("load_1min", "load {:.2f}"),
-    )
-    known = [(form, state.get(key)) for key, form in forms]
-    return ", ".join(
-        form.format(int(value) if "#x" in form else value)
-        for form, value in known
-        if value is not None
-    )
-
-
-def _join_known(*parts: Any) -> str:
-    return ", ".join(str(part) for part in dict.fromkeys(parts) if part)

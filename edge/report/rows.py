@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from boardfit.edge.bench.heat import METHODS
 from boardfit.edge.report.figures import Record, Run, median, name_test, spread_text
@@ -31,27 +32,51 @@ def flag_lines(run: Run) -> list[str]:
     ]
 
 
-def memory_rows(run: Run) -> list[tuple[str, str]]:
-    baseline = run.head.get("baseline") or {}
-    return [
-        ("anonymous (what a board dies of)", format_bytes(run.peak("peak_anon_bytes"))),
-        ("file pages (mapped weights, can be dropped)", format_bytes(run.peak("peak_file_bytes"))),
-        ("PSS", format_bytes(run.peak("peak_pss_bytes"))),
-        ("RSS", format_bytes(run.peak("peak_rss_bytes"))),
-        ("swap grown by", format_bytes(run.peak("swap_grown_bytes"))),
-        ("RSS before the engine was opened", format_bytes(baseline.get("rss_bytes"))),
-    ]
+class Section(NamedTuple):
+    """A table of a run below a heading, and what is to know of it."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    note: str = ""
 
 
-def load_rows(loads: Sequence[Record]) -> list[tuple[str, ...]]:
-    return [
+def list_sections(run: Run) -> list[Section]:
+    """What was measured of load, memory, energy and predictions; empty ones are left out."""
+    loads = [
         (
             str(record["test"].get("page_cache") or "–"),
             format_seconds(median(record, "load_s")),
             format_seconds(median(record, "load_to_first_token_s")),
         )
-        for record in loads
+        for record in run.tests("load")
     ]
+    ratios = [
+        (f"{name}, {unit}", f"{plan:,.0f}", f"{got:,.0f}", f"{got / plan:.2f}")
+        for name, unit, plan, got in run.find_predictions()
+    ]
+    sensor = str(run.head["machine"].get("power_sensor"))
+    method = f"{sensor}: {METHODS.get(sensor, 'unknown method')}; idle power is in it"
+    sections = (
+        Section("Load", ("page cache", "open", "open to first token"), loads),
+        Section("Memory", ("kind", "peak"), memory_rows(run)),
+        Section("Energy", ("test", "power", "per token"), energy_rows(run), method),
+        Section("Predicted and measured", ("figure", "plan", "measured", "ratio"), ratios),
+    )
+    return [section for section in sections if section.rows]
+
+
+def memory_rows(run: Run) -> list[tuple[str, str]]:
+    peaks = {
+        "anonymous (what a board dies of)": "peak_anon_bytes",
+        "file pages (mapped weights, can be dropped)": "peak_file_bytes",
+        "PSS": "peak_pss_bytes",
+        "RSS": "peak_rss_bytes",
+        "swap grown by": "swap_grown_bytes",
+    }
+    baseline = (run.head.get("baseline") or {}).get("rss_bytes")
+    rows = [(kind, format_bytes(run.peak(name))) for kind, name in peaks.items()]
+    return [*rows, ("RSS before the engine was opened", format_bytes(baseline))]
 
 
 def energy_rows(run: Run) -> list[tuple[str, str, str]]:
@@ -67,12 +92,6 @@ def energy_rows(run: Run) -> list[tuple[str, str, str]]:
     ]
 
 
-def energy_method(run: Run) -> str:
-    """How power was read and what that does not see."""
-    kind = str(run.head["machine"].get("power_sensor"))
-    return f"{kind}: {METHODS.get(kind, 'unknown method')}; idle power is in it"
-
-
 def align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns padded to their widest cell, two spaces apart."""
     if not rows:
@@ -82,3 +101,51 @@ def align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
         "  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
+
+
+def provenance(run: Run) -> list[tuple[str, str]]:
+    """What a reader needs to repeat or to doubt the run."""
+    head = run.head
+    artifact, engine, machine, kit = (head[k] for k in ("artifact", "engine", "machine", "kit"))
+    cores = machine.get("n_cores")
+    commit = str(kit.get("commit") or "")[:12]
+    changed = "changed since the commit" if kit.get("changed") else ""
+    facts = [
+        ("artifact", f"{artifact['name']}, {format_bytes(artifact.get('n_bytes'))}"),
+        ("artifact SHA-256", artifact.get("sha256")),
+        ("bundle", artifact.get("bundle_id")),
+        ("quantization", engine.get("quant")),
+        ("engine", _join_known(engine.get("name"), engine.get("version"), engine.get("build"))),
+        ("settings", run.settings_text),
+        ("machine", _join_known(run.machine_name, machine.get("cpu"), machine.get("arch"))),
+        ("cores, memory", f"{cores or '–'}, {format_bytes(machine.get('ram_bytes'))}"),
+        ("system", _join_known(machine.get("os"), machine.get("kernel"))),
+        ("governor", machine.get("governor")),
+        *((f"state {when}", state_text(head, when)) for when in ("before", "after")),
+        ("planned for", head.get("board")),
+        ("boardfit", _join_known(kit.get("version"), commit, changed)),
+        ("measured", head["time"]),
+        ("run", run.run_id),
+    ]
+    return [(name, str(value)) for name, value in facts if value not in (None, "")]
+
+
+def state_text(head: Record, when: str) -> str:
+    """Temperature, clock, throttle bits and load before or after, as far as they were readable."""
+    state = (head.get("states") or {}).get(when) or {}
+    forms = (
+        ("temp_c", "{:.0f} °C"),
+        ("clock_hz", "{:.3g} Hz"),
+        ("throttled", "throttle bits {:#x}"),
+        ("load_1min", "load {:.2f}"),
+    )
+    known = [(form, state.get(key)) for key, form in forms]
+    return ", ".join(
+        form.format(int(value) if "#x" in form else value)
+        for form, value in known
+        if value is not None
+    )
+
+
+def _join_known(*parts: Any) -> str:
+    return ", ".join(str(part) for part in dict.fromkeys(parts) if part)

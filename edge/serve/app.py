@@ -406,6 +406,7 @@ class App:
             "plan": opened.plan and {
                 key: getattr(opened.plan, key) for key in ("device", "prefill_tps", "decode_tps")
             },
+            "tools": opened.tool_format.to_dict() if opened.engine.has_template else None,
             "requests": self._queue.counts(),
             "uptime_s": int(time.time()) - self._started,
         }  # fmt: skip

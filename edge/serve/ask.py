@@ -3,19 +3,19 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 from boardfit.edge.deadline.budget import Budget, OnMiss
-from boardfit.edge.errors import UsageError
+from boardfit.edge.errors import EngineMissingError, UsageError
 from boardfit.edge.serve.body import RequestFields
 from boardfit.edge.serve.refused import RequestRefused, bad_field, unsupported
 from boardfit.edge.template.tools import Tool
-from boardfit.edge.types import GenerationConfig, Message, TemplateChoice, ToolCall
+from boardfit.edge.types import Constraint, GenerationConfig, Message, TemplateChoice, ToolCall
 
 Rank = Literal["interactive", "normal", "background"]
 MAX_MESSAGES, MAX_STOPS, MAX_STOP_CHARS = 1000, 16, 256
-MAX_TOOLS, MAX_SCHEMA_DEPTH = 128, 32
+MAX_TOOLS, MAX_SCHEMA_DEPTH, MAX_SCHEMA_VALUES = 128, 32, 4096
 _TOOL_NAME = re.compile(r"[\w.:/-]{1,128}")
 _MAX_TOKENS = 1 << 24
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*(\d{1,6})")
@@ -148,7 +148,13 @@ def read_config(
 
 
 def read_ask(
-    body: RequestFields, carried: Carried, defaults: Defaults, *, max_tokens: int, **rest: Any
+    body: RequestFields,
+    carried: Carried,
+    defaults: Defaults,
+    *,
+    max_tokens: int,
+    form: Constraint | None = None,
+    **rest: Any,
 ) -> Ask:
     """What OpenAI's wires have alike: sampling, streaming, time, rank; `rest` is a wire's own."""
     is_scored = rest.get("logprobs") is not None
@@ -156,12 +162,39 @@ def read_ask(
     if is_scored and budget is not None:
         raise unsupported("logprobs", "they are computed after the answer; ask without a time")
     return Ask(
-        read_config(body, defaults.config, max_tokens=max_tokens),
+        replace(read_config(body, defaults.config, max_tokens=max_tokens), constraint=form),
         body.flag("stream", False),
         budget=budget,
         rank=read_rank(body, carried),
         **rest,
     )
+
+
+def read_form(form: RequestFields, *, schema: RequestFields | None = None) -> Constraint | None:
+    """What an answer must be: OpenAI's `response_format`, or the Responses' `text.format`, in which
+    the `schema` stands elsewhere. Raises RequestRefused for what cannot be enforced.
+    """
+    kind = form.choice("type", ("text", "json_object", "json_schema"), "text")
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return make_form({"type": "object"}, form.name("type"))
+    table = form.table("json_schema") if schema is None else schema
+    return make_form(dict(table.table("schema").fields), table.name("schema"))
+
+
+def make_form(schema: Any, param: str) -> Constraint:
+    """A JSON schema as a constraint. Raises RequestRefused for one that cannot be enforced."""
+    from boardfit.edge.engines.constraint import check_constraint
+
+    constraint = Constraint("json_schema", json.dumps(schema))
+    try:
+        check_constraint(constraint)
+    except EngineMissingError as error:
+        raise RequestRefused(501, f"{param}: {error}; {error.next_step}", param=param) from None
+    except UsageError as error:
+        raise RequestRefused(400, f"{param}: {error}", param=param) from None
+    return constraint
 
 
 def read_max_tokens(body: RequestFields, *keys: str, default: int) -> int:
@@ -202,8 +235,10 @@ def read_tools(body: RequestFields) -> dict[str, Any]:
         if not _TOOL_NAME.fullmatch(name) or name in [tool.name for tool in tools]:
             expected = "a name of its own, of letters, digits, _ . : / and -, 128 at most"
             raise bad_field(function.name("name"), expected, name)
-        if not is_shallow(parameters.fields, MAX_SCHEMA_DEPTH):
-            problem = f"nested more than {MAX_SCHEMA_DEPTH} deep"
+        if not is_bounded(parameters.fields):
+            problem = (
+                f"nested more than {MAX_SCHEMA_DEPTH} deep, or more than {MAX_SCHEMA_VALUES} values"
+            )
             raise RequestRefused(400, f"{function.name('parameters')}: {problem}", param="tools")
         tools.append(Tool(name, function.text("description"), dict(parameters.fields)))
     choice = _read_tool_choice(body, [tool.name for tool in tools])
@@ -226,19 +261,20 @@ def _read_tool_choice(body: RequestFields, names: Sequence[str]) -> str:
     return value
 
 
-def is_shallow(value: Any, most: int) -> bool:
-    """Whether JSON data nests no more than `most` deep."""
-    level = [value]
-    for _ in range(most + 1):
+def is_bounded(value: Any) -> bool:
+    """Whether JSON data nests no deeper, and holds no more values, than is read here."""
+    level, n_values = [value], 0
+    for _ in range(MAX_SCHEMA_DEPTH + 1):
         level = [
             inner
             for each in level
             if isinstance(each, (dict, list))
             for inner in (each.values() if isinstance(each, dict) else each)
         ]
-        if not level:
-            return True
-    return False
+        n_values += len(level)
+        if not level or n_values > MAX_SCHEMA_VALUES:
+            break
+    return not level
 
 
 def read_messages(bodies: list[RequestFields]) -> tuple[tuple[Message, ...], tuple[str, ...]]:
@@ -296,7 +332,7 @@ def _read_call(body: RequestFields) -> ToolCall:
         values = json.loads(arguments or "{}") if isinstance(arguments, str) else arguments or {}
     except (ValueError, RecursionError):
         values = None
-    if not isinstance(values, dict) or not is_shallow(values, MAX_SCHEMA_DEPTH):
+    if not isinstance(values, dict) or not is_bounded(values):
         raise bad_field(function.name("arguments"), "a JSON object", arguments)
     return ToolCall(name, json.dumps(values, ensure_ascii=False), body.text("id"))
 

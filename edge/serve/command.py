@@ -20,6 +20,7 @@ import click
 from boardfit.edge.chat.model_options import engine_options, generation_options
 from boardfit.edge.deadline.options import budget_options
 from boardfit.edge.disk.secret import user_secret
+from boardfit.edge.engines.settings import MOST_SLOTS
 from boardfit.edge.engines.target import open_model
 from boardfit.edge.errors import UsageError
 from boardfit.edge.process.live import publish_status
@@ -63,6 +64,13 @@ TOKEN_FILE = "serve.key"
     "--most", default="10min", show_default=True, help="Longest time that one answer may compute."
 )
 @click.option(
+    "--slots",
+    default="auto",
+    show_default=True,
+    metavar="auto|N",
+    help="Answers computed at once. auto: several, while that is measured to be quicker.",
+)
+@click.option(
     "--steady-prefix",
     "is_steady",
     is_flag=True,
@@ -82,6 +90,7 @@ def serve(
     names: tuple[str, ...],
     origins: tuple[str, ...],
     most: str,
+    slots: str,
     is_steady: bool,
     budget: Budget | None,
     config: GenerationConfig,
@@ -102,13 +111,13 @@ def serve(
         return
     if no_token and not lan:
         raise UsageError("--no-token is for --lan; on loopback no token is asked for")
-    most_s = parse_most(most)
+    most_s, n_slots = parse_most(most), parse_slots(slots)
     if not Path(bundle).exists():
         open_model(bundle)  # raises the usual error, before anything listens
 
     token = read_token() if lan and not no_token else None
     server = Server(
-        make_queue(bundle, overrides, most_s=most_s, is_steady=is_steady),
+        make_queue(bundle, overrides, most_s=most_s, is_steady=is_steady, n_slots=n_slots),
         port=port,
         is_public=lan,
         token=token,
@@ -154,6 +163,17 @@ def print_unit(path: str, port: int) -> None:
     program = f"{root}/current/env/bin/edge"
     text = serve_unit(bundle.name, bundle.plan, root, program=program, port=port)
     echo(text.removesuffix("\n"))
+
+
+def parse_slots(text: str) -> int | None:
+    """The number in --slots; None for auto. Raises UsageError."""
+    if text == "auto":
+        return None
+    if not (text.isdecimal() and 1 <= int(text) <= MOST_SLOTS):
+        raise UsageError(
+            f"--slots must be auto or 1 to {MOST_SLOTS}, got {text!r}", next_step="--slots auto"
+        )
+    return int(text)
 
 
 def parse_most(text: str) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from boardfit.edge.chat.session import Answer, Session
 from boardfit.edge.deadline.outcome import Outcome
 from boardfit.edge.serve.ask import Ask, Rank
+from boardfit.edge.serve.schedule import WorkLeft
 from boardfit.edge.serve.scoring import Score
 from boardfit.edge.serve.spoilers import PrefixLost
 from boardfit.edge.types import TokenEvent
@@ -41,11 +42,12 @@ Item = Begun | TokenEvent | Ended | Exception
 @dataclass(frozen=True)
 class JobCost:
     """Predicted seconds, by upper bounds: for the shortest answer worth giving, and for the
-    longest.
+    longest, both with the prompt's `prefill_s`.
     """
 
     needs_s: float
     most_s: float
+    prefill_s: float = 0.0
 
 
 @dataclass(eq=False)
@@ -62,6 +64,8 @@ class Job:
     lost: PrefixLost | None = None
     n_passed: int = 0  # requests that it let pass, while it was paused for `paused_ns`
     paused_ns: int = 0
+    worked_s: float = 0.0  # of the engine alone
+    n_cells: int = 0  # of the context, that prompt and answer are likely to take
 
     def __post_init__(self) -> None:
         self._items: asyncio.Queue[Item] = asyncio.Queue()
@@ -94,16 +98,17 @@ class Job:
         """What was done otherwise than asked, its pauses among it."""
         n, s = self.n_passed, self.paused_ns / 1e9
         paused = (f"paused for {s:.1f} s while {n} more urgent were answered",) if n else ()
-        return (*self.notes, *paused)
+        return (*self.notes, *self.session.notes, *paused)
 
-    def latest_end_ns(self, start_ns: int) -> int:
-        """When it is over at the latest, if it starts at `start_ns`."""
+    def work(self, now_ns: int) -> WorkLeft:
+        """What is left of it, by upper bounds."""
         assert self.cost is not None
-        end_ns = start_ns + round(self.cost.most_s * 1e9)
-        budget = self.ask.budget
+        cost, done_s = self.cost, self.worked_s
+        left = max(0.0, cost.needs_s - done_s), max(0.0, cost.most_s - done_s)
+        budget, prefill_s = self.ask.budget, 0.0 if done_s else cost.prefill_s
         if budget is None or budget.within_s is None:
-            return end_ns
-        return max(start_ns, min(end_ns, self.received_ns + round(budget.within_s * 1e9)))
+            return WorkLeft(*left, prefill_s)
+        return WorkLeft(*left, prefill_s, (self.received_ns - now_ns) / 1e9 + budget.within_s)
 
     # ---- for the engine's thread --------------------------------------------------------------
 

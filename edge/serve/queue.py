@@ -1,15 +1,17 @@
 """The queue of requests, and the one thread that computes them.
 
-The thread owns the engine. Requests are taken by their deadlines, earliest first. A request is
-accepted only if every promise made before still holds, by the upper bounds of the time model; so a
-later arrival breaks none. Rendering and predictions run beside the engine, on other threads.
+The thread owns the engine. Requests are taken by their deadlines, earliest first, and answered in
+rounds: each that runs is asked on once, and the engine's step serves all. A request is accepted,
+and joins others, only if every promise made before still holds, by the upper bounds of the time
+model; so a later arrival breaks none. Rendering and predictions run beside the engine, on other
+threads.
 """
 
 import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -25,7 +27,8 @@ from boardfit.edge.serve.ask import Ask
 from boardfit.edge.serve.counters import Counters
 from boardfit.edge.serve.job import Begun, Ended, Job, JobCost
 from boardfit.edge.serve.notify import Heartbeat
-from boardfit.edge.serve.refused import RequestRefused, busy, infeasible, not_ready, unsupported
+from boardfit.edge.serve.refused import RequestRefused, busy, infeasible, not_ready
+from boardfit.edge.serve.schedule import JoinGate, simulate
 from boardfit.edge.serve.scoring import Score, TokenSession, check_scoring, score_answer
 from boardfit.edge.serve.spoilers import PrefixLost, PromptHistory, steady
 from boardfit.edge.template.render import kept_worker
@@ -35,27 +38,37 @@ from boardfit.edge.types import TemplateChoice, TokenEvent
 MAX_QUEUED = 16
 _SAVE_EVERY_S = 600.0
 #: A request that gives way does so between two steps.
-_STEP_NS = 300 * 10**6
+_STEP_S = 0.3
+_ENDED = object()
 LOG = logging.getLogger("boardfit.serve")
 
 
 class AnswerQueue:
-    """Loads a model and answers requests with it, one at a time."""
+    """Loads a model and answers requests with it, as many at a time as that is quicker for."""
 
     def __init__(
-        self, load: Callable[[], OpenModel], *, most_s: float = 600.0, is_steady: bool = False
+        self,
+        load: Callable[[], OpenModel],
+        *,
+        most_s: float = 600.0,
+        is_steady: bool = False,
+        is_gated: bool = True,
     ) -> None:
         """`load` opens the model, on the engine's thread. No answer takes more than `most_s`.
-        `is_steady`: clocks leave the head of system prompts.
+        `is_steady`: clocks leave the head of system prompts. `is_gated`: answers are computed
+        together only while that is measured to be quicker.
         """
+        self._is_gated = is_gated
         self._load = load
         self._most_s = most_s
         self._is_steady = is_steady
         self._history = PromptHistory()
         self._wake = threading.Condition()
         self._waiting: list[Job] = []
-        self._running: Job | None = None
-        self._paused: Job | None = None  # let others pass, and goes on behind them
+        #: What runs, and how it goes on. What gives way is not asked on while others run.
+        self._running: dict[Job, Iterator[None]] = {}
+        self._n_slots = 1
+        self._gate = JoinGate()
         self._is_closing = False
         self._saved_s = time.monotonic()
         self._monotonic_ns = time.monotonic_ns
@@ -100,7 +113,7 @@ class AnswerQueue:
 
     def counts(self) -> dict[str, int]:
         """How many requests compute and wait."""
-        return {"running": int(self._running is not None), "waiting": len(self._waiting)}
+        return {"running": len(self._running), "waiting": len(self._waiting)}
 
     async def submit(self, ask: Ask) -> Job:
         """Accept a request, or raise RequestRefused."""
@@ -127,8 +140,7 @@ class AnswerQueue:
             return True
 
     def _others(self) -> list[Job]:
-        begun = [job for job in (self._running, self._paused) if job is not None]
-        return [*begun, *self._waiting]
+        return [*self._running, *self._waiting]
 
     def _estimate_all(self, job: Job) -> None:
         for each in (*self._others(), job):
@@ -199,10 +211,7 @@ class AnswerQueue:
     def _offer_tools(self, session: Session, ask: Ask) -> tuple[str, ...]:
         """Show a session the tools of its request. Returns notes on how that is done."""
         form = self.use().tool_format
-        use = ToolUse(form, ask.tools, ask.tool_choice, ask.parallel)
-        if use.must_call:
-            raise unsupported("tool_choice", "no call can be demanded yet; auto and none are taken")
-        session.offer(use)
+        session.offer(ToolUse(form, ask.tools, ask.tool_choice, ask.parallel))
         is_told = ask.tools and ask.tool_choice != "none" and not form.variable
         return ("the template lists no tools: the system prompt does",) if is_told else ()
 
@@ -249,27 +258,57 @@ class AnswerQueue:
             n_least = 1
         needs_s = prefill.high + (n_least - 1) * token.high + self._deadline.timing.times.tail_s
         n_scored = 0 if ask.logprobs is None else len(tokens) + n_most
-        return JobCost(needs_s, min(self._most_s, prefill.high + (n_most + n_scored) * token.high))
+        job.n_cells = len(tokens) + min(n_most, job.session.count_reserve(ask.config))
+        most_s = min(self._most_s, prefill.high + (n_most + n_scored) * token.high)
+        return JobCost(needs_s, most_s, prefill.high)
 
     def _admit(self, job: Job) -> None:
-        """Raise RequestRefused unless this request's promise and all earlier ones hold."""
-        if not self._others():
+        """Raise RequestRefused unless this request's promise and all earlier ones hold, one after
+        another or together.
+        """
+        if not self._others() or job.gives_way:
             return
         now_ns = self._monotonic_ns()
-        start_ns = now_ns
-        if self._running is not None:
-            since_ns = self._running.started_ns or now_ns
-            gives_way = self._running.gives_way and not job.gives_way
-            end_ns = now_ns + _STEP_NS if gives_way else self._running.latest_end_ns(since_ns)
-            start_ns = max(now_ns, end_ns)
-        for each in sorted([*self._waiting, job], key=lambda other: other.due_ns):
-            promised_ns = each.promised_ns
-            assert each.cost is not None
-            if promised_ns is not None and start_ns + each.cost.needs_s * 1e9 > promised_ns:
-                self._refuse(job, each, start_ns, now_ns)
-            start_ns = each.latest_end_ns(start_ns)
+        waiting = sorted([*self._waiting, job], key=lambda each: each.due_ns)
+        harmed, queue_s = self._find_harmed(waiting, 1, now_ns)
+        if harmed is None:
+            return
+        n = self._n_slots
+        if n == 1 or not self._pays(n) or self._find_harmed(waiting, n, now_ns)[0] is not None:
+            self._refuse(job, harmed, queue_s)
 
-    def _refuse(self, job: Job, harmed: Job, start_ns: int, now_ns: int) -> None:
+    def _find_harmed(
+        self, waiting: Sequence[Job], n_slots: int, now_ns: int
+    ) -> tuple[Job | None, float]:
+        """The first request whose promise would not hold if all take as long as they may, and the
+        seconds until its turn. `n_slots` answer together from now on.
+        """
+        running = [job for job in self._running if not job.gives_way]
+        start_s = _STEP_S if self._running and not running else 0.0
+        works = {job: job.work(now_ns) for job in (*running, *waiting)}
+        simulate(
+            [works[job] for job in running],
+            [works[job] for job in waiting],
+            n_slots,
+            self._slowdown,
+            start_s,
+        )
+        for job, work in works.items():
+            promised_ns = job.promised_ns
+            if promised_ns is not None and now_ns + work.reached_s * 1e9 > promised_ns:
+                if job in self._running and now_ns + work.alone_s * 1e9 > promised_ns:
+                    continue  # late without the others
+                return job, work.begun_s
+        return None, 0.0
+
+    def _slowdown(self, n: int) -> float:
+        return self.use().engine.slowdown(n) if n > 1 else 1.0
+
+    def _pays(self, n: int) -> bool:
+        """Whether `n` answers are sooner done together. True for a fixed number."""
+        return not self._is_gated or self.use().engine.sharing_pays(n)
+
+    def _refuse(self, job: Job, harmed: Job, queue_s: float) -> None:
         assert job.cost is not None
         needs_s, budget = job.cost.needs_s, job.ask.budget
         self.counters.count_refusal("busy" if harmed is job else "promises")
@@ -282,7 +321,6 @@ class AnswerQueue:
                     nearest_s=needs_s,
                 )
             )
-        queue_s = (start_ns - now_ns) / 1e9
         raise busy(
             "other requests are before this one"
             if harmed is job
@@ -295,13 +333,10 @@ class AnswerQueue:
     def _end_s(self) -> float:
         """Seconds until everything accepted is over, at the latest."""
         with self._wake:
-            now_ns = end_ns = time.monotonic_ns()
-            for job in sorted(
-                self._others(), key=lambda each: (each.started_ns is None, each.due_ns)
-            ):
-                if job.cost is not None:
-                    end_ns = job.latest_end_ns(job.started_ns or max(now_ns, end_ns))
-        return max(0.0, (end_ns - now_ns) / 1e9)
+            now_ns = time.monotonic_ns()
+            known = [job for job in self._others() if job.cost is not None]
+            works = [job.work(now_ns) for job in sorted(known, key=lambda job: job.due_ns)]
+        return simulate([], works, 1, lambda n: 1.0)
 
     # ---- the engine's thread ------------------------------------------------------------------
 
@@ -329,63 +364,85 @@ class AnswerQueue:
             self.ready.set()
             return
         self.ready.set()
-        while (job := self._take()) is not None:
-            self._answer(job)
-            if not self._waiting:
-                self._keep(job)
+        details = opened.engine.describe().details
+        self._n_slots = int(details.get("n_slots", 1))
+        while self._take():
+            self._go_round()
         with suppress(EdgeError):
             self._base.save_times()
         if self._base.small is not None:
             self._base.small.engine.close()
         opened.engine.close()
 
-    def _take(self) -> Job | None:
-        """The next request; None when the server ends."""
+    def _take(self) -> bool:
+        """Wait until there is something to do, and begin what may. False when the server ends."""
         with self._wake:
-            self._running = None
             while True:
                 for job in [each for each in self._waiting if each.is_given_up()]:
                     self._waiting.remove(job)
                     job.post(not_ready("the server is ending"))
-                if self._waiting:
-                    return self._begin(self._waiting)
+                while (found := self._find_next()) is not None:
+                    self._waiting.remove(found)
+                    found.started_ns = time.monotonic_ns()
+                    self._running[found] = self._answer(found)
+                if self._running:
+                    return True
                 if self._is_closing:
-                    return None
+                    return False
                 self._heart.beat()
                 self._wake.wait(self._heart.pause_s)
 
-    def _begin(self, jobs: Sequence[Job]) -> Job:
-        job = min(jobs, key=lambda each: each.due_ns)
-        self._waiting.remove(job)
-        self._running = job
-        job.started_ns = time.monotonic_ns()
+    def _find_next(self) -> Job | None:
+        """The request that begins now: the first one, where no promise is against it."""
+        job = min(self._waiting, key=lambda each: (each.gives_way, each.due_ns), default=None)
+        beside = [each for each in self._running if not each.gives_way]
+        if job is None or (job.gives_way and self._running):
+            return None
+        if not beside:
+            return job
+        n = len(beside) + 1
+        takes_all = any(each.ask.logprobs is not None for each in (job, *beside))
+        if takes_all or n > self._n_slots or not self._has_cells(job, beside):
+            return None
+        if not self._gate.opens(self._pays(n)):
+            return None
+        promised = [each for each in (*beside, *self._waiting) if each.promised_ns is not None]
+        if promised:
+            if any(each.cost is None for each in (*beside, *self._waiting)):
+                return None
+            rest = sorted(self._waiting, key=lambda each: each.due_ns)
+            if self._find_harmed(rest, self._n_slots, time.monotonic_ns())[0] is not None:
+                return None
         return job
 
-    def urgent(self) -> list[Job]:
-        """Requests that wait and do not give way. Scores take the whole engine: they wait too."""
-        return [
-            job
-            for job in tuple(self._waiting)
-            if not (job.gives_way or job.is_given_up() or job.ask.logprobs is not None)
-        ]
+    def _has_cells(self, job: Job, beside: Sequence[Job]) -> bool:
+        """Whether the context's cells hold what these are likely to take together."""
+        return sum(each.n_cells for each in (job, *beside)) <= self.use().engine.n_ctx
 
-    def answer_urgent(self) -> None:
-        """Answer them while the running request is paused. On the engine's thread."""
-        paused, since_ns = self._running, time.monotonic_ns()
-        assert paused is not None
-        while True:
-            with self._wake:
-                self._paused = paused
-                found = self.urgent()
-                job = self._begin(found) if found else None
-                if job is None:
-                    self._running, self._paused = paused, None
-                    break
-            self._answer(job)
-            paused.n_passed += 1
-        paused.paused_ns += time.monotonic_ns() - since_ns
+    def _go_round(self) -> None:
+        """Ask every request on, once. What gives way waits while others run."""
+        urgent = [job for job in self._running if not job.gives_way]
+        began_ns, n_ended = time.monotonic_ns(), 0
+        for job in urgent or list(self._running):
+            if next(self._running[job], _ENDED) is _ENDED:
+                with self._wake:
+                    del self._running[job]
+                n_ended += 1
+                if not (self._waiting or self._running):
+                    self._keep(job)
+        if not urgent:
+            return
+        spent_ns = time.monotonic_ns() - began_ns
+        share = spent_ns / self._slowdown(len(urgent))
+        for job in urgent:
+            job.worked_s += share / 1e9
+        for job in self._running:
+            if job.gives_way:
+                job.paused_ns += spent_ns
+                job.n_passed += n_ended
 
-    def _answer(self, job: Job) -> None:
+    def _answer(self, job: Job) -> Iterator[None]:
+        """Answer a request, step by step."""
         ask, session = job.ask, job.session
         assert job.started_ns is not None
         end_ns = job.started_ns + round(self._most_s * 1e9)
@@ -404,7 +461,7 @@ class AnswerQueue:
                 job.cost = self._estimate(job, tokens)
             job.post(Begun())
 
-        config = replace(ask.config, passing=_Passing(self)) if job.gives_way else ask.config
+        config = replace(ask.config, ticks=True)
         try:
             if session.keeps_marks:
                 session.hints = (self._history.shared(session.system_prefix()),)
@@ -417,8 +474,11 @@ class AnswerQueue:
                 begun=begin,
             )
             for event in stream:
-                events.append(event)
-                job.post(event)
+                if not event.is_tick:
+                    events.append(event)
+                    job.post(event)
+                if event.finish_reason is None:
+                    yield
             answer = session.last_answer
             if answer is None:
                 raise InputError("the model gave no answer")
@@ -452,19 +512,6 @@ class AnswerQueue:
             if time.monotonic() - self._saved_s > _SAVE_EVERY_S:
                 self._saved_s = time.monotonic()
                 self._base.save_times()
-
-
-class _Passing:
-    """Lets requests pass one that gives way."""
-
-    def __init__(self, queue: AnswerQueue) -> None:
-        self._queue = queue
-
-    def is_wanted(self) -> bool:
-        return bool(self._queue.urgent())
-
-    def let_pass(self) -> None:
-        self._queue.answer_urgent()
 
 
 def _to_dict(span: Span) -> dict[str, float]:

@@ -8,6 +8,7 @@ from boardfit.edge.errors import (
     DeadlineError,
     DoesNotFitError,
     EdgeError,
+    EngineMissingError,
     InputError,
     UsageError,
 )
@@ -96,6 +97,8 @@ def refusal_of(error: Exception) -> RequestRefused:
         return RequestRefused(400, _with_step(error))
     if isinstance(error, DoesNotFitError):
         return RequestRefused(507, _with_step(error), code="out_of_memory")
+    if isinstance(error, EngineMissingError):  # the package for what was asked is not here
+        return RequestRefused(501, _with_step(error), code="unsupported")
     if isinstance(error, EdgeError):
         return RequestRefused(500, _with_step(error), code="engine_error")
     return RequestRefused(500, f"the server failed: {type(error).__name__}", code="internal_error")

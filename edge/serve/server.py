@@ -28,19 +28,28 @@ LOOPBACK = ("127.0.0.1", "::1")
 EVERYWHERE = ("0.0.0.0", "::")
 #: Conversations kept beside the one that is answered, within the planned cells.
 N_SHELVES = 6
+#: Answers computed at once, where that is quicker.
+N_SLOTS = 4
 
 
 def make_queue(
-    path: str | Path, overrides: dict[str, Any], *, most_s: float = 600.0, is_steady: bool = False
+    path: str | Path,
+    overrides: dict[str, Any],
+    *,
+    most_s: float = 600.0,
+    is_steady: bool = False,
+    n_slots: int | None = None,
 ) -> AnswerQueue:
-    """The queue of a bundle or a model file: of answers, or of vectors for an embedding model."""
+    """The queue of a bundle or a model file: of answers, or of vectors for an embedding model.
+    `n_slots` answers are computed at once; None: several, while that is quicker.
+    """
     if makes_vectors(path):
         return VectorQueue(path, overrides, most_s=most_s)
 
     def load() -> OpenModel:
-        return open_model(path, n_shelves=N_SHELVES, **overrides)
+        return open_model(path, n_shelves=N_SHELVES, n_slots=n_slots or N_SLOTS, **overrides)
 
-    return AnswerQueue(load, most_s=most_s, is_steady=is_steady)
+    return AnswerQueue(load, most_s=most_s, is_steady=is_steady, is_gated=n_slots is None)
 
 
 class Server:

@@ -119,7 +119,10 @@ class ChatTemplate:
             if kind not in self._controls:
                 self._controls[kind] = control_tokens([kind], tokenize, has_text)
         controls = {token: text for kind in kinds for token, text in self._controls[kind].items()}
-        return ThinkingFilter(kinds, opened, controls, tokenize)
+        found = ThinkingFilter(kinds, opened, controls, tokenize)
+        if expected := [kind for kind in (opened, *self._kinds) if kind is not None]:
+            found.thoughts = "" if opened else expected[0].start, expected[0].ends[-1]
+        return found
 
     @cached_property
     def _kinds(self) -> list[ThinkingKind]:

@@ -1,10 +1,10 @@
 """Render chat templates. They are programs from the model's author, so they count as hostile.
 
 They run in Jinja's immutable sandbox with the whitespace rules, filters and functions of
-transformers. Only the methods and filters that templates need exist; what can grow is estimated
-before it runs, and everything is counted (`boardfit.edge.template.limits`). It happens in a forked
-child, which the kernel ends when an operation escapes the count. A server keeps one child
-for all its texts (`kept_worker`).
+transformers, and only the methods and filters that templates need exist. A template can compute for
+hours or fill the memory: `'a' * 10**10`. So it runs in a child of limited time and memory, which
+the kernel ends (`boardfit.edge.process.forked`). A server keeps one child for all its texts
+(`kept_worker`).
 
     text = render(template, [{"role": "user", "content": "Hello"}], bos_token="<s>",
                   eos_token="</s>")
@@ -15,19 +15,26 @@ import datetime
 import functools
 import json
 import re
+import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from boardfit.edge.errors import EngineMissingError, InputError, UnsafeInputError
-from boardfit.edge.process.forked import ForkedDeathError, ForkedWorker, can_fork, run_forked
-from boardfit.edge.template import limits
-from boardfit.edge.template.limits import LimitError, RenderBudget
-from boardfit.edge.template.sandbox import NAMES, current_budget, environment, jinja
+from boardfit.edge.errors import EngineError, EngineMissingError, InputError, UnsafeInputError
+from boardfit.edge.process.forked import (
+    ForkedDeathError,
+    ForkedWorker,
+    can_fork,
+    run_forked,
+    serve_started,
+)
+from boardfit.edge.template.sandbox import NAMES, environment, jinja
 from boardfit.edge.units import printable
 
 MAX_TEMPLATE_CHARS = 128 * 1024
-#: What a child lives beyond the seconds that its own clock allows: compiling comes on top.
-HARD_LIMIT_MARGIN_S = 0.5
+MAX_OUTPUT_CHARS = 4 * 1024**2
+MAX_DEPTH = 64  # of nested lists and dicts that go in
+MAX_SECONDS = 4.5
 
 # Templates that a child has compiled and rendered in time, oldest first.
 _MAX_PROVEN = 4
@@ -44,7 +51,7 @@ def render(
     eos_token: str,
     add_generation_prompt: bool = True,
     now: datetime.datetime | None = None,
-    max_seconds: float = limits.MAX_SECONDS,
+    max_seconds: float = MAX_SECONDS,
     **extra: Any,
 ) -> str:
     """The text of a conversation, as transformers' `apply_chat_template` renders it.
@@ -66,39 +73,39 @@ def render(
             "add_generation_prompt": add_generation_prompt,
         }
     )
-    jinja(), environment()  # imported once, here, and not in every child
-    if not can_fork():
-        return render_here(template, variables, now, max_seconds)
     when = now.isoformat() if now else None
-    request = json.dumps([template, variables, when, max_seconds]).encode()
-    seconds = max_seconds + HARD_LIMIT_MARGIN_S
+    request = json.dumps([template, variables, when]).encode()
     try:
-        if _workers:
-            answer = _workers[-1].ask(request, seconds)
-        else:
-            if template in _proven:  # known to compile in time: once for all children
-                _compile(template)
-            answer = run_forked(functools.partial(_answer, request), seconds)
+        answer = _ask(request, template, max_seconds)
     except TimeoutError as error:
         raise UnsafeInputError(f"chat template stopped: {error}") from None
     except ForkedDeathError as error:
-        raise UnsafeInputError(
-            f"chat template stopped: it ended the process that rendered it (signal {error.signal})"
+        is_memory = error.signal in (None, signal.SIGKILL)
+        why = "it takes too much memory" if is_memory else f"it ended by signal {error.signal}"
+        raise UnsafeInputError(f"chat template stopped: {why}") from None
+    except OSError as error:
+        raise EngineError(
+            f"no process can be started to render the chat template: {error}",
+            next_step="free memory, or end other programs",
         ) from None
-    except OSError:  # no process can be started: counted all the same
-        return render_here(template, variables, now, max_seconds)
     return _read_answer(answer, template)
 
 
-def render_here(
-    template: str, variables: dict[str, Any], now: datetime.datetime | None, max_seconds: float
-) -> str:
-    """`render` in this process, where nothing but the count limits it."""
-    budget = RenderBudget(max_seconds=max_seconds)
-    with _set_budget(budget), _convert_errors():
-        budget.accept_input(variables)
+def _ask(request: bytes, template: str, seconds: float) -> bytes:
+    if not can_fork() and not _workers:  # one for this program's life: its start takes long
+        _workers.append(ForkedWorker(_answer, module=__name__))
+    if _workers:
+        return _workers[-1].ask(request, seconds)
+    jinja(), environment()  # imported once, here, and not in every child
+    if template in _proven:  # known to compile in time: once for all children
+        _compile(template)
+    return run_forked(functools.partial(_answer, request), seconds)
+
+
+def render_here(template: str, variables: dict[str, Any], now: datetime.datetime | None) -> str:
+    """`render` in this process, where nothing limits it."""
+    with _convert_errors():
         compiled = _compile(template)
-        budget.start()
         return _collect(compiled.generate({**variables, "strftime_now": _clock(now)}))
 
 
@@ -125,10 +132,10 @@ def kept_worker() -> Iterator[None]:
 
 def _answer(request: bytes) -> bytes:
     """In the child: the text, or the error, as JSON."""
-    template, variables, when, max_seconds = json.loads(request)
+    template, variables, when = json.loads(request)
     now = datetime.datetime.fromisoformat(when) if when else None
     try:
-        text = render_here(template, variables, now, max_seconds)
+        text = render_here(template, variables, now)
         found: dict[str, Any] = {"text": text}
     except (InputError, EngineMissingError) as error:
         found = {"error": type(error).__name__, "message": str(error), "next": error.next_step}
@@ -150,21 +157,12 @@ def _read_answer(answer: bytes, template: str) -> str:
 
 def parse(template: str) -> Any:
     """The template's syntax tree (`jinja2.nodes.Template`), checked. Raises like `render`."""
-    with _set_budget(RenderBudget()), _convert_errors():
+    with _convert_errors():
         _check_source(template)
         return environment().parse(template)
 
 
 # ---- running ----------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _set_budget(budget: RenderBudget) -> Iterator[None]:
-    token = current_budget.set(budget)
-    try:
-        yield
-    finally:
-        current_budget.reset(token)
 
 
 @contextlib.contextmanager
@@ -175,8 +173,6 @@ def _convert_errors() -> Iterator[None]:
         yield
     except (InputError, EngineMissingError):
         raise
-    except LimitError as error:
-        raise UnsafeInputError(f"chat template stopped: {error}") from None
     except jinja2.exceptions.SecurityError as error:
         raise _security_error(str(error)) from None
     except jinja2.TemplateSyntaxError as error:
@@ -187,8 +183,8 @@ def _convert_errors() -> Iterator[None]:
         raise InputError(f"chat template refuses: {printable(str(error))}") from None
     except RecursionError:
         raise UnsafeInputError("chat template stopped: it nests or calls itself too deep") from None
-    except MemoryError:
-        raise UnsafeInputError("chat template stopped: it takes too much memory") from None
+    except MemoryError:  # ends the child, whose memory may stay scattered
+        raise
     except Exception as error:  # a template can raise nearly anything: 1/0, None + 'a', {}[[]]
         reason = printable(f"{type(error).__name__}: {error}")
         raise InputError(f"chat template failed: {reason}") from None
@@ -211,16 +207,18 @@ def _collect(pieces: Iterator[str]) -> str:
     length = 0
     for piece in pieces:
         length += len(piece)
-        if length > limits.MAX_OUTPUT_CHARS:
-            raise LimitError(f"it writes more than {limits.MAX_OUTPUT_CHARS} characters")
+        if length > MAX_OUTPUT_CHARS:
+            raise UnsafeInputError(
+                f"chat template stopped: it writes more than {MAX_OUTPUT_CHARS} characters"
+            )
         taken.append(piece)
     return "".join(taken)
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
     """A private copy of JSON-like data, so that a template never holds an object of ours."""
-    if depth > limits.MAX_DEPTH:
-        raise InputError(f"template variables nest more than {limits.MAX_DEPTH} deep")
+    if depth > MAX_DEPTH:
+        raise InputError(f"template variables nest more than {MAX_DEPTH} deep")
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, str):
@@ -253,8 +251,10 @@ def _clock(now: datetime.datetime | None) -> Callable[[Any], str]:
     """`strftime_now` as transformers has it, or of a given time."""
 
     def strftime_now(layout: Any) -> str:
-        if len(str(layout)) > 256:
-            raise LimitError("a date format of more than 256 characters")
         return (now or datetime.datetime.now()).strftime(str(layout))
 
     return strftime_now
+
+
+if __name__ == "__main__":
+    serve_started(_answer, sys.argv[1])

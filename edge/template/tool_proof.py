@@ -78,9 +78,7 @@ class _Span(NamedTuple):
     end: int
 
 
-def find_tool_format(
-    source: str, bos: str, eos: str, response_template: Mapping[str, Any] | None = None
-) -> ToolFormat:
+def find_tool_format(source: str, response_template: Mapping[str, Any] | None = None) -> ToolFormat:
     """How the model of a chat template writes calls, and how that is known: `proof` is "generic"
     where it is not. Raises what rendering raises where jinja2 is missing.
     """
@@ -88,7 +86,12 @@ def find_tool_format(
     def write(messages: Sequence[Mapping[str, Any]], variable: str = "tools") -> str:
         given: dict[str, Any] = {"tools": None, variable: _TOOLS}
         return render(
-            source, messages, bos_token=bos, eos_token=eos, add_generation_prompt=False, **given
+            source,
+            messages,
+            bos_token="<s>",
+            eos_token="</s>",
+            add_generation_prompt=False,
+            **given,
         )
 
     form = _prove(source, write)

@@ -8,14 +8,15 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from boardfit.edge.errors import UsageError
 from boardfit.edge.template.thinking import find_controls
 from boardfit.edge.template.tool_format import CallReader, ToolFormat, to_json
-from boardfit.edge.types import AnswerFilter, Message, TokenEvent, ToolCall
+from boardfit.edge.template.tool_grammar import write_grammar
+from boardfit.edge.types import AnswerFilter, Constraint, Message, TokenEvent, ToolCall
 
 _EXAMPLE = ToolCall("NAME", '{"ARGUMENT": "VALUE"}')
 
@@ -156,6 +157,23 @@ class ToolUse:
 
     # ---- the answer ---------------------------------------------------------------------------
 
+    def constrain(self, control: Callable[[str], int | None]) -> Constraint | None:
+        """What holds calls to the tools: from the first token where one must come, else from where
+        one begins. None where nothing shows that one begins. `control` gives the id of a marker
+        that is a token without a text. Raises UsageError for a schema that cannot be enforced.
+        """
+        form, wanted = self.form, self.offered
+        if self.must_call and self.choice != "required":
+            wanted = tuple(tool for tool in wanted if tool.name == self.choice)
+        after = "" if self.must_call else form.trigger
+        if form.is_bare and not self.must_call:
+            after = f'{{"{form.name_key}":' if form.syntax == "json" and form.name_key else ""
+        if not wanted or not (after or self.must_call):
+            return None
+        schemas = {tool.name: tool.parameters for tool in wanted}
+        text = write_grammar(form, schemas, after=after, parallel=self.parallel, control=control)
+        return Constraint("lark", text, after)
+
     def filter(
         self,
         inner: AnswerFilter,
@@ -193,18 +211,39 @@ class ToolFilter(AnswerFilter):
         )
         return dataclasses.replace(event, text=text, calls=tuple(calls))
 
+    @property
+    def thoughts(self) -> tuple[str, str] | None:  # type: ignore[override]
+        return self._inner.thoughts
+
     def find_closing(self) -> tuple[str, Sequence[int]] | None:
         return self._inner.find_closing()
 
 
 def _cut_all(value: Any, cut: Callable[[str], str]) -> Any:
-    """JSON data with `cut` over all its texts, keys too."""
+    """JSON data with `cut` over all its texts, keys too; nearly always there is nothing to cut."""
+    joined = "\n".join(_texts(value))
+    return value if cut(joined) == joined else _cut_each(value, cut)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield str(key)
+            yield from _texts(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _texts(item)
+
+
+def _cut_each(value: Any, cut: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return cut(value)
     if isinstance(value, Mapping):
-        return {cut(str(key)): _cut_all(item, cut) for key, item in value.items()}
+        return {cut(str(key)): _cut_each(item, cut) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_cut_all(item, cut) for item in value]
+        return [_cut_each(item, cut) for item in value]
     return value
 
 

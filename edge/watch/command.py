@@ -10,7 +10,7 @@ import click
 
 from boardfit.edge.probe.remote import parse_target
 from boardfit.edge.terminal.output import write_text
-from boardfit.edge.watch.draw import ProcessHistory, Rates, screen_lines
+from boardfit.edge.watch.draw import ProcessHistory, screen_lines
 from boardfit.edge.watch.look import Here, Look, WatchedBoard, to_record
 from boardfit.edge.watch.screen import Screen
 
@@ -41,35 +41,27 @@ def watch(target: str | None, interval: float, looks: int | None, as_json: bool)
             show_looks(source, interval, looks, title)
 
 
-class WatchMemory:
-    """State kept between looks: each process's rate, its history, how long it has stood."""
+Histories = dict[int, ProcessHistory]
 
-    def __init__(self) -> None:
-        self._past: dict[int, tuple[Rates, tuple[object, ...], float]] = {}
 
-    def add(self, look: Look) -> dict[int, ProcessHistory]:
-        """The histories of a look's processes; ended ones are forgotten."""
-        now, past, histories = time.monotonic(), self._past, {}
-        self._past = {}
-        for page, _ in look.processes:
-            state = (page.started, page.state, page.n_requests, page.n_out)
-            rates, before, since = past.get(page.pid, (Rates(), state, now))
-            since = since if before == state else now
-            self._past[page.pid] = (rates, state, since)
-            rate = rates.add(page, now)
-            histories[page.pid] = ProcessHistory(rate, tuple(rates.history), now - since)
-        return histories
+def add_look(look: Look, past: Histories) -> Histories:
+    """The histories of a look's processes; ended ones are forgotten."""
+    now_s, histories = time.monotonic(), Histories()
+    for page, _ in look.processes:
+        histories[page.pid] = past.get(page.pid, ProcessHistory())
+        histories[page.pid].add(page, now_s)
+    return histories
 
 
 def print_looks(
     source: Here | WatchedBoard, interval: float, looks: int | None, *, as_json: bool, title: str
 ) -> None:
     """Lines for pipes and files: a JSON object, or the screen's text, per look."""
-    memory, done = WatchMemory(), 0
+    histories, done = Histories(), 0
     while True:
         due = time.monotonic() + interval
         look = source.read()
-        histories, stamp = memory.add(look), datetime.now(timezone.utc).isoformat()
+        histories, stamp = add_look(look, histories), datetime.now(timezone.utc).isoformat()
         if as_json:
             record = to_record(look, {pid: past.rate for pid, past in histories.items()})
             write_text(json.dumps({**record, "time": stamp}) + "\n")
@@ -85,13 +77,13 @@ def print_looks(
 
 def show_looks(source: Here | WatchedBoard, interval: float, looks: int | None, title: str) -> None:
     """The terminal's second screen, redrawn at every look and when the window changes."""
-    memory, done = WatchMemory(), 0
+    histories, done = Histories(), 0
     ascii_only = not (sys.stdout.encoding or "").lower().startswith("utf")
     look = source.read()  # before Screen, which would hide a missing board's error
     with Screen() as screen:
         while True:
             due = time.monotonic() + interval
-            histories = memory.add(look)
+            histories = add_look(look, histories)
             done += 1
             while True:
                 width, height = screen.size

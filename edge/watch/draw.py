@@ -3,7 +3,7 @@
 import unicodedata
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from boardfit.edge.probe.sensors import describe_throttled
@@ -31,13 +31,35 @@ class Line:
     tone: Tone = "plain"
 
 
-@dataclass(frozen=True)
+@dataclass
 class ProcessHistory:
-    """Rates of decode; `still_s` are the seconds in one state without another token."""
+    """Decode tokens/s of one process, now and before; `still_s` are the seconds in one state
+    without another token.
+    """
 
     rate: float | None = None
-    history: tuple[float, ...] = ()
+    history: Sequence[float] = ()
     still_s: float = 0.0
+    _seen: deque[tuple[float, int, int]] = field(default_factory=deque)
+    _state: tuple[object, ...] = ()
+    _since_s: float = 0.0
+
+    def add(self, page: Page, now_s: float) -> None:
+        """Add a look. The rate is that of the last two seconds, None while nothing is decoded.
+        Gaps and their time are the process's own: prefill between answers does not count.
+        """
+        state = (page.started, page.state, page.n_requests, page.n_out)
+        if state != self._state:
+            self._state, self._since_s = state, now_s
+        self.still_s = now_s - self._since_s
+        self._seen.append((now_s, page.n_gaps, page.gaps_ns))
+        while len(self._seen) > 2 and now_s - self._seen[1][0] >= WINDOW_S:
+            self._seen.popleft()
+        _, n_before, ns_before = self._seen[0]
+        n_gaps, span_ns = page.n_gaps - n_before, page.gaps_ns - ns_before
+        self.rate = n_gaps / (span_ns * NS) if n_gaps > 0 and span_ns > 0 else None
+        if self.rate is not None:
+            self.history = (*self.history, self.rate)[-KEPT:]
 
 
 def screen_lines(
@@ -183,28 +205,6 @@ def shorten(text: str, width: int) -> str:
         return text
     fitting = (i for i in range(len(text), 0, -1) if display_width(text[:i]) < width)
     return text[: next(fitting, 0)] + "…"
-
-
-class Rates:
-    """The history of one process: feed it every page that is read."""
-
-    def __init__(self) -> None:
-        self._seen: deque[tuple[float, int, int]] = deque()
-        self.history: deque[float] = deque(maxlen=KEPT)
-
-    def add(self, page: Page, now_s: float) -> float | None:
-        """Decode tokens/s over the looks of the last two seconds, None while nothing is decoded.
-        Gaps and their time are the process's own: prefill between answers does not count.
-        """
-        self._seen.append((now_s, page.n_gaps, page.gaps_ns))
-        while len(self._seen) > 2 and now_s - self._seen[1][0] >= WINDOW_S:
-            self._seen.popleft()
-        _, n_before, ns_before = self._seen[0]
-        n_gaps, span_ns = page.n_gaps - n_before, page.gaps_ns - ns_before
-        if n_gaps <= 0 or span_ns <= 0:
-            return None
-        self.history.append(n_gaps / (span_ns * NS))
-        return self.history[-1]
 
 
 def mean_rate(page: Page) -> float | None:

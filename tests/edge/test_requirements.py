@@ -19,7 +19,7 @@ from boardfit.edge.requirements import install_line, is_true_for, split_requirem
 
 ROOT = Path(__file__).parents[2]
 ENGINE_EXTRAS = tuple(engine.extra for engine in ENGINES.values())
-EXTRAS = ("convert", "host", "report", "serve", "train", "test", *ENGINE_EXTRAS)
+EXTRAS = ("convert", "host", "report", "serve", "constrain", "train", "test", *ENGINE_EXTRAS)
 # Ours by name on an index, in whatever words: pip, pipx, uv; the extra in brackets.
 FORBIDDEN = re.compile(
     r"\b(?:pipx?|uv)\b[^\n`]{0,60}\b(?:install|download|wheel|add)\b[^\n`#]{0,80}?"

@@ -1,15 +1,32 @@
-"""Rehearse a bundle's first day on a board: install, load, answer, compare, measure."""
+"""Rehearse a bundle's first day on a board: install, load, answer, compare, measure.
 
+The board is compared token by token, not text by text. Kernels of different cores round
+differently, so a near tie may fall either way, and the texts part from there. Therefore the board
+is shown the host's own tokens and asked for the next one each time ("teacher forcing"), and a token
+that the host thought almost as good counts as the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
 import os
+import shutil
+import signal
 import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from boardfit.converters.board.engine.build import TOOL_PAIR
 from boardfit.converters.board.offline.wheelhouse import board_python
+from boardfit.converters.board.rehearse import result
 from boardfit.converters.board.rehearse.cpu import choose_cpu, known_models, write_fakes
-from boardfit.converters.board.rehearse.limits import EnforcedLimit, memory_limit
+from boardfit.converters.board.rehearse.limits import EnforcedLimit, PeakWatcher, memory_limit
 from boardfit.converters.board.rehearse.result import LESS_MEMORY, Options, Rehearsal
-from boardfit.converters.board.rehearse.run import RehearsalRun, host_reference
 from boardfit.converters.board.rehearse.sandbox import (
     BoardSandbox,
     board_root,
@@ -20,10 +37,14 @@ from boardfit.converters.board.rehearse.sandbox import (
     tool_sandbox,
 )
 from boardfit.device_profiles.profile import DeviceProfile
-from boardfit.edge.bundle.bundle import Bundle
+from boardfit.edge.bundle.bundle import Bundle, BundleFile
 from boardfit.edge.disk.atomic import link_or_copy
+from boardfit.edge.engines import open_engine
+from boardfit.edge.engines.settings import EngineSettings
 from boardfit.edge.errors import UsageError
-from boardfit.edge.terminal.progress import Reporter
+from boardfit.edge.process.child import decode_output, start_child
+from boardfit.edge.terminal.progress import Reporter, Say
+from boardfit.edge.types import GenerationConfig, LogitsEngine, Message
 from boardfit.edge.units import MIB, format_bytes
 
 #: What qemu itself may use on top of the board's limit: translated code (128 MiB) and its own heap.
@@ -151,3 +172,204 @@ def judge(found: Rehearsal, options: Options) -> None:
             f"leaves {format_bytes(found.limit_bytes)} free",
             next_step=LESS_MEMORY,
         )
+
+
+INSTALL_TIMEOUT_S = 900.0
+ANSWER_TIMEOUT_S = 3600.0
+#: Logits apart: closer than this, two tokens count as equally good (e^0.5 = 1.6 times as likely).
+NEAR_TIE = 0.5
+
+
+@dataclass(frozen=True)
+class HostReference:
+    """The host's greedy answer, to compare with. It has the token ids of the prompt and of the
+    answer. `logits` [n_answer, n_vocab] are the host's before each answer token, None if the engine
+    does not give them.
+    """
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+    text: str
+    has_template: bool
+    logits: Any | None
+
+
+def host_reference(bundle: Bundle, text: str, n_tokens: int, n_threads: int) -> HostReference:
+    """Answer `text` on this machine. Raises EngineMissingError without the bundle's engine."""
+    settings = replace(EngineSettings.from_plan(bundle.plan), n_threads=n_threads)
+    engine = open_engine(bundle.plan.engine, bundle.model, settings)
+    try:
+        prompt = (
+            engine.render([Message("user", text)]) if engine.has_template else engine.prompt(text)
+        )
+        config = GenerationConfig(max_tokens=n_tokens, ignore_eos=True)
+        events = list(engine.stream(prompt, config))
+        answer = tuple(event.token_id for event in events if event.token_id is not None)
+        logits = None
+        if isinstance(engine, LogitsEngine):
+            logits = engine.logits([*prompt, *answer])[len(prompt) - 1 : -1]
+        shown = "".join(event.text for event in events)
+        return HostReference(tuple(prompt), answer, shown, engine.has_template, logits)
+    finally:
+        engine.close()
+
+
+def compare(reference: HostReference, chosen: Sequence[int]) -> result.TokenAgreement:
+    """How far the board's choices are the host's; tokens that it never reached are not."""
+    equal = near = 0
+    for i, (expected, got) in enumerate(zip(reference.answer, chosen, strict=False)):
+        if got == expected:
+            equal += 1
+        elif reference.logits is not None:
+            row = reference.logits[i]
+            near += bool(0 <= got < len(row) and row[expected] - row[got] <= NEAR_TIE)
+    return result.TokenAgreement(len(reference.answer), equal, near)
+
+
+class RehearsalRun:
+    """The stages inside the sandbox; each adds what it found to the rehearsal."""
+
+    def __init__(
+        self,
+        sandbox: BoardSandbox,
+        limit: EnforcedLimit,
+        release: Path,
+        files: Sequence[BundleFile],
+        reporter: Reporter,
+        found: result.Rehearsal,
+    ) -> None:
+        self._sandbox, self._limit, self._release = sandbox, limit, release
+        self._files, self._reporter, self._found = files, reporter, found
+
+    def install(self) -> None:
+        """Run the bundle's own installer, as a board would."""
+        self._reporter.stage("installing as the board would")
+        board = self._release / "bundle/board"
+        env = self._sandbox.inside(self._release / "env")
+        if self._sandbox.can_start_programs:
+            argv = ["/bin/sh", self._sandbox.inside(board / "install.sh"), env]
+        else:
+            argv = ["/usr/bin/python3", "-I", "-B", self._sandbox.inside(board / "install.py"), env]
+        self._execute("installing", argv, INSTALL_TIMEOUT_S, lambda line: None)
+
+    def answer(self, reference: HostReference, options: result.Options) -> None:
+        """Start the installed engine, generate, and take its choice at each token of the host's."""
+        self._reporter.stage("answering as the board would")
+        home = self._sandbox.work / "home"
+        job = {
+            "site": self._sandbox.inside(self._release / "env/site"),
+            "bundle": self._sandbox.inside(self._release / "bundle"),
+            "prompt": options.prompt,
+            "n_tokens": options.n_tokens,
+            "reference": list(reference.answer),
+        }
+        (home / "job.json").write_text(json.dumps(job))
+        shutil.copyfile(Path(__file__).with_name("guest.py"), home / "guest.py")
+        argv = ["/usr/bin/python3", "-I", "-B", self._sandbox.inside(home / "guest.py"),
+                self._sandbox.inside(home / "job.json")]  # fmt: skip
+        chosen: list[int] = []
+        failure: dict[str, Any] = {}
+
+        def listen(line: str) -> None:
+            event = read_event(line)
+            match event.get("event"):
+                case "loaded":
+                    features = event.get("details", {}).get("cpu_features") or ()
+                    self._found.engine = f"{event.get('engine')} {event.get('version')}"
+                    self._found.kernels = tuple(map(str, features))
+                case "prompt" if event.get("ids") != list(reference.prompt):
+                    self._found.fail(
+                        "wrong-answers", "the board turns the prompt into other tokens"
+                    )
+                case "answer":
+                    self._found.text = str(event.get("text", ""))
+                case "token":
+                    token = event.get("id")
+                    chosen.append(token if isinstance(token, int) else -1)
+                    self._reporter.progress(len(chosen), len(reference.answer))
+                case "failed":
+                    failure.update(event)
+
+        self._execute("answering", argv, ANSWER_TIMEOUT_S, listen, failure)
+        if self._found.ok:
+            self._found.agreement = compare(reference, chosen)
+
+    def run_tool(self, variant: str, reference: HostReference, options: result.Options) -> None:
+        """Answer with a static program of the bundle: all that a phone gets."""
+        self._reporter.stage("answering as the phone would")
+        bundle = self._release / "bundle"
+        tool = bundle / f"tools/{variant}/llama-completion"
+        model = next(file.name for file in self._files if file.role == "model")
+        argv = [
+            str(tool), "-m", self._sandbox.inside(bundle / model), "-p", options.prompt,
+            "-n", str(options.n_tokens), "--temp", "0", "-t", "1", "--no-warmup",
+            "--no-display-prompt", "--simple-io",
+            *(("-cnv", "-st", "--jinja") if reference.has_template else ("-no-cnv",)),
+        ]  # fmt: skip
+        pieces: list[str] = []
+        self._execute("answering", argv, ANSWER_TIMEOUT_S, pieces.append)
+        text = "".join(pieces).replace("[end of text]", "").strip()
+        self._found.engine, self._found.text = f"static llama.cpp, {variant}", text
+        if self._found.ok and reference.text.strip() and not text:
+            message = "the program prints nothing, this machine's engine does"
+            self._found.fail("wrong-answers", message)
+
+    def _execute(
+        self,
+        stage: str,
+        argv: Sequence[str],
+        timeout_s: float,
+        listen: Say,
+        failure: dict[str, Any] | None = None,
+    ) -> None:
+        started = time.monotonic()
+        command = [*self._limit.wrap, *self._sandbox.command(argv)]
+        with tempfile.TemporaryFile("w+", errors="replace") as errors:
+            process = start_child(
+                command, env=self._sandbox.environment(), stderr=errors, start_new_session=True
+            )
+            assert process.stdout
+            tail, expired = list[str](), threading.Event()
+
+            def end() -> None:
+                expired.set()
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+
+            timer = threading.Timer(timeout_s, end)
+            timer.start()
+            try:
+                with PeakWatcher(process.pid) as watcher:
+                    for raw in process.stdout:
+                        line = decode_output(raw)
+                        tail = [*tail[-20:], line]
+                        listen(line)
+                    code = process.wait()
+            finally:
+                timer.cancel()
+                if process.poll() is None:
+                    end()
+                    process.wait()
+            errors.seek(0)
+            output = "".join(tail) + errors.read()[-8000:]
+        found = self._found
+        found.seconds[stage] = time.monotonic() - started
+        found.memory = watcher.peak if watcher.peak.guest else None
+        if expired.is_set():
+            found.fail("timeout", f"not finished after {timeout_s:.0f} s of emulation", stage)
+        elif code:
+            if failure:  # our own error, with its own next step
+                output = f"error: {failure['message']}"
+                code = int(failure["exit_code"])
+            found.problem = result.diagnose(
+                stage, code, output, oom_kills=self._limit.oom_kills(),
+                limit_bytes=found.limit_bytes, cpu=found.cpu.cpu.name,
+            )  # fmt: skip
+
+
+def read_event(line: str) -> dict[str, Any]:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return {}
+    return event if isinstance(event, dict) else {}

@@ -1,7 +1,7 @@
 """Convert other tools' results into boardfit records, so that one table can hold all.
 
-One file per tool: `can_read(text)` recognizes its output, `read(text, source)` returns records.
-What a tool did not measure stays null and is named in the record's `imported` entry. No trace is
+One file per tool: `can_read(text)` recognizes its output, `read(text, name)` gives readings. What a
+tool did not measure stays null and is named in the record's `imported` entry. No trace is
 invented: an imported figure cannot be derived again, and `edge report --verify` says so.
 """
 
@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from boardfit.edge.bench.importers.record import ImportedFile
+from boardfit.edge.bench.importers.record import ImportedFile, make_records
 from boardfit.edge.bench.importers.text import decode_text
 from boardfit.edge.bench.store import KIND, Results, joined, parse_results, read_file
 from boardfit.edge.errors import InputError
@@ -41,8 +41,9 @@ def read_any(path: Path, most: int | None = None) -> Found:
     for importer in importers:
         if not importer.can_read(text):
             continue
-        if records := tuple(importer.read(text, ImportedFile.from_path(path, data))):
-            return Found(importer.TOOL, Results(records, ()))
+        source = ImportedFile.from_path(path, data)
+        records = make_records(importer.TOOL, source, importer.read(text, source.name))
+        return Found(importer.TOOL, Results(records, ()))
     likely = [importer for importer in importers if any(m in text for m in importer.MENTIONS)]
     first = data.lstrip().partition(b"\n")[0].strip()
     # A bare brace begins a document of another kind: each of our results is a line.

@@ -1,27 +1,38 @@
 """What `litert-lm benchmark` (means of its runs) and `litert_lm_main` (each turn) print."""
 
 import re
+from collections.abc import Iterator
 from pathlib import PurePath
-from typing import Any
 
-from boardfit.edge.bench.importers.record import ImportedFile, ImportedSubject, Sizes, count, number
+from boardfit.edge.bench.importers.record import (
+    Sizes,
+    ToolReading,
+    ToolSubject,
+    count,
+    number,
+)
 from boardfit.edge.errors import InputError
 
 TOOL = "litert-lm"
 HINT = "litert-lm benchmark, or litert_lm_main --benchmark"
 MENTIONS = ("litert", "Benchmarking model")
-NOT_MEASURED = ("repetitions (it prints means)", "time between tokens", "machine", "engine build")
-_START = "Benchmarking model:"
+_START, _MAIN = "Benchmarking model:", "BenchmarkInfo"
 _FIELD = re.compile(r"^\s*([A-Z][A-Za-z ]+?)\s*:\s*(.+?)\s*$", re.MULTILINE)
-
-
-_MAIN = "BenchmarkInfo"
+# Their row → our figure, and its unit.
+_FIGURES = {
+    "Prefill speed": ("prefill_tps", "tokens/s"),
+    "Decode speed": ("decode_tps", "tokens/s"),
+    "Time to first token": ("ttft_s", "s"),
+    "Init time": ("load_s", "s"),
+}
 _TURN = re.compile(
     r"Turn \d{1,6}: Processed (\d{1,9}) tokens[^\n]*\n"
     r"\s*(Prefill|Decode) Speed: ([\d.]{1,20}) tokens/sec"
 )
-_FIRST = re.compile(r"Time to first token: ([\d.]{1,20}) ?(ms|s)\b")
-_INIT = re.compile(r"Total init time: ([\d.]{1,20}) ?(ms|s)\b", re.IGNORECASE)
+_TIME = re.compile(
+    r"(?P<what>Time to first token|Total init time): (?P<time>[\d.]{1,20}) ?(?P<unit>ms|s)\b",
+    re.IGNORECASE,
+)
 
 
 def can_read(text: str) -> bool:
@@ -30,65 +41,45 @@ def can_read(text: str) -> bool:
     )
 
 
-def read(text: str, source: ImportedFile) -> list[dict[str, Any]]:
+def read(text: str, name: str) -> Iterator[ToolReading]:
     """Prefill, decode, load and first token of every block. Raises InputError on a broken one."""
-    found = []
-    for block in text.split(_START)[1:]:
-        found += read_block(_START + block, source)
-    for block in text.split(_MAIN)[1:]:
-        found += read_turns(block, source)
-    return found
+    for part, block in enumerate(text.split(_START)[1:]):
+        yield read_block(_START + block, part)
+    for part, block in enumerate(text.split(_MAIN)[1:]):
+        yield from read_turns(block, ToolSubject(PurePath(name).stem), part)
 
 
-def read_turns(block: str, source: ImportedFile) -> list[dict[str, Any]]:
-    """Records of litert_lm_main: turns of equal size are repetitions."""
-    subject = ImportedSubject(
-        source, TOOL, name=PurePath(source.name).stem, not_measured=NOT_MEASURED[1:]
-    )
-    turns: dict[tuple[str, int], list[dict[str, float]]] = {}
-    for n_tokens, what, rate in _TURN.findall(block):
-        kind = what.lower()
-        figures = {f"{kind}_tps": number(rate, f"{TOOL}: {what} Speed", zero=True)}
-        turns.setdefault((kind, int(n_tokens)), []).append(figures)
-    found = [subject.record(kind, repeats, Sizes(n, n)) for (kind, n), repeats in turns.items()]
-    for pattern, kind, name in ((_FIRST, "end-to-end", "ttft_s"), (_INIT, "load", "load_s")):
-        if (match := pattern.search(block)) is not None:
-            scale = 1e-3 if match[2] == "ms" else 1.0
-            seconds = number(match[1], f"{TOOL}: {match[0][:40]}") * scale
-            first = {phase: n for phase, n in reversed(turns)} if name == "ttft_s" else {}
-            sizes = Sizes(first.get("prefill", 0), first.get("decode", 0))
-            found.append(subject.record(kind, [{name: seconds}], sizes))
-    return found
+def read_turns(block: str, subject: ToolSubject, part: int) -> Iterator[ToolReading]:
+    """Readings of litert_lm_main: turns of equal size are repetitions."""
+    first = {"Prefill": 0, "Decode": 0}
+    for tokens, what, rate in _TURN.findall(block):
+        first[what] = first[what] or int(tokens)
+        sizes = Sizes(n_prompt=int(tokens)) if what == "Prefill" else Sizes(n_gen=int(tokens))
+        value = number(rate, f"{TOOL}: {what} Speed", zero=True)
+        yield ToolReading(subject, {f"{what.lower()}_tps": value}, sizes, part=part)
+    for found in _TIME.finditer(block):
+        scale = 1e-3 if found["unit"] == "ms" else 1.0
+        figure = "load_s" if "init" in found["what"] else "ttft_s"
+        figures = {figure: number(found["time"], f"{TOOL}: {found['what']}") * scale}
+        yield ToolReading(subject, figures, Sizes(*first.values()), part=part)
 
 
-def read_block(block: str, source: ImportedFile) -> list[dict[str, Any]]:
-    fields = {match[1]: match[2] for match in _FIELD.finditer(block)}
+def read_block(block: str, part: int) -> ToolReading:
+    fields = dict(_FIELD.findall(block))
     name = fields.get("Benchmarking model", "unknown").split(" (")[0]
-    n_ctx = fields.get("Max number of tokens")
-    subject = ImportedSubject(
-        source,
-        TOOL,
-        name=PurePath(name).stem if "/" in name else name,
-        build=fields.get("Backend"),
+    n_ctx, build = fields.get("Max number of tokens"), fields.get("Backend")
+    figures = {}
+    for row, (figure, unit) in _FIGURES.items():
+        value, _, got = fields.get(row, "").partition(" ")
+        if got.strip() != unit:
+            raise InputError(f"{TOOL}: {row} in {unit} expected, got {fields.get(row, '')[:40]!r}")
+        figures[figure] = number(value, f"{TOOL}: {row}")
+    subject = ToolSubject(
+        PurePath(name).stem if "/" in name else name,
+        build=build,
         n_ctx=None if n_ctx is None else count(n_ctx, f"{TOOL}: tokens"),
-        not_measured=NOT_MEASURED,
+        is_mean=True,
     )
-    n_prompt = count(fields.get("Number of tokens in prefill"), f"{TOOL}: tokens in prefill")
-    n_gen = count(fields.get("Number of tokens in decode"), f"{TOOL}: tokens in decode")
-    figures = {
-        "prefill": {"prefill_tps": measured(fields, "Prefill speed", "tokens/s")},
-        "decode": {"decode_tps": measured(fields, "Decode speed", "tokens/s")},
-        "end-to-end": {"ttft_s": measured(fields, "Time to first token", "s")},
-    }
-    load = subject.record("load", [{"load_s": measured(fields, "Init time", "s")}])
-    return [
-        *(subject.record(kind, [found], Sizes(n_prompt, n_gen)) for kind, found in figures.items()),
-        load,
-    ]
-
-
-def measured(fields: dict[str, str], name: str, unit: str) -> float:
-    value, _, got = fields.get(name, "").partition(" ")
-    if got.strip() != unit:
-        raise InputError(f"{TOOL}: {name} in {unit} expected, got {fields.get(name, '')[:40]!r}")
-    return number(value, f"{TOOL}: {name}")
+    rows = (f"Number of tokens in {what}" for what in ("prefill", "decode"))
+    sizes = Sizes(*(count(fields.get(row), f"{TOOL}: {row}") for row in rows))
+    return ToolReading(subject, figures, sizes, part=part)

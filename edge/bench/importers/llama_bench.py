@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import PurePath, PureWindowsPath
 from typing import Any
 
 from boardfit.edge.bench.importers.record import (
-    ImportedFile,
-    ImportedSubject,
     Sizes,
+    ToolReading,
+    ToolSubject,
     count,
+    file_name,
     number,
     text_or_none,
     whole_or_none,
@@ -20,9 +20,6 @@ from boardfit.edge.errors import InputError
 TOOL = "llama-bench"
 HINT = "any -o; -o json keeps most"
 MENTIONS = ("llama-bench", "| t/s", "avg_ts")
-NOT_MEASURED = ("time to first token", "time between tokens", "load", "raw token times")
-MEANS = "single repetitions (it writes means)"
-MAX_TESTS = 10_000
 _COLUMNS = {"n_gen", "n_prompt", "avg_ts"}
 _HEADER = re.compile(r"^(?=[^\n]*\bn_gen\b)(?=[^\n]*\bavg_ts\b)[\w,\" ]+$", re.MULTILINE)
 _INSERT = re.compile(r"INSERT INTO \w+ \(([\w, ]+)\) VALUES \(((?:'[^'\n]*'[, ]*)+)\)")
@@ -40,12 +37,10 @@ def can_read(text: str) -> bool:
     )
 
 
-def read(text: str, source: ImportedFile) -> list[dict[str, Any]]:
-    """One record per test, of every run in the file. Raises InputError."""
-    found = [record(entry, source) for entry in entries(text)]
-    if not found or len(found) > MAX_TESTS:
-        raise InputError(f"{TOOL}: expected 1 to {MAX_TESTS} tests, got {len(found)}")
-    return found
+def read(text: str, _name: str) -> Iterator[ToolReading]:
+    """The readings of every test in the file. Raises InputError."""
+    for part, entry in enumerate(entries(text)):
+        yield from read_entry(entry, part)
 
 
 def entries(text: str) -> Iterator[Mapping[str, Any]]:
@@ -94,7 +89,7 @@ def table_entries(text: str) -> Iterator[dict[str, Any]]:
             }
 
 
-def record(entry: Mapping[str, Any], source: ImportedFile) -> dict[str, Any]:
+def read_entry(entry: Mapping[str, Any], part: int) -> Iterator[ToolReading]:
     n_prompt, n_gen = (count(entry.get(key), f"{TOOL}: {key}") for key in ("n_prompt", "n_gen"))
     n_depth = count(entry.get("n_depth") or 0, f"{TOOL}: n_depth")
     if not n_prompt and not n_gen:
@@ -104,27 +99,22 @@ def record(entry: Mapping[str, Any], source: ImportedFile) -> dict[str, Any]:
         seconds = [number(ns, f"{TOOL}: samples_ns") * 1e-9 for ns in samples]
     else:
         seconds = [(n_prompt + n_gen) / number(entry.get("avg_ts"), f"{TOOL}: avg_ts")]
-    if n_prompt and n_gen:  # one time for both: neither rate can be derived
-        kind, figures = "end-to-end", [{"end_to_end_s": s} for s in seconds]
-    elif n_gen:
-        kind, figures = "decode", [{"decode_tps": n_gen / s} for s in seconds]
-    else:
-        kind, figures = "prefill", [{"prefill_tps": n_prompt / s} for s in seconds]
-    sizes = Sizes(n_prompt, n_gen, n_depth)
-    time = text_or_none(entry.get("test_time"))
-    return subject(entry, source).record(kind, figures, sizes, time=time)
+    time, sizes = text_or_none(entry.get("test_time")), Sizes(n_prompt, n_gen, n_depth)
+    subject = read_subject(entry)
+    for s in seconds:
+        if n_prompt and n_gen:  # one time for both: neither rate can be derived
+            figures = {"end_to_end_s": s}
+        else:
+            figures = {"decode_tps": n_gen / s} if n_gen else {"prefill_tps": n_prompt / s}
+        yield ToolReading(subject, figures, sizes, time, part)
 
 
-def subject(entry: Mapping[str, Any], source: ImportedFile) -> ImportedSubject:
+def read_subject(entry: Mapping[str, Any]) -> ToolSubject:
     file = text_or_none(entry.get("model_filename")) or "unknown"
-    name = PureWindowsPath(file).name if "\\" in file else PurePath(file).name
     kind = text_or_none(entry.get("model_type")) or ""
-    has_samples = isinstance(entry.get("samples_ns"), list)
     build = (whole_or_none(entry.get("build_number")), text_or_none(entry.get("backends")))
-    return ImportedSubject(
-        source,
-        TOOL,
-        name=name.removesuffix(".gguf"),
+    return ToolSubject(
+        file_name(file).removesuffix(".gguf"),
         quant=kind.split(" ", 2)[2] if kind.count(" ") >= 2 else kind or None,
         version=text_or_none(entry.get("build_commit")),
         build=", ".join(str(part) for part in build if part) or None,
@@ -134,5 +124,5 @@ def subject(entry: Mapping[str, Any], source: ImportedFile) -> ImportedSubject:
         n_threads=whole_or_none(entry.get("n_threads")),
         n_batch=whole_or_none(entry.get("n_batch")),
         kv_type=text_or_none(entry.get("type_k")),
-        not_measured=NOT_MEASURED if has_samples else (MEANS, *NOT_MEASURED),
+        is_mean=not isinstance(entry.get("samples_ns"), list),
     )

@@ -6,13 +6,14 @@ rate is Ollama's own.
 """
 
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
 from boardfit.edge.bench.importers.record import (
-    ImportedFile,
-    ImportedSubject,
     Sizes,
+    ToolReading,
+    ToolSubject,
     count,
     number,
     text_or_none,
@@ -23,9 +24,6 @@ from boardfit.edge.errors import InputError
 TOOL = "ollama"
 HINT = "ollama run --verbose with 2>&1, or the API's JSON"
 MENTIONS = ("ollama",)
-NOT_MEASURED = ("time to first token", "time between tokens", "threads", "engine build", "machine")
-
-
 # `total duration:       1m21.412345678s`, as Go writes durations.
 _VERBOSE = re.compile(
     r"^\s*(total duration|load duration|prompt eval count|prompt eval duration|eval count"
@@ -48,18 +46,28 @@ def can_read(text: str) -> bool:
     )
 
 
-def answers(text: str) -> list[dict[str, Any]]:
+def read(text: str, name: str) -> Iterator[ToolReading]:
     """Finished answers; the chunks of a streamed one carry no timings and are passed over."""
-    found = [a for a in json_objects(text, TOOL) if "eval_duration" in a]
-    found += verbose_answers(text)
-    if not found:
-        raise InputError(f"{TOOL}: no finished answer with timings")
-    return found
+    if _BENCH.search(text):
+        yield from read_bench(text)
+        return
+    for answer in (*json_objects(text, TOOL), *verbose_answers(text)):
+        if "eval_duration" in answer:
+            yield read_answer(answer, PurePath(name).stem)
 
 
-def verbose_answers(text: str) -> list[dict[str, Any]]:
+def read_bench(text: str) -> Iterator[ToolReading]:
+    """Rates of obench.sh: what it asks has one length, which it does not print."""
+    for block in re.split(r"(?=Running benchmark )", text):
+        if model := _BENCH.match(block):
+            # Requests in parallel share the memory: their rates are no board's.
+            for rate in _BENCH_RATE.findall(block.partition("Parallel Execution")[0]):
+                figures = {"decode_tps": number(rate, f"{TOOL}: eval rate")}
+                yield ToolReading(ToolSubject(model[1]), figures)
+
+
+def verbose_answers(text: str) -> Iterator[dict[str, Any]]:
     """What `--verbose` printed, with the API's names and nanoseconds."""
-    found: list[dict[str, Any]] = []
     command = _COMMAND.search(text)
     current: dict[str, Any] = {}
     for match in _VERBOSE.finditer(text):
@@ -68,9 +76,8 @@ def verbose_answers(text: str) -> list[dict[str, Any]]:
             current = {}
         current[key] = nanoseconds(value) if key.endswith("duration") else value
         if key == "eval_duration" and "eval_count" in current:
-            found.append({**current, "model": command[1] if command else None})
+            yield {**current, "model": command[1] if command else None}
             current = {}
-    return found
 
 
 def nanoseconds(text: str) -> float:
@@ -81,42 +88,7 @@ def nanoseconds(text: str) -> float:
     return sum(float(number) * _GO_UNIT[unit] for number, unit in parts)
 
 
-def read_bench(text: str, source: ImportedFile) -> list[dict[str, Any]]:
-    """Rates of obench.sh: what it asks has one length, which it does not print."""
-    found, starts = [], list(_BENCH.finditer(text))
-    for start, end in zip(starts, [*(m.start() for m in starts[1:]), len(text)], strict=True):
-        # Requests in parallel share the memory: their rates are no board's.
-        alone = text[start.end() : end].partition("Parallel Execution")[0]
-        rates = [number(rate, f"{TOOL}: eval rate") for rate in _BENCH_RATE.findall(alone)]
-        absent = ("prefill", "load", *NOT_MEASURED)
-        subject = ImportedSubject(source, TOOL, name=start[1], not_measured=absent)
-        if figures := [{"decode_tps": rate} for rate in rates]:
-            label = "decode, lengths not printed"
-            found.append(subject.record("decode", figures, label=label))
-    return found
-
-
-def read(text: str, source: ImportedFile) -> list[dict[str, Any]]:
-    """Records for each model and size of question and answer; equal ones are repetitions."""
-    if _BENCH.search(text):
-        return read_bench(text, source)
-    groups: dict[tuple[str, Sizes], list[dict[str, Any]]] = {}
-    for answer in answers(text):
-        model = text_or_none(answer.get("model")) or PurePath(source.name).stem
-        sizes = Sizes(
-            count(answer.get("prompt_eval_count", 0), f"{TOOL}: prompt_eval_count"),
-            count(answer.get("eval_count"), f"{TOOL}: eval_count"),
-        )
-        groups.setdefault((model, sizes), []).append(answer)
-    found = []
-    for (model, sizes), same in groups.items():
-        subject = ImportedSubject(source, TOOL, name=model, not_measured=NOT_MEASURED)
-        repeats, time = list(map(figures, same)), text_or_none(same[-1].get("created_at"))
-        found += subject.answers(repeats, sizes, time=time)
-    return found
-
-
-def figures(answer: dict[str, Any]) -> dict[str, float | None]:
+def read_answer(answer: Mapping[str, Any], name: str) -> ToolReading:
     def seconds(key: str) -> float | None:
         return number(answer[key], f"{TOOL}: {key}") * 1e-9 if answer.get(key) else None
 
@@ -125,9 +97,12 @@ def figures(answer: dict[str, Any]) -> dict[str, float | None]:
     n_out = count(answer.get("eval_count"), f"{TOOL}: eval_count")
     prefill_s, decode_s = seconds("prompt_eval_duration"), seconds("eval_duration")
     total_s, load_s = seconds("total_duration"), seconds("load_duration")
-    return {
+    figures = {
         "prefill_tps": n_new / prefill_s if prefill_s and n_new > 0 else None,
         "decode_tps": n_out / decode_s if decode_s and n_out else None,
         "load_s": load_s,
         "end_to_end_s": total_s - (load_s or 0.0) if total_s and total_s > (load_s or 0) else None,
     }
+    subject = ToolSubject(text_or_none(answer.get("model")) or name)
+    time = text_or_none(answer.get("created_at"))
+    return ToolReading(subject, figures, Sizes(n_prompt, n_out), time)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,11 +15,15 @@ from typing import Any, NamedTuple
 from boardfit.edge import __version__
 from boardfit.edge.bench.metrics import spreads
 from boardfit.edge.bench.store import KIND, SCHEMA, sealed
-from boardfit.edge.bench.workloads import Kind, Test
+from boardfit.edge.bench.workloads import Test
 from boardfit.edge.errors import InputError
 
-# What no other tool here measures.
-NEVER = ("anonymous memory", "memory over time", "temperature", "throttling", "other load")
+# What no other tool here measures. What else one lacks is seen from its readings.
+NEVER = ("time between tokens", "anonymous memory", "memory over time", "temperature", "throttling",
+         "other load")  # fmt: skip
+KINDS = {"prefill_tps": "prefill", "decode_tps": "decode", "load_s": "load"}
+FACTS = {"n_threads": "threads", "cpu": "machine", "build": "engine build"}
+MAX_READINGS = 100_000
 
 
 @dataclass(frozen=True)
@@ -46,12 +52,9 @@ class Sizes(NamedTuple):
 NO_SIZES = Sizes()
 
 
-@dataclass(frozen=True)
-class ImportedSubject:
-    """What another tool measured, as far as it says so."""
+class ToolSubject(NamedTuple):
+    """What a tool measured, as far as it says so. `is_mean`: it gives no single repetitions."""
 
-    source: ImportedFile
-    tool: str
     name: str
     quant: str | None = None
     version: str | None = None
@@ -63,88 +66,132 @@ class ImportedSubject:
     n_batch: int | None = None
     n_ctx: int | None = None
     kv_type: str | None = None
-    not_measured: tuple[str, ...] = ()
+    is_mean: bool = False
 
-    def record(
-        self,
-        kind: Kind | str,
-        figures: Sequence[Mapping[str, float | None]],
-        sizes: Sizes = NO_SIZES,
-        *,
-        time: str | None = None,
-        flags: Sequence[str] = (),
-        metrics: Mapping[str, Any] | None = None,
-        label: str | None = None,
-    ) -> dict[str, Any]:
-        """One sealed record. `figures` are the repetitions; `metrics` replaces their spread where a
-        tool reports percentiles only. Of the sizes a test keeps those of its kind.
-        """
-        n_prompt = 0 if kind == "decode" else sizes.n_prompt
-        n_gen = 0 if kind == "prefill" else sizes.n_gen
-        test = Test(kind, n_prompt, sizes.n_depth, n_gen)  # type: ignore[arg-type]
 
-        def facts(*keys: str) -> dict[str, Any]:
-            return {key: getattr(self, key) for key in keys}
+@dataclass(frozen=True)
+class ToolReading:
+    """Figures of one answer or test; those that are None were not measured. Readings of equal
+    sizes are repetitions, but for those of another `part`. A tool that keeps no repetitions has
+    their spreads instead (`metrics`), of one `kind` of test.
+    """
 
-        named = f"{self.source.sha256} {self.tool} {self.name}"
-        run_id = hashlib.sha256(named.encode("utf-8", "backslashreplace")).hexdigest()
-        return sealed(
-            {
-                "kind": KIND,
-                "schema": SCHEMA,
-                "run_id": run_id[:32],
-                "time": time or self.source.time,
-                "kit": {"version": __version__, "commit": None, "changed": None},
-                "engine": {
-                    "name": self.tool,
-                    "details": {"n_params": self.n_params},
-                    **facts("version", "build", "quant"),
-                },
-                "artifact": {"sha256": None, "bundle_id": None, **facts("name", "n_bytes")},
-                "machine": facts("cpu"),
-                "settings": {"recipe": None, **facts("n_ctx", "n_threads", "n_batch", "kv_type")},
-                **dict.fromkeys(("board", "predicted", "quality", "baseline")),
-                "repeat": f"(measured by {self.tool}; imported from {self.source.name})",
-                "imported": {
-                    "tool": self.tool,
-                    "file": self.source.name,
-                    "file_sha256": self.source.sha256,
-                    "not_measured": [*self.not_measured, *NEVER],
-                },
-                "test": {
-                    **asdict(test),
-                    "label": label or ("load" if kind == "load" else test.label),
-                    "n_repeats": len(figures),
-                    "prompt_sha256": None,
-                },
-                "metrics": dict(metrics) if metrics is not None else spreads(figures),
-                "flags": list(flags),
-                "traces": [],
-                "figures": [dict(repetition) for repetition in figures],
-            }
-        )
+    subject: ToolSubject
+    figures: Mapping[str, float | None]
+    sizes: Sizes = NO_SIZES
+    time: str | None = None
+    part: int = 0
+    metrics: Mapping[str, Any] | None = None
+    flags: tuple[str, ...] = ()
+    label: str | None = None
+    kind: str = ""
 
-    def answers(
-        self,
-        figures: Sequence[Mapping[str, float | None]],
-        sizes: Sizes,
-        *,
-        time: str | None = None,
-    ) -> list[dict[str, Any]]:
-        """Records of answers timed in two parts: the whole, and the speeds of its parts."""
-        found = {"end-to-end": list(figures)}
-        for kind in ("prefill", "decode"):
-            name = f"{kind}_tps"
-            found[kind] = [{name: figure[name]} for figure in figures if figure.get(name)]
-        at_depth = {"decode": sizes._replace(n_depth=sizes.n_prompt)}
-        return [
-            self.record(
-                kind, kept, at_depth.get(kind, sizes), time=time,
-                label=None if any(sizes) else f"{kind}, lengths not printed",
-            )
-            for kind, kept in found.items()
-            if kept
-        ]  # fmt: skip
+    def by_kind(self) -> Iterator[tuple[str, Sizes, dict[str, float]]]:
+        """Each kind of test that the figures are of, with the sizes that it keeps."""
+        if self.metrics:
+            yield self.kind, self.sizes, {}
+        n_prompt, n_gen, n_depth = self.sizes
+        sizes = {
+            "prefill": Sizes(n_prompt, 0, n_depth),
+            "decode": Sizes(0, n_gen, n_depth + n_prompt),
+            "load": NO_SIZES,
+        }
+        found: dict[str, dict[str, float]] = {}
+        for name, value in self.figures.items():
+            if value is not None:
+                found.setdefault(KINDS.get(name, "end-to-end"), {})[name] = value
+        for kind, figures in found.items():
+            yield kind, sizes.get(kind, self.sizes), figures
+
+
+# A reading, and what it holds of one kind of test.
+Kept = tuple[ToolReading, dict[str, float]]
+
+
+def make_records(
+    tool: str, source: ImportedFile, readings: Iterable[ToolReading]
+) -> tuple[dict[str, Any], ...]:
+    """One record for each kind and size of what was measured. Raises InputError without any."""
+    listed = list(itertools.islice(readings, MAX_READINGS + 1))
+    names = {name for reading in listed for name, v in reading.figures.items() if v is not None}
+    lacks = {s: list_absent(s, names) for s in {reading.subject for reading in listed}}
+    groups: dict[
+        tuple[ToolSubject, int, str, Sizes], list[tuple[ToolReading, dict[str, float]]]
+    ] = {}
+    for reading in listed:
+        for kind, sizes, figures in reading.by_kind():
+            key = reading.subject, reading.part, kind, sizes
+            groups.setdefault(key, []).append((reading, figures))
+    if not groups or len(listed) > MAX_READINGS:
+        raise InputError(f"{tool}: no rows with figures, or more than {MAX_READINGS}")
+    return tuple(
+        make_record(tool, source, lacks[subject], found, kind, sizes)
+        for (subject, _, kind, sizes), found in groups.items()
+    )
+
+
+def list_absent(subject: ToolSubject, names: set[str]) -> list[str]:
+    """What was not measured, or is not known, in words."""
+    figures = {**KINDS, "ttft_s": "time to first token"}
+    absent = [what for name, what in figures.items() if name not in names]
+    absent += [what for name, what in FACTS.items() if getattr(subject, name) is None]
+    return [*(["single repetitions (it writes means)"] if subject.is_mean else []), *absent, *NEVER]
+
+
+def make_record(
+    tool: str,
+    source: ImportedFile,
+    lacks: Sequence[str],
+    found: Sequence[Kept],
+    kind: str,
+    sizes: Sizes,
+) -> dict[str, Any]:
+    """One sealed record of equal readings."""
+    last, figures = found[-1][0], [kept for _, kept in found]
+    subject = last.subject
+    test = Test(kind, sizes.n_prompt, sizes.n_depth, sizes.n_gen)  # type: ignore[arg-type]
+    label = test.label if any(sizes) else f"{kind}, lengths not printed"
+
+    def facts(*keys: str) -> dict[str, Any]:
+        return {key: getattr(subject, key) for key in keys}
+
+    named = f"{source.sha256} {tool} {subject.name}"
+    run_id = hashlib.sha256(named.encode("utf-8", "backslashreplace")).hexdigest()
+    return sealed(
+        {
+            "kind": KIND,
+            "schema": SCHEMA,
+            "run_id": run_id[:32],
+            "time": last.time or source.time,
+            "kit": {"version": __version__, "commit": None, "changed": None},
+            "engine": {
+                "name": tool,
+                "details": {"n_params": subject.n_params},
+                **facts("version", "build", "quant"),
+            },
+            "artifact": {"sha256": None, "bundle_id": None, **facts("name", "n_bytes")},
+            "machine": facts("cpu"),
+            "settings": {"recipe": None, **facts("n_ctx", "n_threads", "n_batch", "kv_type")},
+            **dict.fromkeys(("board", "predicted", "quality", "baseline")),
+            "repeat": f"(measured by {tool}; imported from {source.name})",
+            "imported": {
+                "tool": tool,
+                "file": source.name,
+                "file_sha256": source.sha256,
+                "not_measured": list(lacks),
+            },
+            "test": {
+                **asdict(test),
+                "label": last.label or ("load" if kind == "load" else label),
+                "n_repeats": 0 if last.metrics else len(figures),
+                "prompt_sha256": None,
+            },
+            "metrics": dict(last.metrics or spreads(figures)),
+            "flags": list(last.flags),
+            "traces": [],
+            "figures": [] if last.metrics else figures,
+        }
+    )
 
 
 def number(value: Any, what: str, *, zero: bool = False) -> float:
@@ -175,3 +222,8 @@ def whole_or_none(value: Any) -> int | None:
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 18:
         value = int(value)
     return value if type(value) is int and 0 < value < 2**63 else None
+
+
+def file_name(path: str) -> str:
+    """The last part of a path of any system."""
+    return re.split(r"[/\\]", path)[-1]

@@ -16,7 +16,6 @@ _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)
 # A value begins on a line of its own, in a server's event stream behind `data:`.
 _VALUE = re.compile(r"^[ \t]*(?:data:[ \t]*)?(?=[\[{])", re.MULTILINE)
 _NEXT_VALUE = re.compile(r"[\s,\]]*(?=[\[{])")
-MAX_ROWS = 10_000
 
 
 def decode_text(data: bytes) -> str:

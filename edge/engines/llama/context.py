@@ -17,7 +17,7 @@ from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.engines.abort import NativeFlag
 from boardfit.edge.engines.kv_state import scratch
 from boardfit.edge.engines.llama import library
-from boardfit.edge.engines.llama.shelves import MIN_KEPT, RUNNING, Shelves
+from boardfit.edge.engines.llama.shelves import MIN_KEPT, Shelves
 from boardfit.edge.engines.prefix_cache import Fill, SavableCache
 from boardfit.edge.engines.settings import EngineSettings, default_threads
 from boardfit.edge.engines.threads import ThreadGovernor
@@ -35,12 +35,11 @@ _NO_VOCAB = 0  # LLAMA_VOCAB_TYPE_NONE
 OK, NO_SLOT, ABORTED = 0, 1, 2
 
 
-class LlamaContext(SavableCache):
-    """One model and one context. One sequence computes; `Shelves` keeps others beside it."""
+class LlamaContext:
+    """One model and one context. Its `sequences` compute; `Shelves` keeps others beside them."""
 
     def __init__(self, lib: Any, model: Any, handle: Any, settings: EngineSettings) -> None:
-        self._lib, self.model, self.handle = lib, model, handle
-        self.cached: list[int] = []
+        self.lib, self.model, self.handle = lib, model, handle
         self.n_batch = int(lib.llama_n_batch(handle))
         self.abort = NativeFlag()
         attach_abort(lib, handle, self.abort)
@@ -52,24 +51,21 @@ class LlamaContext(SavableCache):
         most = max(self.n_threads, self.n_threads_batch)
         self._governor = ThreadGovernor(most) if adapt and most > 1 else None
         self.threads_now = most
-        self._memory = lib.llama_get_memory(handle)
-        self._n_swa = int(lib.llama_model_n_swa(model))
-        self._recurrent = bool(
+        self.memory = lib.llama_get_memory(handle)
+        self.n_swa = int(lib.llama_model_n_swa(model))
+        self.recurrent = bool(
             lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model)
         )
-        self._tokens = (lib.llama_token * self.n_batch)()
-        # Positions, sequence and "output only the last" are the library's defaults for NULL.
-        self._batch = lib.llama_batch(0, self._tokens, None, None, None, None, None)
-        self._every = (ctypes.c_int8 * self.n_batch)(*[1] * self.n_batch)
-        self._batch_every = lib.llama_batch(0, self._tokens, None, None, None, None, self._every)
+        self._batch = _Batch(lib, self.n_batch)
         # Wrong guesses are cut off again: recurrent states and sliding windows have no way back.
-        can_cut = not (self._recurrent or self._n_swa)
+        can_cut = not (self.recurrent or self.n_swa)
         self.n_draft = min(settings.n_draft, self.n_batch - 1) if can_cut else 0
-        n_shelves = int(lib.llama_n_seq_max(handle)) - 1
+        # For the same reason their sequences run one at a time: a step may have to be repeated.
+        n_seqs, n_slots = int(lib.llama_n_seq_max(handle)), settings.n_slots if can_cut else 1
         #: Whether a prompt's marks are kept: nothing else of it could be reused.
-        self.keeps_marks = n_shelves > 0 and not can_cut
-        self._shelves = Shelves(lib, self._memory, n_shelves, has_past=can_cut)
-        # For the same reason only where the cache can be cut is a step given up to be repeated.
+        self.keeps_marks = n_seqs > n_slots and not can_cut
+        self.shelves = Shelves(lib, self.memory, range(n_slots, n_seqs), has_past=can_cut)
+        self.sequences = [LlamaSequence(self, seq) for seq in range(n_slots)]
         self._can_give_up = can_cut
         self._gave_up = False
 
@@ -100,42 +96,28 @@ class LlamaContext(SavableCache):
         return self._governor is not None
 
     def free(self) -> None:
-        self._lib.llama_free(self.handle)
-        self._lib.llama_model_free(self.model)
-        self.handle = self.model = self._memory = None
-        self.cached = []
+        self.lib.llama_free(self.handle)
+        self.lib.llama_model_free(self.model)
+        self.handle = self.model = self.memory = None
+        for sequence in self.sequences:
+            sequence.cached = []
 
     # ---- evaluation ---------------------------------------------------------------------------
 
-    def evaluate(self, chunk: Sequence[int], *, guesses: bool = False) -> int:
-        """Evaluate at most `n_batch` tokens behind the cached ones and wait until it is done.
-        Returns OK, or llama_decode's code, and then nothing of the chunk is cached.
-
-        The logits of its last token can be sampled from. With `guesses` the chunk is a token and at
-        most `n_draft` guesses, and the logits of each can; who finds a guess wrong cuts it off.
+    def evaluate(self, parts: Sequence[Part]) -> int:
+        """Evaluate parts of several sequences, at most `n_batch` tokens in all, and wait until that
+        is done. Returns OK, or llama_decode's code, and then nothing of any part is cached.
         """
-        batch = self._batch_every if guesses else self._batch
-        n = len(chunk)
-        self._tokens[:n] = chunk
-        batch.n_tokens = n
-        code = self._run(batch, self.n_threads_batch, n)
-        if code == OK:
+        n = self._batch.fill(parts)
+        code = self._run(self._batch.struct, self.n_threads if n == 1 else self.n_threads_batch, n)
+        if code == OK and n > 1:
             # A GPU may not be done yet; the measurement of a chunk needs its true time.
-            self._lib.llama_synchronize(self.handle)
-            self.cached.extend(chunk)
-        else:
-            self._forget_failed_step()
-        return code
-
-    def evaluate_one(self, token: int) -> int:
-        """`evaluate` for one token, without what only a chunk needs."""
-        self._tokens[0] = token
-        self._batch.n_tokens = 1
-        code = self._run(self._batch, self.n_threads, 1)
-        if code == OK:
-            self.cached.append(token)
-        else:
-            self._forget_failed_step()
+            self.lib.llama_synchronize(self.handle)
+        for sequence, tokens, _ in parts:
+            if code == OK:
+                sequence.cached.extend(tokens)
+            else:
+                sequence.forget_failed_step()
         return code
 
     def _run(self, batch: Any, n_threads: int, n_tokens: int) -> int:
@@ -154,9 +136,18 @@ class LlamaContext(SavableCache):
     def _decode_in_room(self, batch: Any) -> int:
         """Decode a batch. What was used longest ago leaves the cache for it."""
         code = int(self._decode(self.handle, batch))
-        while code == NO_SLOT and self._shelves.drop_oldest():
+        while code == NO_SLOT and self.make_room():
             code = int(self._decode(self.handle, batch))
         return code
+
+    def make_room(self) -> bool:
+        """Drop what was used longest ago and computes nothing. False if there is none."""
+        if self.shelves.drop_oldest():
+            return True
+        idle = [each for each in self.sequences if each.cached and not each.is_busy]
+        for sequence in idle:
+            sequence.truncate(0)
+        return bool(idle)
 
     def give_up_if_stuck(self) -> None:
         """From another thread: end a step whose threads stand in each other's way."""
@@ -185,37 +176,84 @@ class LlamaContext(SavableCache):
     def _take_threads(self, n: int) -> None:
         if n != self.threads_now:
             self.threads_now = n
-            self._lib.llama_set_n_threads(
+            self.lib.llama_set_n_threads(
                 self.handle, min(self.n_threads, n), min(self.n_threads_batch, n)
             )
 
-    def _forget_failed_step(self) -> None:
+
+#: A sequence, tokens behind what it holds, and how many of the last of them give logits.
+Part = tuple["LlamaSequence", Sequence[int], int]
+
+
+class _Batch:
+    """The library's arrays of one step."""
+
+    def __init__(self, lib: Any, n: int) -> None:
+        self._tokens, self._places = (lib.llama_token * n)(), (lib.llama_pos * n)()
+        self._one = (ctypes.c_int32 * n)(*[1] * n)
+        self._seqs = (lib.llama_seq_id * n)()
+        size, kind = ctypes.sizeof(lib.llama_seq_id), ctypes.POINTER(lib.llama_seq_id)
+        first = ctypes.addressof(self._seqs)
+        rows = [ctypes.cast(first + i * size, kind) for i in range(n)]
+        self._rows = (kind * n)(*rows)
+        self._wanted: Any = (ctypes.c_int8 * n)()
+        arrays = (self._places, self._one, self._rows, self._wanted)
+        self.struct = lib.llama_batch(0, self._tokens, None, *arrays)
+
+    def fill(self, parts: Sequence[Part]) -> int:
+        """Take the parts in; returns the number of tokens."""
+        n = 0
+        for sequence, tokens, n_wanted in parts:
+            held, end = len(sequence.cached), n + len(tokens)
+            self._tokens[n:end] = tokens
+            self._places[n:end] = range(held, held + end - n)
+            self._seqs[n:end] = [sequence.seq] * (end - n)
+            self._wanted[n:end] = [0] * (end - n - n_wanted) + [1] * n_wanted
+            n = end
+        self.struct.n_tokens = n
+        return n
+
+
+class LlamaSequence(SavableCache):
+    """One sequence of a context that computes, and the tokens that it holds."""
+
+    def __init__(self, context: LlamaContext, seq: int) -> None:
+        self.context, self.seq, self.cached = context, seq, list[int]()
+        self._lib, self._shelves = context.lib, context.shelves
+
+    @property
+    def _memory(self) -> Any:
+        return self.context.memory
+
+    def forget_failed_step(self) -> None:
         """Attention's KV of a failed step is cut off; elsewhere `truncate` starts over."""
         keep = len(self.cached)
         self.cached.append(-1)  # stands for what the step may have left behind
         self.truncate(keep)
 
-    # ---- cache --------------------------------------------------------------------------------
-
     def keep_prefix(self, prompt: Sequence[int]) -> int:
         """As the base class, from whichever sequence shares most. What would be cut off is kept."""
         own = super().reusable(prompt)
-        seq, n = self._shelves.find(prompt[:-1], self._can_cut)
         if len(self.cached) - own >= MIN_KEPT:
-            self._shelves.keep(self.cached)
-            seq, n = self._shelves.find(prompt[:-1], self._can_cut)
-        if n > own:
-            self.cached = self._shelves.take(seq, n)
+            self._shelves.keep(self.seq, self.cached)
+        seq, tokens = self._find(prompt)
+        if len(tokens) > own:
+            self._shelves.take(seq, self.seq, tokens)
+            self.cached = tokens
         else:
             self.truncate(own)
         return len(self.cached)
 
     def reusable(self, prompt: Sequence[int]) -> int:
-        return max(super().reusable(prompt), self._shelves.find(prompt[:-1], self._can_cut)[1])
+        return max(super().reusable(prompt), len(self._find(prompt)[1]))
+
+    def _find(self, prompt: Sequence[int]) -> tuple[int, list[int]]:
+        others = {each.seq: each.cached for each in self.context.sequences if each is not self}
+        return self._shelves.find(prompt[:-1], others, self._can_cut)
 
     def keep_mark(self) -> None:
         """Keep what is cached now: later prompts are likely to begin with it."""
-        self._shelves.keep(self.cached)
+        self._shelves.keep(self.seq, self.cached)
 
     def forget(self) -> None:
         self._shelves.drop_all()
@@ -223,25 +261,27 @@ class LlamaContext(SavableCache):
 
     def can_cut(self, keep: int) -> bool:
         """Recurrent states have no past; a sliding window has forgotten what lies behind it."""
-        return self._can_cut(RUNNING, len(self.cached), keep)
+        return self._can_cut(self.seq, len(self.cached), keep)
 
     def _can_cut(self, seq: int, held: int, keep: int) -> bool:
         if keep in (0, held):
             return True
-        if self._recurrent:
-            return False
+        return not self.context.recurrent and self._has_window(seq, keep)
+
+    def _has_window(self, seq: int, keep: int) -> bool:
         first = self._lib.llama_memory_seq_pos_min(self._memory, seq)
-        return first >= 0 and not (self._n_swa and first > max(0, keep - self._n_swa))
+        n_swa = self.context.n_swa
+        return first >= 0 and not (n_swa and first > max(0, keep - n_swa))
 
     def truncate(self, keep: int) -> None:
         """Keep the first `keep` cached tokens, or none where the memory cannot be cut there."""
         if 0 < keep < len(self.cached):
-            cut = self._lib.llama_memory_seq_rm(self._memory, RUNNING, keep, -1)
-            first = self._lib.llama_memory_seq_pos_min(self._memory, RUNNING)
-            if not cut or first < 0 or (self._n_swa and first > max(0, keep - self._n_swa)):
+            cut = self._lib.llama_memory_seq_rm(self._memory, self.seq, keep, -1)
+            if not cut or not self._has_window(self.seq, keep):
                 keep = 0
-        if keep == 0 and len(self._shelves):
-            self._lib.llama_memory_seq_rm(self._memory, RUNNING, -1, -1)
+        others = any(each.cached for each in self.context.sequences if each is not self)
+        if keep == 0 and (others or len(self._shelves)):
+            self._lib.llama_memory_seq_rm(self._memory, self.seq, -1, -1)
         elif keep == 0:
             self._lib.llama_memory_clear(self._memory, False)
         del self.cached[keep:]
@@ -251,7 +291,7 @@ class LlamaContext(SavableCache):
         """Cut the cache within the block; what lies behind waits in a file in `folder`."""
         seq = self._shelves.find_exactly(self.cached[:keep])
         if keep == len(self.cached):
-            seq = RUNNING
+            seq = self.seq
         if seq is not None:
             yield self._state_bytes(seq), lambda target: self._save(target, seq)
             return
@@ -271,34 +311,37 @@ class LlamaContext(SavableCache):
 
     def load(self, state: mmap.mmap, tokens: Sequence[int], path: Path) -> None:
         """Inverse of `saving`. Raises EngineError if the library does not take the state."""
-        self._shelves.keep(self.cached)
+        self._shelves.keep(self.seq, self.cached)
         if not self._take(state, tokens):
             raise library.engine_error(f"llama.cpp could not load the state in {path}")
 
-    def _state_bytes(self, seq: int = RUNNING) -> int:
+    def _state_bytes(self, seq: int | None = None) -> int:
         """Bytes that `_save` writes now."""
-        return int(self._lib.llama_state_seq_get_size(self.handle, seq))
+        seq = self.seq if seq is None else seq
+        return int(self._lib.llama_state_seq_get_size(self.context.handle, seq))
 
-    def _save(self, target: mmap.mmap, seq: int = RUNNING) -> int:
+    def _save(self, target: mmap.mmap, seq: int | None = None) -> int:
         """Write the state of a sequence; returns bytes written, 0 if it failed."""
         view = (ctypes.c_uint8 * len(target)).from_buffer(target)
-        return int(self._lib.llama_state_seq_get_data(self.handle, view, len(target), seq))
+        seq, handle = self.seq if seq is None else seq, self.context.handle
+        return int(self._lib.llama_state_seq_get_data(handle, view, len(target), seq))
 
     def _take(self, state: mmap.mmap, tokens: Sequence[int]) -> bool:
         """Replace the running sequence by a checked state. False, and no cache, if refused."""
         self.truncate(0)
         view = (ctypes.c_uint8 * len(state)).from_buffer(state)
         while True:
-            taken = self._lib.llama_state_seq_set_data(self.handle, view, len(state), RUNNING)
+            handle = self.context.handle
+            taken = self._lib.llama_state_seq_set_data(handle, view, len(state), self.seq)
             if taken == len(state):
                 self.cached = list(tokens)
-                last = self._lib.llama_memory_seq_pos_max(self._memory, RUNNING)
+                last = self._lib.llama_memory_seq_pos_max(self._memory, self.seq)
                 if last == len(tokens) - 1:
                     return True
                 self.forget()  # whole, but of other tokens
                 return False
-            if not self._shelves.drop_oldest():  # it may only have found no room
-                self._lib.llama_memory_clear(self._memory, True)
+            if not self.context.make_room():  # it may only have found no room
+                self.truncate(0)
                 return False
 
 
@@ -366,8 +409,8 @@ def make_context(
     params.n_ubatch = min(settings.n_ubatch, params.n_batch)
     # Logits of few tokens are read. Left at n_batch, buffers for n_ubatch x n_vocab logits
     # would be reserved: 300 MiB for a vocabulary of 150,000.
-    params.n_seq_max = 1 + settings.n_shelves
-    params.kv_unified = settings.n_shelves > 0  # sequences share cells
+    params.n_seq_max = settings.n_slots + settings.n_shelves
+    params.kv_unified = params.n_seq_max > 1  # sequences share cells
     params.n_outputs_max = max(n_outputs, params.n_seq_max)
     params.n_threads = settings.n_threads or default_threads()
     params.n_threads_batch = settings.n_threads_batch or params.n_threads

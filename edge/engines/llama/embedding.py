@@ -34,6 +34,7 @@ class LlamaEmbedder:
     """An open embedding model. Not for two threads at once."""
 
     engine = "llama_cpp"
+    has_template = False  # no conversation is had with it
 
     def __init__(
         self, lib: Any, model: Any, path: OpenedFile, settings: EngineSettings, *, n_ctx: int,

@@ -9,16 +9,23 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from boardfit.edge.disk.opened_file import OpenedFile
-from boardfit.edge.engines.abort import TILE, UNFUSED_TILE, ChunkSizer, StopWatcher
+from boardfit.edge.engines.abort import TILE, UNFUSED_TILE, ChunkSizer
 from boardfit.edge.engines.base import EngineBase, LogitRows
-from boardfit.edge.engines.generation import raise_stop_error
+from boardfit.edge.engines.generation import AnswerStream
 from boardfit.edge.engines.kv_state import fingerprint
 from boardfit.edge.engines.lease import Lease
 from boardfit.edge.engines.llama import library
-from boardfit.edge.engines.llama.context import ABORTED, NO_SLOT, OK, LlamaContext
+from boardfit.edge.engines.llama.context import (
+    ABORTED,
+    NO_SLOT,
+    OK,
+    LlamaContext,
+    LlamaSequence,
+    Part,
+)
 from boardfit.edge.engines.llama.ready import check_file, check_memory
 from boardfit.edge.engines.llama.sampler import LlamaCloser, LlamaSampler
 from boardfit.edge.engines.llama.vocab import Vocab
@@ -30,9 +37,14 @@ from boardfit.edge.files.gguf.purpose import require_language_model, require_tex
 from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.types import EngineInfo, GenerationConfig
 
+if TYPE_CHECKING:
+    from boardfit.edge.engines.constraint import ConstrainedSampler
 
-class LlamaCppEngine(EngineBase[LlamaContext]):
-    """llama.cpp's, on one context: steps may be given up, repeated, or hold guesses."""
+
+class LlamaCppEngine(EngineBase[LlamaSequence]):
+    """llama.cpp's, on one context: a step serves all its sequences. It may be given up, repeated,
+    or hold guesses.
+    """
 
     name = "llama_cpp"
     longer_context = "open the model with a larger --ctx"
@@ -48,7 +60,9 @@ class LlamaCppEngine(EngineBase[LlamaContext]):
     ) -> None:
         self._lib, self._path, self.header, self._settings = lib, path, header, settings
         abort = context.abort
-        lease = Lease(context, interrupt=abort.set, allow=abort.clear, release=context.free)
+        lease = Lease(
+            context.sequences, interrupt=abort.set, allow=abort.clear, release=context.free
+        )
         vocab = Vocab(
             lib, lib.llama_model_get_vocab(context.model), header.text("tokenizer.chat_template")
         )
@@ -66,7 +80,7 @@ class LlamaCppEngine(EngineBase[LlamaContext]):
         super().__init__(path.name, lease, vocab, n_ctx)
         self._vocab, self._chunks = vocab, chunks
         self._gain = Gain(context.n_draft) if context.n_draft else None
-        self._is_streaming = False
+        self._n_streaming = 0
         self._fingerprint: str | None = None
 
     @classmethod
@@ -93,8 +107,8 @@ class LlamaCppEngine(EngineBase[LlamaContext]):
     @property
     def threads_now(self) -> int:
         """Threads that compute, or would if a stream began now."""
-        context = self._lease.get()
-        if not self._is_streaming:
+        context = self._lease.get().context
+        if not self._n_streaming:
             context.stream_begins()
         return context.threads_now
 
@@ -103,10 +117,10 @@ class LlamaCppEngine(EngineBase[LlamaContext]):
         from boardfit.edge.engines.llama.logits import read_logits  # brings numpy
 
         with self._lease.lock:
-            context = self._lease.get_for(stream_id)
-            context.truncate(0)
-            name, settings, abort = self._path.name, self._settings, context.abort
-            read_logits(self._lib, context.model, name, tokens, settings, abort, found)
+            sequence = self._lease.get_for(stream_id) or self._lease.get()
+            sequence.truncate(0)
+            name, settings, context = self._path.name, self._settings, sequence.context
+            read_logits(self._lib, context.model, name, tokens, settings, context.abort, found)
 
     @contextlib.contextmanager
     def _samplers(
@@ -117,88 +131,127 @@ class LlamaCppEngine(EngineBase[LlamaContext]):
             LlamaSampler(self._lib, config, vocab.n_tokens, prompt) as sampler,
             LlamaCloser(self._lib, vocab) as closer,
         ):
-            self._resume()
+            with self._lease.lock:
+                if not self._n_streaming:  # while a stream runs the cores are ours
+                    self._lease.get().context.stream_begins()
+                self._n_streaming += 1
             try:
                 yield sampler, closer if vocab.end_tokens else None
             finally:
-                self._is_streaming = False
-                if (context := self._lease.held) is not None:
-                    context.stream_ended()
+                self._n_streaming -= 1
+                if not self._n_streaming and (sequence := self._lease.held) is not None:
+                    sequence.context.stream_ended()
 
-    def _logits(self, held: LlamaContext) -> Any:
-        return held.handle
+    def _logits(self, held: LlamaSequence) -> Any:
+        return held.context.handle
 
-    def _make_guesser(self, config: GenerationConfig, prompt: list[int]) -> Guesser | None:
+    def _mask(self, source: Any, index: int, allowed: Any) -> Any:
+        import numpy as np
+
+        logits = np.ctypeslib.as_array(
+            self._lib.llama_get_logits_ith(source, index), (self._vocab.n_tokens,)
+        )
+        logits[~allowed] = -np.inf
+        return source
+
+    def _make_guesser(
+        self, config: GenerationConfig, prompt: list[int], bound: ConstrainedSampler | None
+    ) -> Guesser | None:
         """Only greedy answers are guessed: there a guess is right or wrong, and right ones change
         nothing.
         """
         is_greedy = config.temperature == 0 and config.repeat_penalty == 1
-        return Guesser(prompt, self._gain) if self._gain is not None and is_greedy else None
+        gain = self._gain if is_greedy else None
+        return Guesser(prompt, gain, bound) if gain is not None or bound is not None else None
 
     def _get_look(self) -> Callable[[], None]:
-        return self._lease.get().give_up_if_stuck
+        return self._lease.get().context.give_up_if_stuck
 
-    def _resume(self) -> None:
-        """While a stream runs the cores are ours, as far as others leave them."""
-        with self._lease.lock:
-            self._lease.get().stream_begins()
-            self._is_streaming = True
-
-    def _prefill(self, stream_id: int, prompt: list[int], watcher: StopWatcher) -> bool:
-        done = 0
+    def _step(self, streams: list[AnswerStream]) -> bool:
+        context = self._lease.get().context
         while True:
-            if watcher.must_leave():
-                return False
-            with self._lease.lock:
-                context = self._lease.get_for(stream_id)
-                done = len(context.cached)
-                n = self._chunks.next_size(interruptible=watcher.active)
-                marks = self._marks if context.keeps_marks else ()
-                end = min((mark for mark in marks if done < mark < done + n), default=done + n)
-                chunk = prompt[done:end]
-                t_ns = time.monotonic_ns()
-                code = context.evaluate(chunk)
-                if code == OK and end in marks:
-                    context.keep_mark()
-            if code == ABORTED and self._is_to_repeat(context, watcher):
-                continue
-            if code != OK:
-                return self._stopped_or_raise(code, len(chunk), watcher)
-            self._chunks.measured(len(chunk), (time.monotonic_ns() - t_ns) / 1e9)
-            if done + len(chunk) == len(prompt):
-                return True
-
-    def _step(
-        self, stream_id: int, tokens: list[int], guesser: Guesser | None, watcher: StopWatcher
-    ) -> bool:
-        while True:
-            t_ns = time.monotonic_ns()
-            with self._lease.lock:
-                context = self._lease.get_for(stream_id)
-                if len(tokens) == 1:
-                    code = context.evaluate_one(tokens[0])
-                else:
-                    code = context.evaluate(tokens, guesses=True)
-            if code != ABORTED or not self._is_to_repeat(context, watcher):
+            taken = self._take_parts(streams)
+            parts, t_ns = [part for _, part in taken], time.monotonic_ns()
+            code = context.evaluate(parts)
+            if code == OK:
                 break
-        if code != OK:
-            return self._stopped_or_raise(code, len(tokens), watcher)
-        if guesser is not None:
-            guesser.stepped(tokens[1:], (time.monotonic_ns() - t_ns) / 1e9)
+            if code == ABORTED:
+                given_up = context.was_given_up()
+                if not given_up or any(each.watcher.has_fired for each in streams):
+                    return False
+                self._lease.allow()
+            elif code != NO_SLOT or not self._hold_newest(streams[0]):
+                reason = "found no room in the KV cache" if code == NO_SLOT else f"failed ({code})"
+                raise library.engine_error(f"llama.cpp {reason} in a step of {len(parts)} parts")
+            streams = [each for each in streams if not each.is_held]
+        self._learn(taken, (time.monotonic_ns() - t_ns) / 1e9)
+        self._choose_all(taken)
         return True
 
-    def _is_to_repeat(self, context: LlamaContext, watcher: StopWatcher) -> bool:
-        """Whether an aborted step was only given up to be done by fewer threads. A stop that came
-        meanwhile was cleared with the abort flag, so that it has to be asked for again.
+    def _hold_newest(self, asked: AnswerStream) -> bool:
+        """Have the newest other stream that holds cells wait until another one has ended. It then
+        reads again what it held. False if there is none.
         """
-        return context.was_given_up() and not self._lease.is_closing and not watcher.stopped()
+        for stream in reversed(self._streams):
+            sequence = self._lease.get_for(stream.id)
+            if stream is not asked and sequence is not None and sequence.cached:
+                sequence.truncate(0)
+                stream.is_held = True
+                return True
+        return False
 
-    def _stopped_or_raise(self, code: int, n_tokens: int, watcher: StopWatcher) -> bool:
-        if code == ABORTED:
-            raise_stop_error(watcher)
-            return False
-        reason = "found no room in the KV cache" if code == NO_SLOT else f"failed (code {code})"
-        raise library.engine_error(f"llama.cpp {reason} while evaluating {n_tokens} tokens")
+    def _take_parts(self, streams: list[AnswerStream]) -> list[tuple[AnswerStream, Part]]:
+        """What the next step evaluates: a token for each stream, and a slice of one prompt. Guesses
+        where a stream is alone.
+        """
+        taken: list[tuple[AnswerStream, Part]] = []
+        reader: tuple[AnswerStream, LlamaSequence] | None = None
+        for stream in streams:
+            sequence = self._lease.get_for(stream.id)
+            assert sequence is not None
+            n_new = len(stream.known) - len(sequence.cached)
+            if n_new == 1:
+                taken.append((stream, (sequence, stream.known[-1:], 1)))
+            elif reader is None:
+                reader = stream, sequence
+        if reader is not None:
+            taken.append((reader[0], self._slice(*reader, len(taken))))
+        elif len(taken) == 1 and streams[0].guesses:
+            stream, guesser = streams[0], streams[0].guesser
+            tokens = [stream.known[-1], *stream.guesses]
+            n_wanted = 1 if guesser is not None and guesser.is_forced else len(tokens)
+            taken[0] = stream, (taken[0][1][0], tokens, n_wanted)
+        return taken
+
+    def _slice(self, stream: AnswerStream, sequence: LlamaSequence, n_beside: int) -> Part:
+        done, context = len(sequence.cached), sequence.context
+        n = self._chunks.next_size(interruptible=stream.watcher.active, n_beside=n_beside)
+        marks = stream.config.marks if context.keeps_marks else ()
+        end = min((mark for mark in marks if done < mark < done + n), default=done + n)
+        tokens = stream.known[done:end]
+        return sequence, tokens, int(done + len(tokens) == len(stream.known))
+
+    def _learn(self, taken: list[tuple[AnswerStream, Part]], seconds: float) -> None:
+        n, (stream, (_, tokens, n_wanted)) = len(taken), taken[-1]
+        is_decode = n_wanted > 0 and (len(tokens) == 1 or tokens[1:] == stream.guesses)
+        self.n_shared += n > 1
+        if not is_decode:
+            self._chunks.measured(len(tokens) + n - 1, seconds)
+        elif len(tokens) == 1:
+            self._sharing.observe(n, seconds)
+        if is_decode and n == 1 and stream.guesser is not None:
+            stream.guesser.stepped(stream.guesses, seconds)
+
+    def _choose_all(self, taken: list[tuple[AnswerStream, Part]]) -> None:
+        """Choose tokens before the next step overwrites the logits."""
+        n_before = 0
+        for stream, (sequence, tokens, n_wanted) in taken:
+            n_before += len(tokens)
+            if sequence.context.keeps_marks and len(sequence.cached) in stream.config.marks:
+                sequence.keep_mark()
+            if n_wanted:
+                stream.index = n_before - n_wanted
+                self._choose(stream, sequence)
 
     def _identify(self) -> dict[str, Any]:
         if self._fingerprint is None:
@@ -218,7 +271,7 @@ class LlamaCppEngine(EngineBase[LlamaContext]):
         return f"{self._lib.llama_version().decode('utf-8', 'replace')}/{library.version()}"
 
     def describe(self) -> EngineInfo:
-        lib, context, gain = self._lib, self._lease.get(), self._gain
+        lib, context, gain = self._lib, self._lease.get().context, self._gain
         return EngineInfo(
             name=self.name,
             version=library.version(),
@@ -245,7 +298,8 @@ class LlamaCppEngine(EngineBase[LlamaContext]):
                 "n_draft_steps": 0 if gain is None else gain.n_made,
                 "draft_gain": None if gain is None else gain.value,
                 "can_save_prefix": True,
-                "n_shelves": int(lib.llama_n_seq_max(context.handle)) - 1,
+                "n_shelves": int(lib.llama_n_seq_max(context.handle)) - len(context.sequences),
+                "n_slots": len(context.sequences),
                 "keeps_marks": context.keeps_marks,
                 "gpu_offload": bool(lib.llama_supports_gpu_offload()),
                 "cpu_features": library.cpu_features(lib),

@@ -56,10 +56,14 @@ def check_memory(
         free = available - need
     if settings.n_marks and state_bytes(header):
         settings = settings.replace(n_shelves=max(settings.n_shelves, settings.n_marks))
-    if settings.n_shelves:
+    if state_bytes(header):  # a recurrent state cannot be cut back to repeat a step
+        settings = settings.replace(n_slots=1)
+    if n_more := settings.n_slots - 1 + settings.n_shelves:
         each = max(1, shelf_bytes(path, header, settings))
         room = SHELF_BYTES if free is None else min(SHELF_BYTES, free)
-        settings = settings.replace(n_shelves=min(settings.n_shelves, max(0, room) // each))
+        n_more = min(n_more, max(0, room) // each)
+        n_slots = min(settings.n_slots, 1 + n_more)
+        settings = settings.replace(n_slots=n_slots, n_shelves=n_more + 1 - n_slots)
     if settings.flash_attn == "quicker":
         chosen = quicker_attention(settings, n_ctx, most_heads(path, header), free)
         settings = settings.replace(flash_attn=chosen)

@@ -39,8 +39,8 @@ class Vocab(EngineVocabulary):
         self._piece_buffer = ctypes.create_string_buffer(256)
         self.n_tokens = int(lib.llama_vocab_n_tokens(vocab))
         self.bos = int(lib.llama_vocab_bos(vocab))
-        self.bos_text = self._text(self.bos)
-        self.eos_text = self._text(int(lib.llama_vocab_eos(vocab)))
+        self.bos_text = self.written(self.bos)
+        self.eos_text = self.written(int(lib.llama_vocab_eos(vocab)))
         ends = (int(lib.llama_vocab_eos(vocab)), int(lib.llama_vocab_eot(vocab)))
         self._end_tokens = tuple(sorted({token for token in ends if token >= 0}))
         self.add_bos = bool(lib.llama_vocab_get_add_bos(vocab)) and self.bos >= 0
@@ -61,7 +61,7 @@ class Vocab(EngineVocabulary):
         for token in set(self.tokenize(text, special=True)):
             kind = int(lib.llama_vocab_get_attr(self._vocab, token))
             if kind & marked:
-                found.append((self._text(token), bool(kind & control)))
+                found.append((self.written(token), bool(kind & control)))
         return found
 
     def piece(self, token: int) -> bytes:
@@ -76,8 +76,7 @@ class Vocab(EngineVocabulary):
     def is_eog(self, token: int) -> bool:
         return bool(self._is_eog(self._vocab, token))
 
-    def _text(self, token: int) -> str:
-        """How a special token is written; `` for none (-1)."""
+    def written(self, token: int) -> str:
         if token < 0:
             return ""
         raw: bytes | None = self._lib.llama_vocab_get_text(self._vocab, token)

@@ -13,7 +13,6 @@ import os
 import stat
 import time
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import BinaryIO
 
@@ -191,7 +190,8 @@ def _change(
         fault_point()
         reporter.stage(f"writing {format_bytes(writer.n_new_bytes)}")
         began_s = time.monotonic()
-        writer.write(_facts(bundle, options))
+        health = {"health": options.health.to_dict()} if options.health is not None else {}
+        writer.write(health)
         fault_point()
         if boot is not None and first_user is not None:
             write_boot_files(volume.work, boot, first_user.contents)
@@ -258,18 +258,6 @@ def other_bytes(
             digest.update(chunk)
         found[name] = digest.hexdigest()
     return found
-
-
-def _facts(bundle: Bundle, options: ImageOptions) -> dict[str, object]:
-    facts: dict[str, object] = {
-        "name": bundle.name,
-        "recipe": bundle.plan.recipe,
-        "device": bundle.plan.device,
-        "flashed_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
-    if options.health is not None:
-        facts["health"] = options.health.to_dict()
-    return facts
 
 
 def _notes(bundle: Bundle, options: ImageOptions, writer: ReleaseWriter) -> list[str]:

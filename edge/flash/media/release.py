@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from boardfit.edge.bundle.bundle import MANIFEST, SUMS, Bundle
 from boardfit.edge.disk.rooted import MARKER, MARKER_TEXT, foreign
 from boardfit.edge.errors import EdgeError, InputError
-from boardfit.edge.flash.flash import SLACK_BYTES
+from boardfit.edge.flash.flash import SLACK_BYTES, list_facts
 from boardfit.edge.flash.gate import engine_bytes
 from boardfit.edge.flash.media.ext4 import Ext4Files, Volume, plain
 from boardfit.edge.flash.media.first_boot import UNIT_FOLDER, WANTS_FOLDER, unit_files
@@ -172,8 +172,7 @@ class ReleaseWriter:
         else:
             requests += self._release()
         requests += self._unit_requests()
-        if signer := self.admission.signed_by:
-            facts = {**facts, "signed_by": signer}
+        facts = {**list_facts(self.bundle, self.admission), **facts}
         state = self._slots.state().with_release(self.bundle.id, **facts).activating(self.bundle.id)
         (self.volume.work / layout.STATE).write_bytes(state.to_bytes())
         requests += self._folder(ROOT)

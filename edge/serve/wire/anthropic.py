@@ -16,6 +16,7 @@ from boardfit.edge.serve.ask import (
     read_ask,
     read_choice,
     read_content,
+    read_form,
     read_max_tokens,
     read_messages,
     read_tools,
@@ -41,12 +42,14 @@ def read_request(body: RequestFields, carried: Carried, defaults: Defaults) -> A
     kind = thinking.choice("type", ("enabled", "adaptive", "disabled"), "")
     if thinking.whole("budget_tokens", 0, 1 << 24, 0):
         notes += ("thinking.budget_tokens is not applied: max_tokens and the time limit are",)
+    form = body.table("output_config").table("format")
     ask = read_ask(
         body,
         carried,
         defaults,
         max_tokens=read_max_tokens(body, "max_tokens", default=defaults.config.max_tokens),
         messages=messages,
+        form=read_form(form, schema=form),
         choice=read_choice(kind != "disabled" if kind else None, {}, "thinking.type"),
         notes=notes,
         **read_tools(_read_tools(body)),

@@ -93,10 +93,11 @@ def describe_tokenizer(opened: OpenModel) -> dict[str, Any]:
 def describe_slots(opened: OpenModel, counts: Mapping[str, int]) -> list[dict[str, Any]]:
     """The answers that can be computed at once. No prompt, no answer."""
     n_running = counts["running"]
+    n_slots = int(opened.engine.describe().details.get("n_slots", 1))
     return [
         {"id": i, "n_ctx": opened.engine.n_ctx, "speculative": False,
          "is_processing": i < n_running}
-        for i in range(max(1, n_running))
+        for i in range(max(n_slots, n_running))
     ]  # fmt: skip
 
 

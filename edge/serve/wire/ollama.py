@@ -10,6 +10,7 @@ from boardfit.edge.serve.ask import (
     Ask,
     Carried,
     Defaults,
+    make_form,
     read_budget,
     read_choice,
     read_config,
@@ -19,7 +20,7 @@ from boardfit.edge.serve.ask import (
 )
 from boardfit.edge.serve.body import RequestFields
 from boardfit.edge.serve.job import Ended
-from boardfit.edge.serve.refused import RequestRefused, unsupported
+from boardfit.edge.serve.refused import RequestRefused, bad_field, unsupported
 from boardfit.edge.serve.wire.base import NDJSON, Writer, edge_facts, finish_word, line
 from boardfit.edge.types import TokenEvent, ToolCall
 
@@ -46,8 +47,10 @@ def read_generate(body: RequestFields, carried: Carried, defaults: Defaults) -> 
 
 
 def _read_rest(body: RequestFields, carried: Carried, defaults: Defaults) -> Ask:
-    if body.get("format"):
-        raise unsupported("format", "only text is supported")
+    form = body.get("format")
+    if form not in (None, "", "json") and not isinstance(form, dict):
+        raise bad_field("format", '"json" or a schema', form)
+    schema = {"type": "object"} if form == "json" else form
     options = body.table("options")
     limit = options.whole("num_predict", -2, 1 << 24, defaults.config.max_tokens)
     fixed = options.whole("num_ctx", 0, 1 << 24, 0) != 0
@@ -56,8 +59,9 @@ def _read_rest(body: RequestFields, carried: Carried, defaults: Defaults) -> Ask
         key: options.get(key) if body.get(key) is None else body.get(key)
         for key in ("within", "first_within", "on_miss", "class")
     })  # fmt: skip
+    config = read_config(options, defaults.config, max_tokens=limit if limit > 0 else -1)
     return Ask(
-        read_config(options, defaults.config, max_tokens=limit if limit > 0 else -1),
+        replace(config, constraint=make_form(schema, "format") if schema else None),
         body.flag("stream", True),
         budget=read_budget(limits, carried, defaults.budget),
         rank=read_rank(limits, carried),

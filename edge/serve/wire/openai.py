@@ -11,6 +11,7 @@ from boardfit.edge.serve.ask import (
     Defaults,
     read_ask,
     read_choice,
+    read_form,
     read_max_tokens,
     read_messages,
     read_tools,
@@ -39,9 +40,6 @@ def read_chat(body: RequestFields, carried: Carried, defaults: Defaults) -> Ask:
     """A request to /v1/chat/completions. Raises RequestRefused."""
     messages, notes = read_messages(body.tables("messages", most=MAX_MESSAGES))
     _refuse_unsupported(body)
-    form = body.table("response_format").text("type", "text")
-    if form != "text":
-        raise unsupported("response_format.type", f"only text is supported, not {form!r:.40}")
     max_tokens = read_max_tokens(
         body, "max_tokens", "max_completion_tokens", default=defaults.config.max_tokens
     )
@@ -52,6 +50,7 @@ def read_chat(body: RequestFields, carried: Carried, defaults: Defaults) -> Ask:
         defaults,
         max_tokens=max_tokens,
         messages=messages,
+        form=read_form(body.table("response_format")),
         choice=read_choice(effort, body.scalars("chat_template_kwargs"), "reasoning_effort"),
         include_usage=body.table("stream_options").flag("include_usage", False),
         logprobs=_read_chat_logprobs(body),

@@ -11,6 +11,7 @@ from boardfit.edge.serve.ask import (
     Defaults,
     read_ask,
     read_choice,
+    read_form,
     read_max_tokens,
     read_messages,
     read_tools,
@@ -27,9 +28,7 @@ def read_responses(body: RequestFields, carried: Carried, defaults: Defaults) ->
     for key in ("previous_response_id", "conversation"):
         if body.get(key):
             raise unsupported(key, "nothing is stored here; send the whole conversation")
-    form = body.table("text").table("format").text("type", "text")
-    if form != "text":
-        raise unsupported("text.format.type", f"only text is supported, not {form!r:.40}")
+    form = body.table("text").table("format")
     items = [RequestFields({"role": "user", "content": body.get("input")})] if isinstance(
         body.get("input"), str
     ) else body.tables("input", most=MAX_MESSAGES)  # fmt: skip
@@ -44,6 +43,7 @@ def read_responses(body: RequestFields, carried: Carried, defaults: Defaults) ->
         defaults,
         max_tokens=read_max_tokens(body, "max_output_tokens", default=limit),
         messages=messages,
+        form=read_form(form, schema=form),
         choice=read_choice(body.table("reasoning").get("effort"), {}, "reasoning.effort"),
         notes=notes,
         **read_tools(body),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from boardfit.edge.engines.kv_state import mapped_state
 from boardfit.edge.engines.llama.engine import LlamaCppEngine
 from boardfit.edge.engines.target import open_model
 from boardfit.edge.errors import EdgeError, InputError, IntegrityError, UsageError
+from boardfit.edge.template.tools import Tool, ToolUse
 from boardfit.edge.types import GenerationConfig
 
 pytestmark = pytest.mark.engine
@@ -65,6 +67,27 @@ def test_the_first_answer_begins_warm(
     assert n_reused == open_bundle(bundle).manifest["warm"][0]["n_tokens"] > 32
     assert not warm.store_prefix(), "it is there already"
     opened.engine.close()
+
+
+def test_tools_are_read_ahead_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BOARDFIT_STATES", "off")
+    function = {"name": "turn_on", "description": "Turns a lamp on", "parameters": {}}
+    request = {
+        "messages": [{"role": "system", "content": "Be brief."}],
+        "tools": [{"type": "function", "function": function}],
+    }
+    (tmp_path / "agent.json").write_text(json.dumps(request), encoding="utf-8")
+    build("-o", tmp_path / "bundle", "--warm", tmp_path / "agent.json")
+    opened = open_model(tmp_path / "bundle")
+    with closing(opened.engine):
+        warm = open_session(opened, system="Be brief.")
+        warm.offer(ToolUse(opened.tool_format, (Tool.from_dict(function),)), is_held=False)
+        assert first_answer(warm)[1] == open_bundle(tmp_path / "bundle").manifest["warm"][0][
+            "n_tokens"] > 32  # fmt: skip
+    for odd in ("[1]", "{", '{"messages": [5]}'):
+        (tmp_path / "odd.json").write_text(odd, encoding="utf-8")
+        with pytest.raises(InputError, match="it is no request"):
+            build("-o", tmp_path / "odd", "--warm", tmp_path / "odd.json")
 
 
 def test_the_same_inputs_give_the_same_bundle(bundle: Path, tmp_path: Path) -> None:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from boardfit.edge.chat.model import Model, open_chat
+from boardfit.edge.chat.session import Session
 from boardfit.edge.engines.target import open_model
-from boardfit.edge.errors import UsageError
+from boardfit.edge.errors import EngineMissingError, UsageError
+from boardfit.edge.serve.refused import refusal_of
 from boardfit.edge.template.tools import Tool, ToolUse
-from boardfit.edge.types import Message, TemplateChoice
+from boardfit.edge.types import GenerationConfig, Message, TemplateChoice
 from tests.edge.engines import tiny_gguf
-from tests.edge.serve.test_tools import ARGUMENTS, TEMPLATE, TOOLS, WIRE
+from tests.edge.engines.conftest import engine_models, engine_name, model_shelf, models
+from tests.edge.engines.engine_models import Models
+from tests.edge.serve.test_tools import ARGUMENTS, LAMP, ROOMS, TEMPLATE, TOOLS, WIRE
+
+__all__ = ["engine_models", "engine_name", "model_shelf", "models"]
 
 pytestmark = pytest.mark.engine
 
@@ -44,6 +52,54 @@ def test_calls_come_back_and_results_go_in(model: Model) -> None:
     timed = model.chat("and now", tools=TOOLS, within_s=30)
     assert timed.calls and model.last_outcome is not None and model.last_outcome.met
     assert model.chat("and now").text == WIRE, "without tools it is text"
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_thoughts_come_before_a_call(tmp_path: Path, choice: str) -> None:
+    """They are opened by the prompt, hold a call of their own, and are no part of the answer."""
+    pad = tiny_gguf.PAD
+    path = tiny_gguf.scripted_llama(
+        tmp_path / "thinker.gguf", {10: pad, pad: ord("<")}, pad=f"{WIRE} no</think>",
+        template=TEMPLATE.replace("assistant\n{% endif", "assistant\n<think>\n{% endif"),
+    )  # fmt: skip
+    with open_chat(path, n_threads=1) as thinker:
+        reply = thinker.chat(
+            "what time is it", tools=TOOLS, tool_choice=choice,
+            config=GenerationConfig(max_tokens=300),
+        )  # fmt: skip
+        calls, answer = reply.calls, thinker.last_answer
+    assert answer is not None and answer.thinking == f"{WIRE} no"
+    assert bool(calls) == (choice == "required") and "think" not in answer.text
+    for call in calls:
+        assert call.name == "get_time" and set(call.values) <= {"zone", "exact"}
+
+
+def test_every_engine_holds_calls(engine_models: Models) -> None:
+    """Random weights call validly, on each engine that is installed."""
+    opened = open_model(engine_models.random, n_threads=1)
+    with closing(opened.engine) as engine:
+        session = Session(engine)
+        tools = (Tool.from_dict(LAMP), Tool.from_dict(TOOLS[0]))
+        session.offer(ToolUse(opened.tool_format, tools, "set_lamp", parallel=False))
+        for _ in session.ask("hello", GenerationConfig(max_tokens=200)):
+            pass
+        assert session.last_answer is not None
+        [call] = session.last_answer.calls
+        assert call.name == "set_lamp" and call.values["room"] in ROOMS
+        assert not session.last_answer.text and session.last_answer.finish_reason == "stop"
+
+
+def test_without_llguidance_calls_are_free_or_refused(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    assert model.chat("what time is it", tools=TOOLS).calls
+    [note] = model._session.notes
+    assert note.startswith("calls are not held to their schemas") and "llguidance" in note
+    with pytest.raises(EngineMissingError, match="llguidance") as missing:
+        list(model.chat("what time is it", tools=TOOLS, tool_choice="required"))
+    refused = refusal_of(missing.value)
+    assert refused.status == 501 and "pip install" in refused.message
 
 
 def test_an_odd_tool_is_a_usage_error(model: Model) -> None:

@@ -16,7 +16,7 @@ EDGE = Path(errors.__file__).parent
 WORDS = {
     "troubles.toml": {"place", "text"},
     "ssh_troubles.toml": {"place", "why", "name", "port", "entry"},
-    "adb_troubles.toml": {"serial", "state"},
+    "adb_troubles.toml": {"wanted", "shown", "last"},
     "card_troubles.toml": {"path", "reason"},
 }
 

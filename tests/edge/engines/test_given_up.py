@@ -50,7 +50,7 @@ class Stuck:
 
 def governor_of(engine: Engine) -> ThreadGovernor:
     assert isinstance(engine, LlamaCppEngine)
-    governor = engine._lease.get()._governor
+    governor = engine._lease.get().context._governor
     assert governor is not None
     return governor
 
@@ -79,7 +79,7 @@ def test_what_cannot_be_cut_is_not_given_up(models: Models) -> None:
     assert models.recurrent is not None
     with open_engine("llama_cpp", models.recurrent, EngineSettings(n_threads=2)) as engine:
         assert isinstance(engine, LlamaCppEngine)
-        context, governor = engine._lease.get(), governor_of(engine)
+        context, governor = engine._lease.get().context, governor_of(engine)
         answer(engine, lambda: False, 64)
         governor.is_stuck = lambda: True  # type: ignore[method-assign]
         context.give_up_if_stuck()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boardfit.edge.engines.lookup import N_GRAM, Gain, Guesser, Lookup
+from boardfit.edge.engines.lookup import N_GRAM, Gain, Guesser, Lookup, Sharing
 from boardfit.edge.types import Engine, GenerationConfig
 from tests.edge.engines.conftest import Models, opened
 
@@ -145,3 +145,14 @@ def test_a_model_that_cannot_go_back_does_not_guess(models: Models) -> None:
             assert engine.describe().details["n_draft"] == 0
         finally:
             engine.close()
+
+
+def test_sharing_pays_while_a_step_for_several_is_quicker_than_theirs() -> None:
+    sharing = Sharing()
+    assert sharing.pays(4) and sharing.slowdown(4) == 4.0, "not measured: tried, and not relied on"
+    for _ in range(50):
+        sharing.observe(1, 0.010)
+        sharing.observe(2, 0.012)
+        sharing.observe(4, 0.041)
+    assert sharing.pays(2) and not sharing.pays(4)
+    assert abs(sharing.slowdown(2) - 1.2) < 0.01 and sharing.slowdown(4) == 4.0

@@ -82,7 +82,7 @@ class SshBoard:
             "UsePAM no\n"
             f"AuthorizedKeysFile {folder}/user.pub\nStrictModes no\nPidFile none\n"
             "PasswordAuthentication no\nPermitRootLogin prohibit-password\n"
-            f"MaxStartups 200\nSubsystem sftp internal-sftp\n"
+            "MaxStartups 200\n"
             # Another home: the user's own .bashrc may do anything, and be killed while it does.
             f"SetEnv PATH={path} HOME={folder}\n" + (f"ForceCommand {login}\n" if login else "")
         )

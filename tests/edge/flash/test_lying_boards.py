@@ -20,7 +20,6 @@ import pytest
 import boardfit.edge.flash.session as session
 import boardfit.edge.flash.shell_files as shell_files
 import boardfit.edge.flash.ssh as ssh
-import boardfit.edge.flash.stream as stream
 from boardfit.edge.bench.store import sealed
 from boardfit.edge.bundle.bundle import open_bundle, seal_bundle
 from boardfit.edge.bundle.sign import sign_bundle
@@ -153,7 +152,7 @@ UNSIGNED = SignaturePolicy()
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Deadlines of two seconds, and the liar's folder first on the PATH."""
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    for place, name in ((ssh, "_LOGIN_S"), (shell_files, "_LOCK_S"), (stream, "STALL_S")):
+    for place, name in ((ssh, "_LOGIN_S"), (shell_files, "_LOCK_S"), (shell_files, "STALL_S")):
         monkeypatch.setattr(place, name, 2)
     monkeypatch.setattr(shell_files, "_END_S", 1)
     run = session.Channel.run
@@ -342,10 +341,10 @@ class Asleep(session.Channel):
 def test_a_transfer_that_stands_still_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "STALL_S", 0.2)
+    monkeypatch.setattr(shell_files, "STALL_S", 0.2)
     (tmp_path / "x").write_bytes(b"x")
     with pytest.raises(DeviceError, match="has taken no byte"):
-        stream.send_stream(Asleep(), tmp_path / "x", "x", 0, lambda _: None)
+        shell_files.send_stream(Asleep(), tmp_path / "x", "x", 0, lambda _: None)
 
 
 @pytest.mark.parametrize("data", [b"", b"no zip", b"PK\5\6" + bytes(9), b"PK\5\6" + b"\xff" * 18])

@@ -45,8 +45,12 @@ FOREIGN = {"system", "popen", "fork", "vfork", "posix_spawn", "execv", "execve",
 ALLOWED = {
     # It waits for a copy of itself, in the user's own folder.
     "edge/supervisor.py": {"os.fork"},
-    # It computes in a copy of itself, and runs no other program.
-    "edge/process/forked.py": {"os.fork"},
+    # It computes in a copy of itself, which it asks over a pipe, and runs no other program.
+    "edge/process/forked.py": {
+        "os.fork",
+        "multiprocessing.connection.Pipe",
+        "multiprocessing.connection.Connection",
+    },
     # Runs on a board before boardfit is installed there. It forks to load the engine once, and
     # writes its own interpreter into the launcher.
     "converters/board/offline/board/install.py": {"os.fork", "sys.executable"},

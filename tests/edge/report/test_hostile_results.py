@@ -19,7 +19,7 @@ from boardfit.edge.errors import EdgeError, InputError
 from boardfit.edge.report.command import render_report
 from boardfit.edge.report.compare_command import fleet_data, fleet_lines, read_sides
 from boardfit.edge.report.figures import group_runs
-from boardfit.edge.report.kinds import key_figures, run_charts, run_lines
+from boardfit.edge.report.kinds import find_kind, key_figures, run_lines
 from boardfit.edge.report.verify import verify_run
 from tests.edge.report.stored import records, some_runs
 
@@ -82,7 +82,7 @@ def show(path: Path) -> None:
             assert "\x1b" not in line, line
         verify_run(run)
         key_figures(run)
-        run_charts(run, 1.0)
+        find_kind(run).charts(run, 1.0)
     fleet_lines(group_runs(found.records))
     fleet_data(group_runs(found.records))
     read_sides([path])

@@ -16,7 +16,7 @@ from boardfit.edge.report.compare_command import compare_command
 from boardfit.edge.report.draw import Chart, Missing, draw_svg
 from boardfit.edge.report.figures import group_runs, page_title
 from boardfit.edge.report.fleet import fleet_verdict
-from boardfit.edge.report.kinds import group_alike, verdict
+from boardfit.edge.report.kinds import find_kind, group_alike
 from boardfit.edge.report.page import render_page
 from tests.edge.report.deadline_stored import row, workload_records
 from tests.edge.report.stored import records, stored
@@ -103,7 +103,8 @@ def test_latencies_stand_against_the_budget() -> None:
     assert "3 of 4 met the budget of 4.00 s" in chart.summary
     assert chart.rows[-1] == ("slowest", "5.00 s")
     assert "cold: 3 of 3 gave no answer" in (chart.note or "")
-    assert "cold 0 of 3" in verdict(group_runs(WORKLOAD)[0])
+    [run] = group_runs(WORKLOAD)
+    assert "cold 0 of 3" in find_kind(run).verdict(run)
 
 
 def test_different_budgets_are_drawn_as_shares() -> None:

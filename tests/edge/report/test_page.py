@@ -20,7 +20,7 @@ from boardfit.edge.report.charts import memory_over_time, rate_chart
 from boardfit.edge.report.command import choose_results, report
 from boardfit.edge.report.draw import Chart, Missing
 from boardfit.edge.report.figures import group_runs, run_labels
-from boardfit.edge.report.kinds import run_charts
+from boardfit.edge.report.kinds import find_kind
 from boardfit.edge.report.page import render_page
 from boardfit.edge.report.rows import flag_lines
 from boardfit.edge.report.verify import verify_run
@@ -98,7 +98,7 @@ def test_one_repetition_shows_no_interval(tmp_path: Path) -> None:
 def test_zero_repetitions_are_a_dash(tmp_path: Path) -> None:
     path = stored(tmp_path, records([run_of(BenchTest("decode", 0, 0, 32), [])]))
     run = group_runs(read_results([path]).records)[0]
-    assert all(isinstance(chart, Missing) for chart in run_charts(run)[:4])
+    assert all(isinstance(chart, Missing) for chart in find_kind(run).charts(run, None)[:4])
     page = page_of(path)
     assert "not enough was measured for a verdict" in page and "<dd>–</dd>" in page
 

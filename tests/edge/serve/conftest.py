@@ -19,7 +19,7 @@ import pytest
 
 from tests.edge.engines import tiny_gguf
 from tests.edge.engines.conftest import engine_models, engine_name, model_shelf, models
-from tests.edge.engines.engine_models import Models
+from tests.edge.engines.engine_models import REPLY, Models
 
 __all__ = ["engine_models", "engine_name", "model_shelf", "models"]
 
@@ -97,6 +97,38 @@ def scripted(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield served
 
 
+#: Lists tools, writes calls, and ends in x where the result of one is to be answered.
+_TOOL_TEMPLATE = (
+    "{{ bos_token }}{% for t in tools or [] %}{{ t | tojson }}{% endfor %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    '{% for c in m.tool_calls or [] %}<tool_call>\n{"name": "{{ c.function.name }}", "arguments": '
+    "{{ c.function.arguments | tojson }}}\n</tool_call>{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant"
+    "{% if messages[-1].role == 'tool' %} x{% else %}\n{% endif %}{% endif %}"
+)
+
+
+@contextmanager
+def calling(folder: Path, name: str, arguments: dict[str, Any]) -> Iterator[Served]:
+    """A server whose model answers a question with one call, and the call's result with REPLY."""
+    call = json.dumps({"name": name, "arguments": arguments})
+    pad, end = tiny_gguf.PAD, tiny_gguf.IM_END
+    successors = {ord("\n"): pad, pad: end, **tiny_gguf.script(REPLY, after=ord("x"), then=end)}
+    model = tiny_gguf.scripted_llama(
+        folder / "caller.gguf", successors, n_ctx=4096, template=_TOOL_TEMPLATE,
+        pad=f"<tool_call>\n{call}\n</tool_call>",
+    )  # fmt: skip
+    with serving(model, folder / "home") as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def caller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Calls llm_version, a tool that llm has of its own, then answers REPLY."""
+    with calling(tmp_path_factory.mktemp("caller"), "llm_version", {}) as served:
+        yield served
+
+
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Makes vectors."""
@@ -109,7 +141,8 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def endless(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Counts and never ends."""
     assert models.endless is not None
-    with serving(models.endless, tmp_path_factory.mktemp("home"), ["--ctx", "16384"]) as served:
+    options = ["--ctx", "16384", "--slots", "1"]  # one answers, others wait
+    with serving(models.endless, tmp_path_factory.mktemp("home"), options) as served:
         yield served
 
 

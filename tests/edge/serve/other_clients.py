@@ -79,6 +79,65 @@ def tokenize_lm_eval(url: str, model: str) -> list[Any]:
     return [tokenizer.decode(tokenizer.encode(text)) for text in ("hello", "ž €")]
 
 
+def llm_version() -> str:
+    """Returns the version of llm."""
+    return "0.36"
+
+
+def call_llm(url: str, model: str) -> list[Any]:
+    program = str(Path(sys.executable).with_name("llm"))
+    command = [program, "openai", "endpoint", f"{url}/v1", "hello", "-m", model]
+    command += ["-T", "llm_version"]
+    return [
+        subprocess.run([*command, *rest], capture_output=True, text=True, check=True).stdout.strip()
+        for rest in ([], ["--no-stream"], ["--responses"])
+    ]
+
+
+def call_langchain(url: str, model: str) -> list[Any]:
+    from langchain.agents import create_agent
+    from langchain_ollama import ChatOllama
+    from langchain_openai import ChatOpenAI
+
+    found = []
+    for chat in (
+        ChatOpenAI(base_url=f"{url}/v1", model=model, api_key="none"),  # type: ignore[arg-type]
+        ChatOllama(base_url=url, model=model),
+    ):
+        agent = create_agent(chat, [llm_version])
+        said = agent.invoke({"messages": [("user", "hello")]})["messages"]
+        assert [each.type for each in said] == ["human", "ai", "tool", "ai"], said
+        assert said[2].content == "0.36"
+        found.append(said[-1].content)
+    return found
+
+
+def call_anthropic(url: str, model: str) -> list[Any]:
+    import anthropic
+
+    client, found = anthropic.Anthropic(base_url=url, api_key="none"), []
+    tools: Any = [{"name": "llm_version", "input_schema": {"type": "object", "properties": {}}}]
+    for is_streamed in (False, True):
+        messages: list[Any] = list(HELLO)
+        for reason in ("tool_use", "end_turn"):
+            asked: Any = {"model": model, "messages": messages, "tools": tools, "max_tokens": 99}
+            if is_streamed:
+                with client.messages.stream(**asked) as stream:
+                    answer = stream.get_final_message()
+            else:
+                answer = client.messages.create(**asked)
+            assert answer.stop_reason == reason, answer
+            messages.append({"role": "assistant", "content": answer.content})
+            results = [
+                {"type": "tool_result", "tool_use_id": block.id, "content": llm_version()}
+                for block in answer.content
+                if block.type == "tool_use" and block.name == "llm_version" and block.input == {}
+            ]
+            messages.append({"role": "user", "content": results})
+        found.append(answer.content[0].text)
+    return found
+
+
 def ask_litellm(url: str, model: str) -> list[Any]:
     import litellm
 
@@ -117,5 +176,7 @@ def ask_langchain(url: str, model: str) -> list[Any]:
 if __name__ == "__main__":
     asked = {"openai": ask_openai, "anthropic": ask_anthropic, "litellm": ask_litellm,
              "llm": ask_llm, "langchain": ask_langchain, "embed_openai": embed_openai,
-             "embed_ollama": embed_ollama, "lm_eval": tokenize_lm_eval}[sys.argv[1]]  # fmt: skip
+             "embed_ollama": embed_ollama, "lm_eval": tokenize_lm_eval,
+             "call_llm": call_llm, "call_langchain": call_langchain,
+             "call_anthropic": call_anthropic}[sys.argv[1]]  # fmt: skip
     print(json.dumps(asked(*sys.argv[2:])))

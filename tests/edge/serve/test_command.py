@@ -49,7 +49,11 @@ def test_a_model_that_cannot_be_loaded_ends_the_server(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [(["--no-token"], "--no-token is for --lan"), (["--most", "soon"], "--most: not a time")],
+    [
+        (["--no-token"], "--no-token is for --lan"),
+        (["--most", "soon"], "--most: not a time"),
+        (["--slots", "17"], "--slots must be auto or 1 to 16"),
+    ],
 )
 def test_options_that_make_no_sense(models: Models, options: list[str], words: str) -> None:
     done = CliRunner().invoke(serve, [str(models.scripted), *options])

@@ -7,15 +7,16 @@ go through the same clients, openai and ollama. Nothing of that code is here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import ollama
 import openai
 import pytest
 
-from tests.edge.engines.engine_models import CHAT_REPLY
-from tests.edge.serve.conftest import Served
+from tests.edge.engines.engine_models import CHAT_REPLY, REPLY
+from tests.edge.serve.conftest import Served, calling
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("serve")]
 
@@ -114,13 +115,16 @@ def test_llama_cpp_shows_the_message_of_an_error(scripted: Served) -> None:
         await client_of(scripted).chat.completions.create(
             model=scripted.model,
             messages=[USER],  # type: ignore[list-item]
-            response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {}}},
+            response_format={
+                "type": "json_schema",
+                "json_schema": {"name": "x", "schema": {"not": {}}},
+            },
         )
 
     with pytest.raises(openai.BadRequestError) as refused:
         asyncio.run(ask())
     shown = refused.value.response.json()["error"]["message"]
-    assert shown == "response_format.type: only text is supported, not 'json_schema'"
+    assert "Unimplemented keys" in shown and "response_format" in shown
 
 
 @pytest.mark.parametrize(
@@ -178,11 +182,88 @@ def test_ollama_looks_on_while_an_answer_is_computed(endless: Served) -> None:
     assert asyncio.run(look()) == [f"{endless.model}:latest"] * 2
 
 
-def test_offered_tools_are_noted_and_demanded_ones_refused(scripted: Served) -> None:
+def test_tools_that_the_template_does_not_list_are_noted(scripted: Served) -> None:
     noted = scripted.ask(tools=TOOLS).json()["edge"]["notes"]
     assert noted == ["the template lists no tools: the system prompt does"]
     assert "notes" not in scripted.ask(tools=TOOLS, tool_choice="none").json()["edge"]
     for choice in ("required", {"type": "function", "function": {"name": "HassTurnOn"}}):
-        refused = scripted.ask(tools=TOOLS, tool_choice=choice)
-        assert refused.status_code == 400
-        assert refused.json()["error"]["param"] == "tool_choice"
+        called = scripted.ask(tools=TOOLS, tool_choice=choice, max_tokens=200).json()["choices"][0]
+        [call] = called["message"]["tool_calls"]
+        assert called["finish_reason"] == "tool_calls"
+        assert call["function"]["name"] == "HassTurnOn"
+        assert set(json.loads(call["function"]["arguments"])) <= {"name"}
+
+
+ARGUMENTS = {"name": "Kitchen Light"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Turns the kitchen light on, and says so once it is."""
+    with calling(tmp_path_factory.mktemp("home"), "HassTurnOn", ARGUMENTS) as served:
+        yield served
+
+
+async def read_calls(chunks: AsyncIterator[Any]) -> tuple[str, list[dict[str, Any]]]:
+    """Text and calls as llama_cpp reads a stream: the first call of each chunk, a new one where it
+    has an id; arguments are JSON once the stream ends.
+    """
+    text, calls = "", list[dict[str, Any]]()
+    async for chunk in chunks:
+        choice = chunk.choices[0]
+        if choice.finish_reason:
+            break
+        text += choice.delta.content or ""
+        for part in (choice.delta.tool_calls or [])[:1]:
+            if part.id:
+                calls.append({"id": part.id, "name": part.function.name, "arguments": ""})
+            calls[-1]["arguments"] += part.function.arguments or ""
+    return text, [{**call, "arguments": json.loads(call["arguments"])} for call in calls]
+
+
+@pytest.mark.parametrize("prefix", ["", "/within/20s"], ids=["plain", "timed"])
+def test_llama_cpp_controls_a_home(home: Served, prefix: str) -> None:
+    async def control() -> str:
+        client, messages = client_of(home, prefix), list[Any]([SYSTEM, USER])
+        for _ in range(10):
+            asked: Any = {"messages": messages, "model": home.model, "tools": TOOLS}
+            chunks = await client.chat.completions.create(**asked, stream=True, max_tokens=3000)
+            text, calls = await read_calls(chunks)
+            if not calls:
+                return text
+            assert [(call["name"], call["arguments"]) for call in calls] == [
+                ("HassTurnOn", ARGUMENTS)
+            ]
+            written = [
+                {"type": "function", "id": call["id"], "function": {
+                    "name": call["name"], "arguments": json.dumps(call["arguments"])}}
+                for call in calls
+            ]  # fmt: skip
+            messages.append({"role": "assistant", "content": None, "tool_calls": written})
+            result = json.dumps({"speech": {}, "response_type": "action_done"})
+            messages.append({"role": "tool", "tool_call_id": calls[0]["id"], "content": result})
+        raise AssertionError("it calls for ever")
+
+    assert asyncio.run(control()) == REPLY
+
+
+def test_ollama_controls_a_home(home: Served) -> None:
+    """Results carry no id and no name of the call."""
+
+    async def control() -> list[str]:
+        client, texts = ollama.AsyncClient(host=home.url), list[str]()
+        messages = [ollama.Message(**SYSTEM), ollama.Message(**USER)]
+        for _ in range(2):
+            text, calls = "", list[Any]()
+            async for response in await client.chat(
+                model=f"{home.model}:latest", messages=messages, tools=TOOLS, stream=True,
+                keep_alive=-1, options={"num_ctx": 8192},
+            ):  # fmt: skip
+                calls += response["message"].get("tool_calls") or []
+                text += response["message"].get("content") or ""
+            texts.append(text or str(calls[0].function.arguments))
+            messages.append(ollama.Message(role="assistant", content=text, tool_calls=calls))
+            messages.append(ollama.Message(role="tool", content='{"success": true}'))
+        return texts
+
+    assert asyncio.run(control()) == [str(ARGUMENTS), REPLY]

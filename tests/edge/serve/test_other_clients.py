@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.edge.engines.engine_models import CHAT_REPLY
+from tests.edge.engines.engine_models import CHAT_REPLY, REPLY
 from tests.edge.serve.conftest import Served
 from tests.programs import skip_or_fail
 
@@ -52,6 +52,14 @@ def test_a_client_gets_its_answers(
 ) -> None:
     found = ask(python, client, scripted, tmp_path)
     assert len(found) >= 3 and set(found) == {CHAT_REPLY}
+
+
+@pytest.mark.parametrize("client", ["call_llm", "call_langchain", "call_anthropic"])
+def test_a_client_runs_its_tool_and_gets_the_answer(
+    caller: Served, python: Path, client: str, tmp_path: Path
+) -> None:
+    found = ask(python, client, caller, tmp_path)
+    assert len(found) >= 2 and set(found) == {REPLY}
 
 
 @pytest.mark.parametrize("client", ["embed_openai", "embed_ollama"])

@@ -103,6 +103,19 @@ def test_a_time_limit_is_kept_and_shown(browser: Any, scripted: Served) -> None:
     chat.check()
 
 
+def test_what_a_clock_costs_is_shown(browser: Any, scripted: Served) -> None:
+    chat = Chat(browser, f"{scripted.url}/")
+    chat.page.get_by_text("Settings").click()
+    for time in ("20:37:19", "20:38:04"):
+        system = f"Current time is {time}. You know the rooms and the lights of one house."
+        chat.page.get_by_label("System prompt").fill(system)
+        chat.ask("hello")
+        chat.wait_answer()
+    _, first, _, last = chat.page.get_by_role("article").all_inner_texts()
+    assert "prefix lost" not in first and "prefix lost to a changed clock: " in last
+    chat.check()
+
+
 def test_a_refusal_keeps_the_question(browser: Any, scripted: Served) -> None:
     chat = Chat(browser, f"{scripted.url}/")
     refused = {"error": {"message": "needs 9 s"}, "edge": {"nearest_s": 9.5}}

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boardfit.edge.deadline.budget import Budget
-from boardfit.edge.engines.target import open_model
+from boardfit.edge.engines.target import OpenModel, open_model
 from boardfit.edge.errors import InputError
 from boardfit.edge.serve import app
 from boardfit.edge.serve import job as job_module
@@ -32,8 +32,13 @@ HELLO = Ask(GenerationConfig(), False, (Message("user", "hello"),))
 
 
 @contextmanager
-def running(model: Path, *, is_steady: bool = False, **settings: Any) -> Iterator[AnswerQueue]:
-    runner = AnswerQueue(lambda: open_model(model, n_threads=1, **settings), is_steady=is_steady)
+def running(
+    model: Path, *, is_steady: bool = False, is_gated: bool = True, **settings: Any
+) -> Iterator[AnswerQueue]:
+    def load() -> OpenModel:
+        return open_model(model, n_threads=1, **settings)
+
+    runner = AnswerQueue(load, is_steady=is_steady, is_gated=is_gated)
     runner.start()
     runner.ready.wait()
     yield runner
@@ -195,6 +200,35 @@ def test_what_is_in_the_background_lets_others_pass(models: Models, n_shelves: i
     assert not later[1].notes
 
 
+@pytest.mark.engine
+@pytest.mark.parametrize("n_slots", [1, 3])
+def test_answers_at_once_are_those_one_after_another(models: Models, n_slots: int) -> None:
+    """With several slots all have begun before one has ended."""
+    texts = ["hello", "Who are you?", "Name a colour. " * 20, "Why?"]
+    asks = [Ask(GenerationConfig(max_tokens=60), False, (Message("user", text),)) for text in texts]
+    order: list[str] = []
+
+    async def follow(runner: AnswerQueue, ask: Ask) -> str:
+        job, parts = await runner.submit(ask), list[str]()
+        while not isinstance(item := await job.next(), Ended):
+            if isinstance(item, TokenEvent):
+                order.append("token" if parts else "first")
+                parts.append(item.text)
+        order.append("end")
+        return "".join(parts)
+
+    async def main(runner: AnswerQueue) -> tuple[list[str], list[str]]:
+        alone = [await follow(runner, ask) for ask in asks]
+        order.clear()
+        return alone, await asyncio.gather(*(follow(runner, ask) for ask in asks))
+
+    assert models.endless is not None
+    with running(models.endless, is_gated=False, n_ctx=2048, n_slots=n_slots) as runner:
+        alone, together = asyncio.run(main(runner))
+    assert together == alone
+    assert order[: order.index("end")].count("first") == n_slots
+
+
 # ---- admission, with made-up times ---------------------------------------------------------------
 
 
@@ -240,7 +274,8 @@ def test_a_later_arrival_breaks_no_promise(arrivals: list[Any]) -> None:
         if promised_ns is not None and (job is not first or others):
             in_time = now_ns + job.cost.needs_s * 1e9 <= promised_ns  # type: ignore[union-attr]
             assert in_time or job is first
-        now_ns = job.latest_end_ns(now_ns)
+        work = job.work(now_ns)
+        now_ns += round(min(work.most_s, max(0.0, work.end_s)) * 1e9)
 
 
 def test_the_earliest_deadline_is_taken_first() -> None:
@@ -249,4 +284,9 @@ def test_the_earliest_deadline_is_taken_first() -> None:
     soon = waiting(1, 0.1, 0.1, 2.0)
     patient, background = waiting(0, 0.1, 0.1, None), waiting(0, 0.1, 0.1, None, "background")
     runner._waiting = [background, patient, late, soon]
-    assert [runner._take() for _ in range(4)] == [soon, late, patient, background]
+    begun = []
+    while runner._waiting:
+        assert runner._take()
+        begun += list(runner._running)
+        runner._running.clear()
+    assert begun == [soon, late, patient, background]

@@ -14,6 +14,7 @@ from boardfit.edge.serve.ask import Carried, Defaults, read_messages, read_tools
 from boardfit.edge.serve.body import RequestFields
 from boardfit.edge.serve.refused import RequestRefused
 from boardfit.edge.serve.wire.responses import read_responses
+from boardfit.edge.template.tool_grammar import MAX_CALLS
 from boardfit.edge.types import ToolCall
 from tests.edge.engines import tiny_gguf
 from tests.edge.serve.conftest import Served, serving
@@ -33,9 +34,25 @@ TEMPLATE = (
 FUNCTION = {
     "name": "get_time",
     "description": "Tells the time",
-    "parameters": {"type": "object", "properties": {"zone": {"type": "string"}}},
+    "parameters": {
+        "type": "object",
+        "properties": {"zone": {"type": "string"}, "exact": {"type": "boolean"}},
+    },
 }
 TOOLS: list[Any] = [{"type": "function", "function": FUNCTION}]
+ROOMS = ["hall", "café", 'the "old" one']
+LAMP: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "set_lamp",
+        "description": "Sets a lamp",
+        "parameters": {
+            "type": "object",
+            "required": ["room"],
+            "properties": {"room": {"type": "string", "enum": ROOMS}, "on": {"type": "boolean"}},
+        },
+    },
+}
 ASKED: dict[str, Any] = {"role": "user", "content": "hello"}
 
 
@@ -72,6 +89,18 @@ class TestServed:
         assert call["index"] == 0 and call["id"] and call["function"]["name"] == "get_time"
         assert not any(chunk["delta"].get("content") for chunk in chunks)
         assert chunks[-1]["finish_reason"] == "tool_calls" and chunks[-1]["delta"] == {}
+
+    def test_the_status_shows_how_calls_are_written(self, caller: Served) -> None:
+        found = caller.client.get("/edge/v1/status").json()["tools"]
+        assert (found["syntax"], found["start"], found["proof"]) == (
+            "json", "<tool_call>\n", "template",
+        )  # fmt: skip
+
+    def test_a_form_of_the_answer_leaves_no_room_for_calls(self, caller: Served) -> None:
+        form = {"type": "json_schema", "json_schema": {"schema": {"enum": [1]}}}
+        found = caller.ask(tools=TOOLS, response_format=form).json()
+        assert found["choices"][0]["message"]["content"] == "1"
+        assert "no tool can be called" in found["edge"]["notes"][0]
 
     def test_a_call_that_is_cut_is_length(self, caller: Served) -> None:
         found = caller.ask(tools=TOOLS, max_tokens=1).json()["choices"][0]
@@ -141,6 +170,67 @@ class TestServed:
     def test_a_limit_of_time_holds_with_tools(self, caller: Served) -> None:
         found = caller.ask(tools=TOOLS, within="30s").json()
         assert found["choices"][0]["message"]["tool_calls"] and found["edge"]["met"]
+
+
+class TestHeld:
+    """A model that writes nothing but the marker of a call, held to the tools from there."""
+
+    pytestmark = serve
+
+    @pytest.fixture(scope="class")
+    def marker(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+        folder, pad = tmp_path_factory.mktemp("marker"), tiny_gguf.PAD
+        model = tiny_gguf.scripted_llama(
+            folder / "marker.gguf", {10: pad}, template=TEMPLATE, pad="<tool_call>"
+        )
+        with serving(model, folder / "home") as served:
+            yield served
+
+    @staticmethod
+    def call(served: Served, **fields: Any) -> tuple[str, dict[str, Any]]:
+        found = served.ask(**fields).json()["choices"][0]
+        assert found["finish_reason"] == "tool_calls", found
+        [call] = found["message"]["tool_calls"]
+        return call["function"]["name"], json.loads(call["function"]["arguments"])
+
+    @pytest.mark.parametrize("choice", ["auto", "required", "named"])
+    def test_arguments_fit_the_schema(self, marker: Served, choice: str) -> None:
+        named = {"type": "function", "function": {"name": "set_lamp"}}
+        name, values = self.call(
+            marker,
+            tools=[*TOOLS, LAMP],
+            tool_choice=named if choice == "named" else choice,
+            parallel_tool_calls=False,
+            max_tokens=300,
+        )
+        if choice == "named":
+            assert name == "set_lamp"
+        if name == "set_lamp":
+            assert values["room"] in ROOMS and set(values) <= {"room", "on"}
+            assert type(values.get("on", True)) is bool
+        else:
+            assert name == "get_time" and set(values) <= {"zone", "exact"}
+
+    def test_three_tokens_are_answered_too(self, marker: Served) -> None:
+        """Home Assistant tries a model so, with tools on offer."""
+        for stream in (False, True):
+            assert marker.ask(tools=TOOLS, max_tokens=3, stream=stream).status_code == 200
+        refused = marker.ask(tools=TOOLS, max_tokens=3, tool_choice="required")
+        assert refused.status_code == 400 and "shortest answer" in refused.text
+
+    def test_a_schema_that_cannot_be_enforced(self, marker: Served) -> None:
+        """Is refused where a call must come, and noted where one may."""
+        odd = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}
+        tools = [{"type": "function", "function": {"name": "f", "parameters": odd}}]
+        noted = marker.ask(tools=tools, max_tokens=9).json()["edge"]["notes"]
+        assert "uniqueItems" in noted[0] and noted[0].startswith("calls are not held")
+        refused = marker.ask(tools=tools, tool_choice="required")
+        assert refused.status_code == 400 and "uniqueItems" in refused.text
+
+    def test_a_limit_of_time_holds(self, marker: Served) -> None:
+        found = marker.ask(tools=[LAMP], tool_choice="required", within="20s").json()
+        assert len(found["choices"][0]["message"]["tool_calls"]) == MAX_CALLS, "it repeats itself"
+        assert found["edge"]["met"] and found["choices"][0]["finish_reason"] == "tool_calls"
 
 
 # ---- reading requests ---------------------------------------------------------------------------
@@ -218,12 +308,14 @@ def test_odd_tools_are_refused(function: dict[str, Any], request: pytest.Fixture
         read(tools=[{"function": function}])
 
 
-def test_a_schema_that_nests_deeply_is_refused() -> None:
+def test_a_schema_that_nests_deeply_or_is_long_is_refused() -> None:
     deep: dict[str, Any] = {}
     for _ in range(100):
         deep = {"properties": deep}
-    with pytest.raises(RequestRefused, match="nested more than 32 deep"):
-        read(tools=[{"function": {"name": "f", "parameters": deep}}])
+    wide = {"enum": list(range(20_000))}
+    for schema in (deep, wide):
+        with pytest.raises(RequestRefused, match="nested more than 32 deep, or more than 4096"):
+            read(tools=[{"function": {"name": "f", "parameters": schema}}])
 
 
 def test_items_of_responses_become_messages() -> None:

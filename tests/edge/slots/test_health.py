@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boardfit.edge.errors import InputError
-from boardfit.edge.flash.gate import explain_end, read_report
+from boardfit.edge.errors import DeviceError, InputError
+from boardfit.edge.flash.gate import explain_end, read_health
 from boardfit.edge.flash.session import Done
 from boardfit.edge.slots.health import Health, check_release, judge, parse_health
 from tests.edge.flash.cargo import PLAN
@@ -68,7 +68,9 @@ def test_no_report_crashes(document: object) -> None:
 
 @given(st.binary(max_size=60))
 def test_whatever_a_board_prints_is_no_report_or_one(out: bytes) -> None:
-    assert read_report(Done(0, out, "")) is None
+    assert read_health(Done(1, out, ""), "b") is None
+    with pytest.raises(DeviceError, match="broken report"):
+        read_health(Done(0, out, ""), "b")
 
 
 def test_how_a_check_died() -> None:

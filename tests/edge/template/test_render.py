@@ -6,21 +6,21 @@ and Jinja's own CVE-2024-56201, CVE-2024-56326, CVE-2025-27516.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-import itertools
 import os
 import signal
 import threading
 import time
-import tracemalloc
 from typing import Any
 
 import pytest
 
 from boardfit.edge.errors import EdgeError, InputError, UnsafeInputError
-from boardfit.edge.template import limits
+from boardfit.edge.process import forked
+from boardfit.edge.template import render as renderer
 from boardfit.edge.template.lint import check
-from boardfit.edge.template.render import render, render_here
+from boardfit.edge.template.render import kept_worker, render
 
 USER = [{"role": "user", "content": "Hello"}]
 CHATML = (
@@ -201,8 +201,6 @@ BOMBS = [
     "{% set n = namespace(x=[1]) %}{% for i in range(99) %}{% set n.x = n.x + n.x %}{% endfor %}",
     "{% set n = namespace(x=[1]) %}{% for i in range(40) %}{% set n.x = [n.x, n.x] %}{% endfor %}"
     "{{ n.x }}",
-    "{% set ns = namespace(x=(1,)) %}{% for i in range(40) %}{% set ns.x = (ns.x, ns.x) %}"
-    "{% endfor %}{{ ns.x == ns.x }}",
     "{% set ns = namespace(x={'a': 1}) %}{% for i in range(40) %}"
     "{% set ns.x = {'a': ns.x, 'b': ns.x} %}{% endfor %}{{ ns.x|tojson }}",
     "{% set ns = namespace(x={'a': 1}) %}{% for i in range(40) %}"
@@ -247,15 +245,11 @@ BOMBS = [
     "{{ 'a'.ljust(10**10) }}{{ 'a'.zfill(10**10) }}",
     "{{ 'a'|center(10**10) }}",
     "{{ 'a'|indent(10**10) }}",
-    "{{ 'a'|indent(width='b' * 5000000) }}",
     "{{ [[1]]|tojson(indent=10**10) }}",
     "{{ [[1]]|tojson(indent='a' * 5000000) }}",
     "{{ [1]|batch(10**10, 0)|list }}",
     "{{ [1]|slice(10**10)|list }}",
-    "{{ 1|round(10**10) }}",
-    "{{ 1|round(-10**10) }}",
     "{{ 1.5|round(10**10, 'ceil') }}",
-    "{{ ('9' * 8000000)|int }}",
     "{{ ('1' * 8000000).split('1') }}",
     "{{ ('1 ' * 4000000).split() }}",
     "{{ ('1' * 8000000)|list }}",
@@ -264,8 +258,7 @@ BOMBS = [
     "{{ ('1' * 8000000)|map('upper')|join }}",
     "{{ range(99999)|map('string')|map('center', 1000)|join }}",
     "{{ [range(9)|list]|map('sum', start=[1] * 300000)|list }}",
-    "{% set x = [[1] * 1000] * 500 %}{{ x|sum(start=[]) }}",
-    "{{ strftime_now('%999999999Y' * 999) }}",
+    "{% set x = [[1] * 1000] * 5000 %}{{ x|sum(start=[]) }}",
     "{% set ns = namespace(x=[]) %}{% for i in range(9999) %}{% set ns.x = [ns.x] %}{% endfor %}"
     "{{ ns.x }}",
     "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
@@ -287,7 +280,7 @@ _R = "{% set r = range(100000)|list %}"
 _A = "{% set a = 'x' * 8000000 %}{% set b = 'x' * 7999999 ~ 'x' %}"
 _C = "{% set c = 'x' * 98 ~ 'y' %}"
 _P = str(2**61 - 1)  # Python's hash prime: its multiples share a hash
-UNCOUNTED = [
+LONG = [
     _R + "{{ r|select('in', r)|list|length }}",
     _R + "{{ r|reject('in', r)|list|length }}",
     _R + "{{ r|map('string')|select('in', r)|list|length }}",
@@ -297,7 +290,7 @@ UNCOUNTED = [
     _R + "{% set q = range(100000)|list %}{% for i in range(99999) %}{% if q == r %}{% endif %}"
     "{% endfor %}",
     _R + "{{ [" + ",".join(["-1 is in r"] * 2400) + "]|length }}",
-    _R + "{{ [" + ",".join(["r[1:]|length"] * 1500) + "]|length }}",
+    _R + "{{ [" + ",".join(["r[1:]|length"] * 9000) + "]|length }}",
     _R + "{% macro m(n) %}{% if -1 in r %}{% endif %}{% if n %}{{ m(n-1) }}{{ m(n-1) }}{% endif %}"
     "{% endmacro %}{{ m(30) }}",
     _R + "{% for i in range(99999) %}{% set x = r.index(99999) %}{% endfor %}",
@@ -315,32 +308,62 @@ UNCOUNTED = [
 ]
 
 
-@pytest.mark.parametrize("template", UNCOUNTED, ids=lambda text: f"{len(text)}:{text[-60:]}")
-def test_every_operation_counts(template: str) -> None:
+# What sounds large, and costs little: it is no reason to refuse a template.
+HARMLESS = [
+    ("{{ 'a'|indent(width='b' * 5000000) }}", "a"),
+    ("{{ 1|round(10**10) }}{{ 1|round(-10**10) }}", "11"),
+    ("{% set ns = namespace(x=(1,)) %}{% for i in range(40) %}{% set ns.x = (ns.x, ns.x) %}"
+     "{% endfor %}{{ ns.x == ns.x }}", "True"),
+]  # fmt: skip
+#: One operation of C that takes minutes.
+ENDLESS = "{{ (3 ** (10 ** 9)) % 7 }}"
+
+
+@pytest.mark.parametrize("template", LONG, ids=lambda text: f"{len(text)}:{text[-60:]}")
+def test_a_long_run_is_ended(template: str) -> None:
     start = time.monotonic()
     with pytest.raises(UnsafeInputError, match="template"):
-        run(template)
-    assert time.monotonic() - start < 6.5  # 6 s, and what a busy machine adds
+        run(template, max_seconds=0.2)
+    assert time.monotonic() - start < 3  # 0.4 s, and what a busy machine adds
 
 
-def test_what_escapes_the_count_is_ended_by_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One operation of C that never ends, as if an estimate were missing."""
-    monkeypatch.setattr(limits, "check_equal", lambda *_: sum(itertools.repeat(1)))
+@pytest.mark.parametrize(("template", "expected"), HARMLESS)
+def test_what_costs_little_is_rendered(template: str, expected: str) -> None:
+    assert run(template) == expected
+
+
+def test_a_started_program_renders_under_the_same_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS, where no fork is safe."""
+    monkeypatch.setattr(forked, "can_fork", lambda: False)
+    monkeypatch.setattr(renderer, "can_fork", lambda: False)
+    monkeypatch.setattr(renderer, "_workers", [])
+    assert run(CHATML).startswith("<|im_start|>user\nHello")
+    (worker,) = renderer._workers
+    with pytest.raises(UnsafeInputError, match="in place"):
+        run("{{ messages.append(1) }}")
+    with pytest.raises(UnsafeInputError, match=r"more than 0\.3 s"):
+        run(ENDLESS, max_seconds=0.3)
+    with monkeypatch.context() as patch:
+        patch.setattr(forked, "MEMORY_BYTES", 1 << 20)  # here: the kernel's limit is far
+        with pytest.raises(UnsafeInputError, match="too much memory"):
+            run("{% set a = 'x' * 60000000 %}" + ENDLESS)
+    assert run("{{ messages|length }}") == "1"
+    worker.close()
+
+
+def test_one_endless_operation_is_ended_by_the_kernel() -> None:
     start = time.monotonic()
     with pytest.raises(UnsafeInputError, match="more than"):
-        run("{{ 1 == 2 }}", max_seconds=0.3)
+        run(ENDLESS, max_seconds=0.3)
     assert time.monotonic() - start < 3
-    monkeypatch.undo()
-    assert run("{{ 1 == 2 }}") == "False"
 
 
-def test_an_interrupt_ends_a_long_operation_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "check_equal", lambda *_: sum(itertools.repeat(1)))
+def test_an_interrupt_ends_a_long_operation_at_once() -> None:
     timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
     start = time.monotonic()
     timer.start()
     with pytest.raises(KeyboardInterrupt):
-        run("{{ 1 == 2 }}")
+        run(ENDLESS)
     assert time.monotonic() - start < 1.3
 
 
@@ -367,7 +390,7 @@ def test_errors_of_the_child_keep_their_kind_and_next_step() -> None:
          "[1, 2][[1, 2], [3]]abc"),
     ],
 )  # fmt: skip
-def test_counted_operations_behave_like_jinja(template: str, expected: str) -> None:
+def test_operations_behave_like_jinja(template: str, expected: str) -> None:
     assert run(template) == expected
 
 
@@ -383,38 +406,25 @@ def test_a_long_conversation_may_compare_and_search_every_turn() -> None:
 def test_bomb_is_stopped(template: str) -> None:
     start = time.monotonic()
     with pytest.raises(EdgeError, match="template"):
-        run(template)
-    assert time.monotonic() - start < limits.MAX_SECONDS + 5
+        run(template, max_seconds=0.5)
+    assert time.monotonic() - start < 3
 
 
-def test_large_template_is_too_large_to_compile() -> None:
-    sets = "".join(f"{{% if a %}}{{% set a{i} = 1 %}}{{% endif %}}" for i in range(900))
-    with pytest.raises(UnsafeInputError, match="too large to compile"):
-        run(sets)
-    start = time.monotonic()
-    assert run("{% if true %}{{ messages|length }}{% endif %}" * 900) == "1" * 900
-    assert time.monotonic() - start < 10
-
-
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{% set ns = namespace(x=['a' * 4000000]) %}{% for i in range(9999) %}"
-        "{% set ns.x = [ns.x[0] ~ ''] + ns.x[:20] %}{% endfor %}",
-        "{% for a in range(99999) %}" + "x" * 10_000 + "{% endfor %}",
-        "{% set ns = namespace(x=[1]) %}{% for i in range(9999) %}{% set ns.x = ns.x + ns.x %}"
-        "{% endfor %}",
-    ],
-)
-def test_memory_stays_bounded(template: str) -> None:
-    tracemalloc.start()
-    try:
-        with pytest.raises(EdgeError):
-            render_here(template, {"messages": USER}, None, limits.MAX_SECONDS)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < 3 * limits.BASE_TOTAL_CHARS
+@pytest.mark.parametrize("factor", [1, 10])
+def test_memory_is_bounded_in_one_child_and_in_a_kept_one(factor: int) -> None:
+    """Beyond what the child began with; a long conversation may take more."""
+    n_bytes = 30 * factor << 20
+    wanted = f"{{% set a = 'x' * {n_bytes} %}}{{{{ a|length }}}}"
+    with kept_worker() if factor > 1 else contextlib.nullcontext():
+        if factor == 1:
+            assert run(wanted) == str(n_bytes)
+            return
+        for _ in range(2):
+            with pytest.raises(UnsafeInputError, match="too much memory"):
+                run(wanted)
+            assert run(CHATML).startswith("<|im_start|>user")
+        long = [{"role": "user", "content": "x" * (n_bytes // 12)}]
+        assert run(wanted, long) == str(n_bytes)
 
 
 # ---- notes ------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ TEMPLATES = {
 
 
 def find(source: str, **rest: Any) -> ToolFormat:
-    return find_tool_format(source, "<s>", "</s>", **rest)
+    return find_tool_format(source, **rest)
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

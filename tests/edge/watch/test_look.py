@@ -18,7 +18,6 @@ from boardfit.edge.watch.draw import (
     BARS_ASCII,
     WAITING,
     ProcessHistory,
-    Rates,
     display_width,
     screen_lines,
     shorten,
@@ -192,13 +191,19 @@ def test_processes_that_do_not_fit_are_counted() -> None:
 
 
 def test_rates_are_exact_whenever_one_looks() -> None:
-    rates = Rates()
-    assert rates.add(replace(PAGE, n_gaps=100, gaps_ns=5 * 10**9), 0.0) is None
+    past = ProcessHistory()
+
+    def add(n_gaps: int, gaps_ns: int, now_s: float) -> float | None:
+        past.add(replace(PAGE, n_gaps=n_gaps, gaps_ns=gaps_ns), now_s)
+        return past.rate
+
+    assert add(100, 5 * 10**9, 0.0) is None
     # 10 tokens in 0.5 s of decoding, and a long prefill before them that must not count
-    assert rates.add(replace(PAGE, n_gaps=110, gaps_ns=5_500_000_000), 1.7) == pytest.approx(20)
-    assert rates.add(replace(PAGE, n_gaps=115, gaps_ns=6_500_000_000), 2.7) == pytest.approx(10)
-    assert rates.add(replace(PAGE, n_gaps=115, gaps_ns=6_500_000_000), 9.0) is None
-    assert list(rates.history) == [pytest.approx(20), pytest.approx(10)]
+    assert add(110, 5_500_000_000, 1.7) == pytest.approx(20)
+    assert add(115, 6_500_000_000, 2.7) == pytest.approx(10)
+    assert add(115, 6_500_000_000, 9.0) is None
+    assert list(past.history) == [pytest.approx(20), pytest.approx(10)]
+    assert past.still_s == pytest.approx(9.0)
 
 
 def test_sparklines() -> None:

@@ -31,7 +31,7 @@ def need_builder() -> None:
     skip_or_fail(missing)
 
 
-def converted(checkpoint: Path, cache: Path, recipe: str, n_ctx: int | None = None) -> Path:
+def converted(checkpoint: Path, cache: Path, recipe: str, n_ctx: int) -> Path:
     """`model.onnx` of a conversion, made once for the same inputs and the same code."""
     digest = hashlib.sha256(f"{recipe} {n_ctx}".encode())
     sources = [*_WORKER.glob("*.py"), Path(target.__file__), _PINS]
@@ -53,7 +53,7 @@ def models(folder: Path, cache: Path, tensors: dict[str, tuple[Any, int, str]]) 
     for name, (weights, n_ctx, recipe) in tensors.items():
         source = tiny_hf.write_llama(folder / name, weights, n_ctx=n_ctx)
         widen_heads(source)
-        found[name] = converted(source, cache, recipe)
+        found[name] = converted(source, cache, recipe, n_ctx)
     return found
 
 

@@ -211,11 +211,13 @@ def test_rates_in_parallel_are_left_out(tmp_path: Path) -> None:
     assert figures(stored(tmp_path, marked)) == {("decode", "decode_tps"): [5.0]}
 
 
-def test_a_load_belongs_to_the_answer_after_it(tmp_path: Path) -> None:
+def test_a_load_is_a_test_of_its_own(tmp_path: Path) -> None:
     content = CLI + SERVER.replace("30 tokens", "31 tokens")
     records = read_any(stored(tmp_path, content)).results.records
-    answers = [record for record in records if record["test"]["kind"] == "end-to-end"]
-    assert [median(record, "load_s") for record in answers] == [1.5, None]
+    kinds = [record["test"]["kind"] for record in records]
+    assert kinds == ["load", "prefill", "decode", "prefill", "decode"]
+    assert median(records[0], "load_s") == 1.5
+    assert [record["test"]["n_depth"] for record in records[2::2]] == [30, 31]
 
 
 def test_go_durations() -> None:

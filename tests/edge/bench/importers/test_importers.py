@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boardfit.edge.bench.importers import load_importers, read_all, read_any
-from boardfit.edge.bench.importers.record import ImportedFile
+from boardfit.edge.bench.importers.record import ImportedFile, make_records
 from boardfit.edge.errors import InputError
 from boardfit.edge.report.command import report
 from boardfit.edge.report.compare_command import compare_command
@@ -61,14 +61,14 @@ EXPECTED: dict[str, dict[tuple[str, str], float]] = {
         ("inference", "latency_p99_s"): 0.006468551,
     },
     "ollama.json": {
-        ("end-to-end", "decode_tps"): 18 / 0.052479709,
-        ("end-to-end", "prefill_tps"): 11 / 0.013074791,
-        ("end-to-end", "load_s"): 0.101397084,
+        ("decode", "decode_tps"): 18 / 0.052479709,
+        ("prefill", "prefill_tps"): 11 / 0.013074791,
+        ("load", "load_s"): 0.101397084,
         ("end-to-end", "end_to_end_s"): 0.174560334 - 0.101397084,
     },
     "executorch.txt": {
-        ("end-to-end", "prefill_tps"): 54 / 0.16,
-        ("end-to-end", "decode_tps"): 73 / 1.4,
+        ("prefill", "prefill_tps"): 54 / 0.16,
+        ("decode", "decode_tps"): 73 / 1.4,
         ("end-to-end", "ttft_s"): 0.16,
         ("load", "load_s"): 0.85,
     },
@@ -192,7 +192,8 @@ def test_no_file_raises_anything_but_an_input_error(noise: str, file: str, cut: 
         mixed = text[:cut] + noise + text[cut + len(noise) :]
         if importer.can_read(mixed):
             with contextlib.suppress(InputError):
-                importer.read(mixed, ImportedFile("f", "0" * 64, "2026-01-01"))
+                source = ImportedFile("f", "0" * 64, "2026-01-01")
+                make_records(importer.TOOL, source, importer.read(mixed, source.name))
 
 
 def test_a_file_of_no_kind_says_what_is_read(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,11 +20,10 @@ from boardfit.edge.chat.session import Session
 from boardfit.edge.engines import EngineSettings, open_engine
 from boardfit.edge.engines.llama.engine import LlamaCppEngine
 from boardfit.edge.engines.llama.estimate import cache_bytes_per_token, shelf_bytes, state_bytes
-from boardfit.edge.engines.llama.shelves import RUNNING
 from boardfit.edge.engines.settings import CHAT_MARKS
 from boardfit.edge.files.gguf import read_header
 from boardfit.edge.states import StateStore
-from boardfit.edge.types import GenerationConfig, Message
+from boardfit.edge.types import GenerationConfig, Message, TokenEvent
 from tests.edge.engines import tiny_gguf
 from tests.edge.engines.llama.hybrids import CONFIGS, write_hybrid
 
@@ -197,9 +197,10 @@ def test_a_state_of_somebody_else_is_not_stored(plain: Path, tmp_path: Path) -> 
 
 def check_memory(engine: LlamaCppEngine) -> None:
     """What Python takes to be cached is what the library holds, for every sequence."""
-    context = engine._lease.get()
-    lib, memory = context._lib, context._memory
-    kept = {RUNNING: context.cached, **context._shelves._kept}
+    context = engine._lease.get().context
+    lib, memory = context.lib, context.memory
+    running = {each.seq: each.cached for each in context.sequences}
+    kept = {**running, **context.shelves._kept}
     for seq in range(int(lib.llama_n_seq_max(context.handle))):
         last = lib.llama_memory_seq_pos_max(memory, seq)
         assert last == len(kept.get(seq, [])) - 1, f"sequence {seq}"
@@ -263,6 +264,90 @@ def test_conversations_never_mix(world: World, steps: list[tuple[int, int | None
     for which, stop_after in steps:
         world.step(which, stop_after)
     check_memory(world.engine)
+
+
+@pytest.fixture(scope="module")
+def flock(world: World) -> Iterator[World]:
+    """The same, with slots for three answers at once."""
+    path = world.engine._path
+    with opened(path.path, n_ctx=512, n_slots=3) as engine:
+        yield World(engine, world.prompts, world.answers)
+
+
+def play(flock: World, moves: list[tuple[str, int]]) -> None:
+    """Begin, ask on and stop answers in any order. Each is what the engine says alone."""
+    config = dataclasses.replace(SHORT_SAID, ticks=True)
+    streams: list[tuple[int, list[int], list[int], Iterator[TokenEvent]]] = []
+    for move, n in moves:
+        if move == "begin" and len(streams) < 5:  # more than there are slots
+            stopped: list[int] = []
+            tokens = flock.prompts[n % 24]
+            events = flock.engine.stream(tokens, config, lambda stopped=stopped: bool(stopped))
+            streams.append((n % 24, stopped, [], events))
+        elif streams:
+            which, stopped, said, events = streams[n % len(streams)]
+            if move == "stop":
+                stopped.append(1)
+            event = next(events, None)
+            if event is not None and event.token_id is not None:
+                said.append(event.token_id)
+            if event is None:
+                del streams[n % len(streams)]
+                assert stopped or said == flock.answers[which], f"prompt {which}"
+            assert said == flock.answers[which][: len(said)], f"prompt {which}"
+    for which, stopped, said, events in streams:
+        said += [event.token_id for event in events if event.token_id is not None]
+        assert said == flock.answers[which][: len(said)], f"prompt {which}"
+        assert stopped or said == flock.answers[which]
+    check_memory(flock.engine)
+
+
+MOVES = st.lists(
+    st.tuples(st.sampled_from(["begin", "ask", "ask", "ask", "stop"]), st.integers(0, 23)),
+    min_size=1, max_size=60,
+)  # fmt: skip
+
+
+@given(moves=MOVES)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_answers_at_once_are_those_alone(flock: World, moves: list[tuple[str, int]]) -> None:
+    play(flock, moves)
+
+
+def test_answers_at_once_share_their_steps(flock: World) -> None:
+    before = flock.engine.n_shared
+    play(flock, [*(("begin", i) for i in (0, 7, 12)), *(("ask", i % 3) for i in range(40))])
+    assert flock.engine.n_shared > before
+
+
+def test_every_round_gives_each_a_token(plain: Path) -> None:
+    """Beside a prompt that is read, too: then no step leaves those out that wait for a token."""
+    with opened(plain, n_slots=3) as engine:
+        config = GenerationConfig(max_tokens=30, ignore_eos=True, ticks=True)
+        reader = engine.stream([5 + i % 200 for i in range(1500)], config)
+        next(reader)
+        others = [engine.stream([5 + i, 9], config) for i in range(2)]
+        while any(next(other).is_tick for other in others):
+            next(reader)
+        for _ in range(8):
+            next(reader)
+            assert not any(next(other).is_tick for other in others)
+
+
+def test_answers_that_do_not_fit_together_wait(plain: Path) -> None:
+    """Three that take half of the cells each: the newest reads its prompt again later."""
+    with opened(plain, n_ctx=256, n_slots=3) as engine:
+        prompts = [[5 + i, *range(10, 120)] for i in range(3)]
+        config = dataclasses.replace(SHORT, ticks=True)
+        alone = [list(engine.stream(prompt, config)) for prompt in prompts]
+        streams = [engine.stream(prompt, config) for prompt in prompts]
+        said: list[list[int | None]] = [[], [], []]
+        for _ in range(200):
+            for i, stream in enumerate(streams):
+                said[i] += [e.token_id for e in (next(stream, None),) if e and not e.is_tick]
+        for told, events in zip(said, alone, strict=True):
+            assert told == [event.token_id for event in events if not event.is_tick]
+        check_memory(engine)
 
 
 @pytest.mark.slow

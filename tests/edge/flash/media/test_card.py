@@ -20,14 +20,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boardfit.edge.errors import EdgeError, IntegrityError, UsageError
-from boardfit.edge.flash.media.cards import Disk, find_disk, list_disks, parse_lsblk, refuse_disk
-from boardfit.edge.flash.media.writer import (
+from boardfit.edge.flash.media.card import (
     DeviceMedium,
     mark_offsets,
     refuse_false_capacity,
     verify_image,
     write_image,
 )
+from boardfit.edge.flash.media.cards import Disk, find_disk, list_disks, parse_lsblk, refuse_disk
 from tests.edge.flash.boards import edge_command
 from tests.edge.flash.media.images import MIB, PROGRAMS, Made, make_image, run
 from tests.edge.flash.media.test_image import check, need_mount

@@ -95,9 +95,11 @@ def test_every_carrier_of_a_time_is_heard(scripted: Served) -> None:
         ({"stop_sequences": 7}, "stop_sequences"),
         ({"thinking": {"type": "royal"}}, "thinking.type"),
         ({"system": {"a": 1}}, "system"),
+        ({"output_config": {"format": {"type": "json_schema", "schema": {"not": {}}}}},
+         "output_config.format.schema"),
         ({"tool_choice": {"type": "royal"}}, "tool_choice.type"),
     ],
-    ids=["none", "picture", "content", "input", "stops", "thinking", "system", "choice"],
+    ids=["none", "picture", "content", "input", "stops", "thinking", "system", "schema", "choice"],
 )  # fmt: skip
 def test_what_is_wrong_is_named_in_anthropics_form(
     scripted: Served, fields: dict[str, Any], param: str

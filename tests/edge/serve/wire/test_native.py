@@ -69,7 +69,7 @@ def test_settings_and_slots_hold_no_prompt(scripted: Served) -> None:
     assert found["model_path"] == "scripted.gguf" and found["model_alias"] == scripted.model
     assert "messages" in found["chat_template"] and found["total_slots"] >= 1
     slots = scripted.client.get("/slots")
-    assert [slot["is_processing"] for slot in slots.json()] == [False]
+    assert [slot["is_processing"] for slot in slots.json()] == [False] * found["total_slots"]
     assert slots.json()[0]["n_ctx"] == found["default_generation_settings"]["n_ctx"]
     assert "secret" not in props.text + slots.text
     assert scripted.post("/props", {}).status_code == scripted.post("/slots", {}).status_code == 405
