@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("edge", "converters", "device_profiles")
 # Raw lines of Python: raise one on purpose, in a commit that says why.
-BUDGET = {"edge": 46_200, "converters": 27_100, "device_profiles": 3_000}
+BUDGET = {"edge": 46_200, "converters": 27_000, "device_profiles": 3_000}
 # Every folder of these is on the map, and of the others the first level.
 DEEP = (*PACKAGES, "scripts")
 NOT_ROOMS = ("__init__.py", "__main__.py")
