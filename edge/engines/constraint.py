@@ -26,11 +26,15 @@ MAX_TEXT, _MAX_DEPTH, _MAX_CHOICES = 64 * 1024, 64, 4096
 _JSON = {"whitespace_flexible": True, "whitespace_pattern": " ?"}
 # A schema that needs more is refused; llguidance's own limits would let it think for seconds.
 _LIMITS = {"initial_lexer_fuel": 300_000, "max_grammar_size": 200_000}
-_CLOSING, _LONGEST_WAY = re.compile(rb'[\s"}\]]+'), 2048
+_CLOSING = re.compile(rb'[\s"}\]]+')
+LONGEST_WAY = 512
+# What is kept free where no way to the end is known.
+_UNKNOWN_WAY = 64
 #: Tokens beyond the shortest way to the end that are kept free.
 _MARGIN = 4
 _SEARCH_EVERY = 8
-_MOST_PRODUCTS, _OPTIONS = 512, ("anyOf", "oneOf", "type", "enum")
+_MOST_PRODUCTS, _OPTIONS = 512, ("anyOf", "oneOf")
+_TOGETHER = (*_OPTIONS, "allOf", "$ref")
 _DIGIT = re.compile(r"(?<!\\)((?:\\\\)*)\\d")
 _SPECIAL = re.compile(r"[\\.+*?()|\[\]{}^$#&~-]")
 
@@ -58,6 +62,8 @@ class Grammars:
         grammar = _write_grammar(lib, constraint)
         limits = lib.LLParserLimits(**_LIMITS)
         matcher = lib.LLMatcher(self.tokenizer, grammar, log_level=0, limits=limits)
+        if not matcher.is_error():
+            matcher.compute_bitmask()  # what is too complex often shows with the first mask only
         if matcher.is_error():
             raise _refuse(constraint, matcher.get_error())
         warnings = matcher.get_grammar_warnings()
@@ -94,13 +100,15 @@ class Grammars:
         return ranks[0], ranks[1], letters
 
     def shortest(self, matcher: Any) -> int:
-        """About how many tokens lead from here to a valid end, at the least."""
+        """About how many tokens lead from here to a valid end, at the least; more than
+        `LONGEST_WAY` where no way was found.
+        """
         way, n = matcher.deep_copy(), 0
-        while not (way.is_accepting() or way.is_stopped()) and n < _LONGEST_WAY:
+        while not (way.is_accepting() or way.is_stopped()) and n < LONGEST_WAY:
             forced = way.compute_ff_tokens()
             tokens = forced or [int(self.closing(allowed_tokens(way)).argmax())]
             if not way.consume_tokens(tokens):
-                break
+                return LONGEST_WAY + 1
             n += len(tokens)
         return n + 1  # the token that ends the turn
 
@@ -184,7 +192,8 @@ class ConstrainedSampler:
             n_left = min(n_left, self._config.tokens_left())
         self._until_search -= 1
         if self._until_search < 0 or n_left < 2 * (self._shortest + _MARGIN):
-            self._shortest = self._grammars.shortest(self._matcher)
+            found = self._grammars.shortest(self._matcher)
+            self._shortest = found if found <= LONGEST_WAY else _UNKNOWN_WAY
             self._until_search = _SEARCH_EVERY
         return n_left <= self._shortest + _MARGIN
 
@@ -331,17 +340,20 @@ def _read_json(text: str, kind: str) -> Any:
 
 
 def _check_products(schema: dict[str, Any]) -> None:
-    """Raise UsageError for an `allOf` over alternatives whose products, which llguidance writes out
-    before it counts them, would take seconds.
+    """Raise UsageError for schemas that must hold together (`allOf`, a `$ref` beside `anyOf`) and
+    have alternatives whose products, which llguidance writes out before it counts them, would take
+    seconds.
     """
     for part in _walk(schema):
-        if isinstance(part, dict) and "allOf" in part:
+        together = [key for key in _TOGETHER if isinstance(part, dict) and key in part]
+        if "allOf" in together or len(together) > 1:
             product = 1
             for n, inner in enumerate(_walk(part, schema)):
                 product *= _count_options(inner)
                 if product > _MOST_PRODUCTS or n > MAX_TEXT:
                     raise UsageError(
-                        "the schema cannot be enforced: allOf over too many alternatives",
+                        "the schema cannot be enforced: too many alternatives under allOf, or "
+                        "beside $ref",
                         next_step="write the combined schema out",
                     )
 
@@ -384,6 +396,8 @@ def _write_choice(value: Any) -> str:
 def _refuse(constraint: Constraint, why: str) -> UsageError:
     words = {"json_schema": "the schema", "regex": "the pattern", "choice": "the choice"}
     what = words.get(constraint.kind, "the grammar")
+    if why.startswith("NoExtension"):
+        why = "nothing satisfies it (does a $ref lead to itself?)"
     return UsageError(
         f"{what} cannot be enforced: {printable(why.strip().splitlines()[0]):.300}",
         next_step="leave out the part that is named",

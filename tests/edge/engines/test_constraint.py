@@ -1,9 +1,13 @@
 """Answers held to a form: valid on every engine, in the room they have, or refused."""
 
+import contextlib
 import json
+from typing import Any
 
+import hypothesis.strategies as st
 import jsonschema
 import pytest
+from hypothesis import given, settings
 
 from boardfit.edge.engines.constraint import check_constraint
 from boardfit.edge.errors import UsageError
@@ -97,6 +101,48 @@ def test_products_of_alternatives_are_refused_before_they_are_made() -> None:
     options = {"anyOf": [{"type": "string", "pattern": "a.*b"}, {"type": "string"}]}
     with pytest.raises(UsageError, match="too many alternatives"):
         check_constraint(schema({"allOf": [options] * 16}))
+    links = {f"d{i}": {"$ref": f"#/$defs/d{i + 1}", "anyOf": [options] * 8} for i in range(4)}
+    with pytest.raises(UsageError, match="too many alternatives"):
+        check_constraint(schema({"$defs": {**links, "d4": {}}, "$ref": "#/$defs/d0"}))
     loop = {"$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}, options]}}, "$ref": "#/$defs/a"}
     with pytest.raises(UsageError):
         check_constraint(schema(loop))
+
+
+def test_what_nothing_satisfies_is_refused(scripted_engine: Engine) -> None:
+    loop = {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}
+    with pytest.raises(UsageError, match="nothing satisfies"):
+        scripted_engine.count_shortest(schema({"$defs": loop, "$ref": "#/$defs/a"}))
+
+
+_PATTERNS = st.sampled_from(
+    ["a*", "(a|b)*c", "a{1,500}", ".*a.*b", "(.{0,50}x){0,50}", "(?=a)b", "(a+)+$", "(a?){99}a{99}",
+     "(" * 50 + "x" + ")" * 50, "(((a{1,20}){1,20}){1,20}){1,20}", "[^a]{100}", "(" * 5000]
+)  # fmt: skip
+_LEAVES = st.one_of(
+    st.builds(lambda p, n: {"type": "string", "pattern": p, "maxLength": n}, _PATTERNS,
+              st.sampled_from([1, 100, 10**9])),
+    st.builds(lambda low: {"type": "number", "minimum": low, "maximum": 1e300},
+              st.sampled_from([0, 1e-300, -7.5])),
+    st.builds(lambda n: {"enum": ["v" * i for i in range(n)]}, st.sampled_from([1, 900])),
+    st.sampled_from([{"$ref": "#"}, {"$ref": "#/$defs/a"}]),
+)  # fmt: skip
+
+
+def _grow(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    several = st.lists(inner, min_size=1, max_size=12)
+    return st.one_of(
+        st.builds(lambda key, v: {key: v}, st.sampled_from(["anyOf", "oneOf", "allOf"]), several),
+        st.builds(lambda v, n: {"type": "array", "items": v, "minItems": n}, inner,
+                  st.sampled_from([0, 3, 10**9])),
+        st.builds(lambda v: {"properties": {f"p{i}": v[i] for i in range(len(v))}}, several),
+        st.builds(lambda p, v: {"patternProperties": {p: v}}, _PATTERNS, inner),
+        st.builds(lambda a, b: {"allOf": a, "anyOf": b, "$ref": "#/$defs/a"}, several, several),
+    )  # fmt: skip
+
+
+@settings(max_examples=400, deadline=5000)
+@given(st.recursive(_LEAVES, _grow, max_leaves=30), _LEAVES)
+def test_hostile_schemas_are_judged_at_once(value: dict[str, Any], inner: dict[str, Any]) -> None:
+    with contextlib.suppress(UsageError):
+        check_constraint(schema({**value, "$defs": {"a": inner}}))
