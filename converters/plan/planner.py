@@ -23,7 +23,7 @@ from boardfit.device_profiles.cost.model import CostModel, RunSettings
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.engines.llama.ready import SHELF_BYTES
 from boardfit.edge.errors import EngineError, InputError, UsageError
-from boardfit.edge.serve.unit import SERVER_BYTES
+from boardfit.edge.serve.unit import FORM_BYTES, FORM_BYTES_PER_TOKEN, SERVER_BYTES
 
 #: The engine that GGUF artifacts are planned for.
 ENGINE = "llama_cpp"
@@ -238,7 +238,7 @@ class Planner:
             use_mmap=way.use_mmap,
             repack=way.repack,
             n_users=self.options.n_users,
-            server_bytes=SERVER_BYTES + self._count_kept() if self.options.is_served else 0,
+            server_bytes=self._count_server() if self.options.is_served else 0,
             # Tokens that an embedding model takes in one step.
             n_embedded=embedding_rows(
                 self.spec.shape.n_vocab, n_ctx, way.n_ubatch, at_once=self.spec.reads_at_once
@@ -250,10 +250,13 @@ class Planner:
         speed = cost.speed if measured is None else measured.replace_estimate(cost.speed)
         return Candidate(**vars(run), weights=weights, cost=cost, speed=speed, measured=measured)
 
-    def _count_kept(self) -> int:
-        """Most bytes of states that a server keeps of a memory that cannot go back."""
-        layers = self.spec.shape.layers
-        return SHELF_BYTES if any(each.window or each.state_values for each in layers) else 0
+    def _count_server(self) -> int:
+        """Bytes of a server beside its model: itself, forms of answers, and most that it keeps of a
+        memory that cannot go back.
+        """
+        shape = self.spec.shape
+        kept = any(each.window or each.state_values for each in shape.layers) * SHELF_BYTES
+        return SERVER_BYTES + FORM_BYTES + FORM_BYTES_PER_TOKEN * shape.n_vocab + kept
 
     def _count_threads(self, measured: MeasuredRun | None) -> int:
         """The threads asked for, those that a result was measured with, or the fastest number."""

@@ -19,8 +19,6 @@ from boardfit.edge.requirements import install_line
 from boardfit.edge.types import Constraint, GenerationConfig
 from boardfit.edge.units import printable
 
-#: Anonymous bytes that llguidance takes per token of a vocabulary (measured at 49,000 and 152,000).
-BYTES_PER_TOKEN = 450
 MAX_TEXT, _MAX_DEPTH, _MAX_CHOICES = 64 * 1024, 64, 4096
 # Between the parts of JSON one space may stand: more would be a way to fill time without end.
 _JSON = {"whitespace_flexible": True, "whitespace_pattern": " ?"}

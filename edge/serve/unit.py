@@ -19,6 +19,10 @@ KEY_FILE = "/etc/boardfit/serve.key"
 #: Anonymous memory (Pss_Anon) of all its processes, less that of one that answers alone, x86-64: 27
 #: MiB with 16 clients at once, 46 after a prompt of 400,000 characters was refused.
 SERVER_BYTES = 48 * MIB
+#: What llguidance takes once an answer is held to a form, and that per token of the vocabulary:
+#: anonymous memory of its tree, x86-64: 21, 42 and 60 MiB at 49,000, 152,000 and 262,000 tokens.
+FORM_BYTES, FORM_BYTES_PER_TOKEN = 12 * MIB, 200
+_LARGEST_VOCABULARY = 262_144
 
 _MAX_NAME = 80
 _MOST_BYTES = 1 << 50
@@ -30,7 +34,8 @@ def serve_unit(name: str, plan: Plan, root: str, *, program: str, port: int) -> 
 
     Raises InputError when the plan's memory is no number of bytes.
     """
-    most = planned_bytes(plan) * 11 // 10 + SERVER_BYTES + SHELF_BYTES
+    form_bytes = FORM_BYTES + FORM_BYTES_PER_TOKEN * _LARGEST_VOCABULARY
+    most = planned_bytes(plan) * 11 // 10 + SERVER_BYTES + form_bytes + SHELF_BYTES
     cage = [line for line in SYSTEMD.splitlines() if not line.startswith(_CLOSED)]
     return read_text_beside(
         __file__,

@@ -43,7 +43,7 @@ from boardfit.edge.bench.store import append_results, data_directory
 from boardfit.edge.engines.llama.ready import SHELF_BYTES
 from boardfit.edge.errors import DeadlineError, DoesNotFitError, InputError, UsageError
 from boardfit.edge.probe.machine import probe_this_machine
-from boardfit.edge.serve.unit import SERVER_BYTES
+from boardfit.edge.serve.unit import FORM_BYTES, FORM_BYTES_PER_TOKEN, SERVER_BYTES
 from boardfit.edge.units import format_seconds
 from tests.device_profiles.cost.models import Dims, make_spec, write_hollow_gguf
 
@@ -392,8 +392,9 @@ def test_a_server_and_its_clients_are_counted() -> None:
     alone = choose_candidate(Planner(SMALL, PI5, options))
     planner = Planner(SMALL, PI5, replace(options, is_served=True))
     served = choose_candidate(planner)
-    assert "server" not in alone.memory and served.memory["server"] == SERVER_BYTES
-    assert served.peak_bytes >= alone.peak_bytes + SERVER_BYTES
+    n_bytes = SERVER_BYTES + FORM_BYTES + FORM_BYTES_PER_TOKEN * SMALL.shape.n_vocab
+    assert "server" not in alone.memory and served.memory["server"] == n_bytes
+    assert served.peak_bytes >= alone.peak_bytes + n_bytes
     assert any("--ctx 6144" in line for line in answer_lines(planner, served))
     assert plan_record(planner, served)["served_ctx"] == 6144
 
@@ -402,7 +403,8 @@ def test_states_that_a_server_keeps_are_counted() -> None:
     layers = tuple(replace(layer, state_values=1000) for layer in SMALL.shape.layers)
     hybrid = replace(SMALL, shape=replace(SMALL.shape, layers=layers))
     planner = Planner(hybrid, PI5, PlanOptions(recipe="q4_0", is_served=True))
-    assert choose_candidate(planner).memory["server"] == SERVER_BYTES + SHELF_BYTES
+    n_bytes = SERVER_BYTES + FORM_BYTES + FORM_BYTES_PER_TOKEN * SMALL.shape.n_vocab
+    assert choose_candidate(planner).memory["server"] == n_bytes + SHELF_BYTES
 
 
 def test_serve_and_for_exclude_each_other() -> None:

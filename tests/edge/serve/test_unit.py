@@ -25,8 +25,8 @@ def unit(name: str = "a model, 50 %", peak_mib: int = 50) -> str:
 
 
 def test_memory_is_the_plans_a_tenth_and_the_servers() -> None:
-    assert "MemoryMax=199M" in unit(peak_mib=50)
-    assert "MemoryMax=1271M" in unit(peak_mib=1024)
+    assert "MemoryMax=261M" in unit(peak_mib=50)
+    assert "MemoryMax=1333M" in unit(peak_mib=1024)
 
 
 @given(st.text(max_size=120))
