@@ -87,6 +87,7 @@ class AnswerStream:
     #: Where in the last step the logits are.
     index: int = -1
     is_ahead: bool = False
+    was_cut: bool = False  # in the last step, and no stream had asked for that
     is_held: bool = False  # until others have ended: the cache has no room for all
     n_prompt: int = 0
     n_reused: int = 0
@@ -97,11 +98,12 @@ class AnswerStream:
 
 
 class ChosenToken(NamedTuple):
-    """A token, when it was chosen, how many were cached before it, whether it ends the turn, and
-    whether nothing may follow it.
+    """A token and its bytes, when it was chosen, how many were cached before it, whether it ends
+    the turn, and whether nothing may follow it.
     """
 
     id: int
+    piece: bytes
     t_ns: int
     n_cached: int
     is_end: bool
@@ -196,7 +198,7 @@ class SequenceEngine(ABC, Generic[C]):
                 yield TokenEvent(None, text.flush(), chosen.t_ns, "stop")
                 return
             n_out += 1
-            shown = text.push(self._vocabulary.piece(chosen.id))
+            shown = text.push(chosen.piece)
             finish = self._finish(text, n_out, chosen.n_cached, config)
             if finish is None and chosen.is_last:
                 finish = "stop"
@@ -234,7 +236,13 @@ class SequenceEngine(ABC, Generic[C]):
             taking = [s for s in waiting if not s.is_held and lease.get_for(s.id) is not None]
             lease.allow()
             if taking and not self._step(taking):
-                return not (asked.watcher.has_fired or lease.is_closing)
+                if asked.watcher.has_fired or lease.is_closing:
+                    return False
+                # For another stream, which may have left meanwhile; if it comes again, for this one.
+                is_known = any(each.watcher.has_fired for each in self._streams)
+                was_cut, asked.was_cut = asked.was_cut, not is_known
+                return is_known or not was_cut
+            asked.was_cut = False
         return True
 
     def _choose(self, stream: AnswerStream, slot: C) -> None:
@@ -267,7 +275,8 @@ class SequenceEngine(ABC, Generic[C]):
                 slot.truncate(n_cached)
         is_end = not config.ignore_eos and vocabulary.is_eog(token)
         is_last = is_end or (stream.bound is not None and stream.bound.is_done)
-        stream.chosen.append(ChosenToken(token, t_ns, n_cached, is_end, is_last))
+        piece = vocabulary.piece(token)  # here: without the lock a closed engine has none
+        stream.chosen.append(ChosenToken(token, piece, t_ns, n_cached, is_end, is_last))
         if not is_end:
             stream.known.append(token)
         if not is_last and not is_guessed and guesser is not None:
