@@ -236,9 +236,10 @@ class SequenceEngine(ABC, Generic[C]):
             taking = [s for s in waiting if not s.is_held and lease.get_for(s.id) is not None]
             lease.allow()
             if taking and not self._step(taking):
+                lease.was_cut()
                 if asked.watcher.has_fired or lease.is_closing:
                     return False
-                # For another stream, which may have left meanwhile; if it comes again, for this one.
+                # For another stream, which may have left; a second time, for this one.
                 is_known = any(each.watcher.has_fired for each in self._streams)
                 was_cut, asked.was_cut = asked.was_cut, not is_known
                 return is_known or not was_cut

@@ -90,6 +90,10 @@ class Lease(Generic[T]):
         self._interrupt()
         self._is_interrupted = True
 
+    def was_cut(self) -> None:
+        """A step ended early: `allow` is to take back what stopped it, whoever that was."""
+        self._is_interrupted = True
+
     def allow(self) -> None:
         """Let steps run again after `interrupt`, unless the engine is being closed."""
         if self._is_interrupted and not self.is_closing:
