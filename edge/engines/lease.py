@@ -91,7 +91,7 @@ class Lease(Generic[T]):
         self._is_interrupted = True
 
     def was_cut(self) -> None:
-        """A step ended early: `allow` is to take back what stopped it, whoever that was."""
+        """A step ended early: `allow` is to take back what stopped it."""
         self._is_interrupted = True
 
     def allow(self) -> None:
