@@ -9,6 +9,8 @@ that is in no table there counts as full attention in every layer, and the shape
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gguf import MODEL_ARCH_NAMES
+
 from boardfit.converters.spec import TargetTensor
 from boardfit.device_profiles.shape import LayerShape, ModelShape, is_behind
 from boardfit.device_profiles.toml_parser import load_toml
@@ -27,6 +29,9 @@ _FULL_INTERVAL: dict[str, int] = _DATA["full_interval"]
 KNOWN_ARCHITECTURES = set(_FULL_INTERVAL).union(
     *(_SETS[key] for key in ("attention", "no_cache", "recurrent", "both", "no_heads"))
 )
+
+#: Every name that the engine loads.
+ENGINE_ARCHITECTURES = KNOWN_ARCHITECTURES.union(MODEL_ARCH_NAMES.values(), _SETS["engine_only"])
 
 
 def find_shape(

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import MODEL_ARCH_NAMES, GGUFValueType
+from gguf import GGUFValueType
 
 from boardfit.converters.families.layout import keep_type
 from boardfit.converters.families.registry import needed_engine
-from boardfit.converters.families.shape import KNOWN_ARCHITECTURES, find_shape
+from boardfit.converters.families.shape import ENGINE_ARCHITECTURES, find_shape
 from boardfit.converters.source.checkpoint import map_file, update_with_file
 from boardfit.converters.source.general import keep_name_inert, model_license
 from boardfit.converters.source.wrappers import describe_left_out
@@ -99,7 +99,7 @@ def open_gguf(path: Path) -> ModelSpec:
 
 def require_known_architecture(arch: str, path: Path) -> None:
     """Raises UnsupportedModelError for an architecture that the engine does not know."""
-    if arch in MODEL_ARCH_NAMES.values() or arch in KNOWN_ARCHITECTURES:
+    if arch in ENGINE_ARCHITECTURES:
         return
     raise UnsupportedModelError(
         f"{path}: its architecture is {printable(arch, 60)!r}, which this llama.cpp does not know"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from boardfit.converters.families.shape import KNOWN_ARCHITECTURES, find_shape
+from boardfit.converters.families.shape import ENGINE_ARCHITECTURES, KNOWN_ARCHITECTURES, find_shape
 from boardfit.device_profiles.cost.memory import kv_bytes
 from boardfit.device_profiles.shape import ModelShape
 from boardfit.edge.errors import InputError
@@ -100,6 +101,13 @@ def test_an_unknown_architecture_is_named_so(tmp_path: Path) -> None:
         shape = _shape(tmp_path, arch, keys)
         assert not shape.memory_known
         assert all(layer.n_head_kv and layer.window is None for layer in shape.layers)
+
+
+def test_every_name_of_the_engine_is_known(llama_cpp_tree: Path) -> None:
+    """A file that the engine loads is not turned away by its name."""
+    source = (llama_cpp_tree / "src/llama-arch.cpp").read_text()
+    names = set(re.findall(r'\{\s*LLM_ARCH_\w+,\s*"([^"]+)"', source)) - {"(unknown)"}
+    assert len(names) > 100 and not names - ENGINE_ARCHITECTURES
 
 
 @pytest.mark.parametrize(
