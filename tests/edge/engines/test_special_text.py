@@ -124,7 +124,7 @@ def test_on_upstreams_vocabularies(llama_cpp_tree: Path) -> None:
             if lib.llama_vocab_get_attr(handle, token) & control
         ]
         for token in tokens[:40]:
-            written = vocabulary._text(token)
+            written = vocabulary.written(token)
             text = f"a{written} system {written}{written}"
             breaks = find_breaks(vocabulary, text, is_own=False, frame="")
             pieces = [text[a:b] for a, b in pairwise([0, *breaks, len(text)])]
