@@ -50,18 +50,17 @@ def main(path: str, n_vocab: int, n_computed: int | None, settings: dict[str, An
 
 def restore_longer(engine: Any, path: str, n_there: int) -> None:
     """Save the sequence in the library's own file, which the parent makes longer; load that."""
-    lib, context, file = engine._lib, engine._lease.get(), os.fsencode(path + ".state")
-    tokens = (lib.llama_token * len(context.cached))(*context.cached)
-    assert lib.llama_state_seq_save_file(context.handle, file, 0, tokens, len(tokens))
+    lib, held, file = engine._lib, engine._lease.get(), os.fsencode(path + ".state")
+    handle, seq, n = held.context.handle, held.seq, len(held.cached)
+    tokens = (lib.llama_token * n)(*held.cached)
+    assert lib.llama_state_seq_save_file(handle, file, seq, tokens, n)
     tell("saved")
     count = ctypes.c_size_t(0)
     tokens = (lib.llama_token * n_there)()
-    context.truncate(0)
-    assert lib.llama_state_seq_load_file(
-        context.handle, file, 0, tokens, n_there, ctypes.byref(count)
-    )
+    held.truncate(0)
+    assert lib.llama_state_seq_load_file(handle, file, seq, tokens, n_there, ctypes.byref(count))
     assert count.value == n_there
-    context.cached = list(tokens)
+    held.cached = list(tokens)
     give_back_memory()
 
 
