@@ -113,6 +113,7 @@ def test_ctrl_c_ends_it(tmp_path: Path) -> None:
     own, end = psutil.Process(process.pid), time.monotonic() + 20
     while not any(map(reads_stdin, own.children(recursive=True))) and time.monotonic() < end:
         time.sleep(0.05)  # while Python imports, Ctrl-C ends it without a word
+    time.sleep(0.5)  # the programs around it may not be through with their start
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and b"stopped" in err
