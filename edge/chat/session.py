@@ -220,8 +220,8 @@ class Session:
         begun: Callable[[Sequence[int]], None] | None = None,
     ) -> Iterator[TokenEvent]:
         """Stream the answer to `text`, or to other messages, such as the results of calls. The turn
-        enters the history when the stream ends, stopped
-        half-way or not; if it ends in an error, or before the first token, the history stays.
+        enters the history when the stream ends, stopped half-way or not; if it ends in an error, or
+        before the first token, the history stays.
 
         A `budget` counts from `received_ns`: now, or earlier if the request waited in a queue.
         `begun` gets the prompt's tokens once the question is admitted, before the prompt is read.

@@ -38,7 +38,7 @@ _SPECIAL = re.compile(r"[\\.+*?()|\[\]{}^$#&~-]")
 
 
 class TokenSampler(Protocol):
-    """Chooses a token under a pressure. `source` is what `TokenGeneration._logits` returns."""
+    """Chooses a token under a pressure. `source` is what `SequenceEngine._logits` returns."""
 
     def sample(self, source: Any, pressure: float, index: int, /) -> int: ...
 
@@ -50,12 +50,21 @@ class Grammars:
         self._vocabulary = vocabulary
         self._tokenizer: Any = None
         self._ranks: Any = None
+        self._latest: tuple[Constraint, Any] = Constraint("choice", ""), None
         self._lock = threading.Lock()
 
     def compile(self, constraint: Constraint) -> Any:
         """A matcher at its beginning. Raises UsageError for what cannot be enforced, and
-        EngineMissingError without llguidance.
+        EngineMissingError without llguidance. The latest is kept: it is asked for when a question
+        is admitted, and again when its answer begins.
         """
+        known, matcher = self._latest
+        if constraint.kind != known.kind or constraint.text != known.text:
+            matcher = self._compile(constraint)
+            self._latest = constraint, matcher
+        return matcher.deep_copy()
+
+    def _compile(self, constraint: Constraint) -> Any:
         lib = load_llguidance()
         grammar = _write_grammar(lib, constraint)
         limits = lib.LLParserLimits(**_LIMITS)
@@ -188,6 +197,8 @@ class ConstrainedSampler:
         n_left: float = self._room + 1
         if self._config.tokens_left is not None:
             n_left = min(n_left, self._config.tokens_left())
+        if n_left > LONGEST_WAY + _MARGIN:  # longer than any way that counts
+            return False
         self._until_search -= 1
         if self._until_search < 0 or n_left < 2 * (self._shortest + _MARGIN):
             found = self._grammars.shortest(self._matcher)

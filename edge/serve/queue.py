@@ -21,13 +21,13 @@ from boardfit.edge.chat.timed_open import open_session
 from boardfit.edge.deadline.deadline import Deadline
 from boardfit.edge.deadline.time_model import Span
 from boardfit.edge.engines.target import OpenModel
-from boardfit.edge.errors import DeadlineError, EdgeError, InputError, UsageError
+from boardfit.edge.errors import EdgeError, InputError, UsageError
 from boardfit.edge.process.live import STATUS
 from boardfit.edge.serve.ask import Ask
 from boardfit.edge.serve.counters import Counters
 from boardfit.edge.serve.job import Begun, Ended, Job, JobCost
 from boardfit.edge.serve.notify import Heartbeat
-from boardfit.edge.serve.refused import RequestRefused, busy, infeasible, not_ready
+from boardfit.edge.serve.refused import RequestRefused, busy, not_ready, too_long
 from boardfit.edge.serve.schedule import JoinGate, simulate
 from boardfit.edge.serve.scoring import Score, TokenSession, check_scoring, score_answer
 from boardfit.edge.serve.spoilers import PrefixLost, PromptHistory, steady
@@ -313,14 +313,8 @@ class AnswerQueue:
         needs_s, budget = job.cost.needs_s, job.ask.budget
         self.counters.count_refusal("busy" if harmed is job else "promises")
         if harmed is job and budget is not None and needs_s > budget.limit_s:
-            raise infeasible(
-                DeadlineError(
-                    f"the shortest answer needs {needs_s:.1f} s, {budget.limit_s:g} s are allowed",
-                    allowed_s=budget.limit_s,
-                    needs_s=(needs_s, needs_s, needs_s),
-                    nearest_s=needs_s,
-                )
-            )
+            what = f"the shortest answer needs {needs_s:.1f} s"
+            raise too_long(what, needs_s, budget.limit_s)
         raise busy(
             "other requests are before this one"
             if harmed is job

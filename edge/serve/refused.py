@@ -85,6 +85,18 @@ def infeasible(error: DeadlineError) -> RequestRefused:
     )  # fmt: skip
 
 
+def too_long(what: str, needs_s: float, allowed_s: float) -> RequestRefused:
+    """The refusal of `what`, the first half of a sentence, which needs more time than it has."""
+    return infeasible(
+        DeadlineError(
+            f"{what}, {allowed_s:g} s are allowed",
+            allowed_s=allowed_s,
+            needs_s=(needs_s, needs_s, needs_s),
+            nearest_s=needs_s,
+        )
+    )
+
+
 def refusal_of(error: Exception) -> RequestRefused:
     """The refusal that stands for an error. An unexpected one's text is left out: it may repeat a
     prompt.

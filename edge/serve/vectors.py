@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, cast
 from boardfit.edge.chat.embed import open_embedder
 from boardfit.edge.deadline.budget import Budget
 from boardfit.edge.engines.target import OpenModel, engine_of
-from boardfit.edge.errors import DeadlineError, EdgeError
+from boardfit.edge.errors import EdgeError
 from boardfit.edge.files.gguf import read_header
 from boardfit.edge.files.gguf.purpose import is_embedder
 from boardfit.edge.process.live import STATUS
 from boardfit.edge.serve.ask import Ask
 from boardfit.edge.serve.job import Job
 from boardfit.edge.serve.queue import MAX_QUEUED, AnswerQueue
-from boardfit.edge.serve.refused import RequestRefused, busy, infeasible, not_ready
+from boardfit.edge.serve.refused import RequestRefused, busy, not_ready, too_long
 
 if TYPE_CHECKING:
     from boardfit.edge.engines.llama.embedding import LlamaEmbedder
@@ -141,14 +141,7 @@ class VectorQueue(AnswerQueue):
             return
         needs_s = self._token_s * sum(len(self._embedder.tokenize(text)) for text in ask.texts)
         if needs_s > budget.within_s:
-            raise infeasible(
-                DeadlineError(
-                    f"the vectors need {needs_s:.2g} s, {budget.within_s:g} s are allowed",
-                    allowed_s=budget.within_s,
-                    needs_s=(needs_s, needs_s, needs_s),
-                    nearest_s=needs_s,
-                )
-            )
+            raise too_long(f"the vectors need {needs_s:.2g} s", needs_s, budget.within_s)
         if queue_s + needs_s > budget.within_s:
             raise busy("other requests were before this one", needs_s, queue_s=queue_s)
 

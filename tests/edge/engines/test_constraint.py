@@ -49,6 +49,13 @@ def test_one_of_some_texts(random_engine: Engine) -> None:
     assert answer(random_engine, choice) in ("yes.", "no (never)")
 
 
+def test_forms_follow_each_other(random_engine: Engine) -> None:
+    """What is kept of one answer's form is at its beginning for the next."""
+    yes, no = (Constraint("choice", json.dumps([text])) for text in ("yes.", "no."))
+    texts = [answer(random_engine, form) for form in (yes, yes, no, yes)]
+    assert texts == ["yes.", "yes.", "no.", "yes."]
+
+
 def test_a_pattern(random_engine: Engine) -> None:
     assert len(answer(random_engine, Constraint("regex", r"\d{3}-[a-c]{2}"))) == 6
 
